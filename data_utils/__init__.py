@@ -1,0 +1,1 @@
+"""Data: catalogue, captions, regions, noisy correspondence, batches."""

@@ -1,0 +1,40 @@
+"""One training batch. Legend: B pairs, R regions, D feature dimensions, W words of the longest caption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B image-caption pairs.
+
+    Attributes:
+        regions: (B, R, D) float32.
+        tokens: (B, W) int64, zero beyond each caption's length.
+        lengths: (B,) int64, at least 2 (`<start>` and `<end>`), on the CPU, where captions are grouped by length.
+        index: (B,) int64, each pair's number in the data set.
+        image_id: (B,) int64, the image given to each pair; equal numbers are the same image.
+    """
+
+    regions: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    index: Tensor
+    image_id: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device) -> Batch:
+        """Move everything but the lengths to `device`."""
+        return Batch(
+            regions=self.regions.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            lengths=self.lengths,
+            index=self.index.to(device, non_blocking=True),
+            image_id=self.image_id.to(device, non_blocking=True),
+        )

@@ -1,0 +1,50 @@
+"""Captions from disk: `{split}_caps.txt` (a caption a line) or `{split}_caps.tsv` (image id TAB caption)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.errors import InputError
+
+
+def captions_file(folder: Path, split: str) -> Path:
+    """Return the split's caption file.
+
+    Raises:
+        InputError: there is none; names the files it looked for.
+    """
+    candidates = [folder / f"{split}_caps.txt", folder / f"{split}_caps.tsv"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise InputError(f"split {split!r} has no captions: neither {candidates[0]} nor {candidates[1].name} is there")
+
+
+def read_captions(folder: Path, split: str) -> list[str]:
+    """Read a split's captions in file order; Windows line ends and a byte-order mark are accepted.
+
+    Raises:
+        InputError: missing or empty file, bytes that are not UTF-8, an empty caption, a tsv line without a tab;
+            each with its line number.
+    """
+    path = captions_file(folder, split)
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if lines[-1].strip() == b"":
+        lines.pop()
+    if not lines:
+        raise InputError(f"{path} is empty; it must hold one caption a line")
+    captions = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} line {number} is not UTF-8 ({error.reason}); save the file as UTF-8") from None
+        if path.suffix == ".tsv":
+            _, tab, text = text.partition("\t")
+            if not tab:
+                raise InputError(f"{path} line {number} has no tab; a line is: image id TAB caption")
+            text = text.strip()
+        if not text:
+            raise InputError(f"{path} line {number} holds an empty caption; give every line a caption")
+        captions.append(text)
+    return captions

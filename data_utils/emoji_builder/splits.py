@@ -1,0 +1,157 @@
+"""Splits: held-out concepts and artists, with near-duplicates kept on one side."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from data_utils.emoji_builder.concepts import Concept
+from data_utils.emoji_builder.pictures import Picture
+
+DEV, TEST = 500, 1000
+NEAR = 8  # grey levels: mean absolute difference of 16 x 16 grey images below which two pictures are twins
+SEED = "emoji-precomp-1"
+
+
+def shuffle_key(text: str) -> str:
+    """Give a sort key that shuffles, the same on every platform and Python version.
+
+    Args:
+        text: What to sort.
+
+    Returns:
+        A hexadecimal digest.
+    """
+    return hashlib.sha256(f"{SEED}:{text}".encode()).hexdigest()
+
+
+def near_pairs(grey: np.ndarray) -> np.ndarray:
+    """Find all near-duplicates.
+
+    Args:
+        grey: Grey images, uint8 of shape (pictures, 16, 16).
+
+    Returns:
+        Pairs of indices (first < second), int64 of shape (pairs, 2).
+    """
+    # Sums of 256 bytes are exact in float32, so the comparison below is exact too.
+    flat = torch.from_numpy(grey.reshape(len(grey), -1).astype(np.float32))
+    pairs = []
+    for start in range(0, len(flat), 500):
+        distance = torch.cdist(flat[start : start + 500], flat, p=1)
+        first, second = torch.nonzero(distance < NEAR * flat.shape[1], as_tuple=True)
+        first = first + start
+        pairs.append(torch.stack([first, second], dim=1)[first < second])
+    return torch.cat(pairs).numpy()
+
+
+def drop_twins(pictures: Sequence[Picture], pairs: np.ndarray) -> set[int]:
+    """Choose which pictures to leave out because another artist drew nearly the same for the same concept.
+
+    Args:
+        pictures: The pictures, by concept and then by artist.
+        pairs: Near-duplicates, shape (pairs, 2).
+
+    Returns:
+        Indices of the pictures to leave out; the earlier artist's is kept.
+    """
+    dropped: set[int] = set()
+    for first, second in pairs.tolist():
+        if pictures[first].concept == pictures[second].concept and first not in dropped:
+            dropped.add(second)
+    return dropped
+
+
+class Holdout:
+    """Chooses held-out pictures one by one, and which training pictures have to go for them."""
+
+    def __init__(self, pictures: Sequence[Picture], kept: Sequence[int], pairs: np.ndarray) -> None:
+        """Start with everything in the training split.
+
+        Args:
+            pictures: All pictures.
+            kept: Indices of the pictures of the set.
+            pairs: Near-duplicates among all pictures, shape (pairs, 2).
+        """
+        self.pictures = pictures
+        self.train = set(kept)
+        self.held: dict[int, int] = {}  # concept -> picture
+        self.twins: dict[int, set[int]] = {i: set() for i in kept}
+        for first, second in pairs.tolist():
+            if first in self.train and second in self.train:
+                self.twins[first].add(second)
+                self.twins[second].add(first)
+        self.drawings: dict[int, list[int]] = defaultdict(list)
+        for i in kept:
+            self.drawings[pictures[i].concept].append(i)
+        self.count: Counter[str] = Counter()
+
+    def allowed(self, i: int) -> bool:
+        """Tell whether a picture can be held out.
+
+        Args:
+            i: Index of the picture.
+
+        Returns:
+            False if it or a near-duplicate of it is held out already, or if the training split would lose
+            the last picture of this concept or of one held out before.
+        """
+        if i not in self.train or not self.twins[i].isdisjoint(self.held.values()):
+            return False
+        left = self.train - self.twins[i] - {i}
+        touched = {self.pictures[j].concept for j in self.twins[i]} & self.held.keys()
+        return all(not left.isdisjoint(self.drawings[c]) for c in touched | {self.pictures[i].concept})
+
+    def hold(self, concept: int) -> None:
+        """Hold out a picture of a concept, if one can be.
+
+        Args:
+            concept: Index of the concept.
+        """
+        options = [i for i in self.drawings[concept] if self.allowed(i)]
+        if options:
+            best = min(options, key=lambda i: (len(self.twins[i]), self.count[self.pictures[i].artist]))
+            self.held[concept] = best
+            self.count[self.pictures[best].artist] += 1
+            self.train -= self.twins[best] | {best}
+
+
+def make_splits(pictures: Sequence[Picture], concepts: Sequence[Concept],
+                grey: np.ndarray) -> dict[str, list[int]]:
+    """Split the pictures.
+
+    Concepts with a picture that resembles no other come first, so few training pictures have to be dropped;
+    among those, concepts that few artists drew choose first, and the others then even out the artists.
+
+    Args:
+        pictures: The pictures, by concept and then by artist.
+        concepts: The concepts.
+        grey: Their grey images, uint8 of shape (pictures, 16, 16).
+
+    Returns:
+        Indices of the pictures of "train", "dev" and "test", in row order.
+
+    Raises:
+        ValueError: If too few concepts can be held out.
+    """
+    pairs = near_pairs(grey)
+    dropped = drop_twins(pictures, pairs)
+    holdout = Holdout(pictures, [i for i in range(len(pictures)) if i not in dropped], pairs)
+
+    def ease(concept: int) -> tuple[int, int, str]:
+        twins = [len(holdout.twins[i]) for i in holdout.drawings[concept]]
+        return min(twins), twins.count(min(twins)), shuffle_key(concepts[concept].code)
+
+    for concept in sorted(holdout.drawings, key=ease):
+        if len(holdout.held) < DEV + TEST:
+            holdout.hold(concept)
+    if len(holdout.held) < DEV + TEST:
+        raise ValueError(f"only {len(holdout.held)} concepts can be held out, {DEV + TEST} are needed")
+
+    def key(i: int) -> str:
+        return shuffle_key(f"{concepts[pictures[i].concept].code}/{pictures[i].artist}")
+
+    held = sorted(holdout.held.values(), key=key)
+    return {"train": sorted(holdout.train, key=key), "dev": held[:DEV], "test": held[DEV:]}

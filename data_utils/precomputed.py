@@ -1,0 +1,125 @@
+"""A split of a precomputed data set: regions, token ids and which image belongs to which caption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_utils.batch import Batch
+from data_utils.captions import captions_file, read_captions
+from data_utils.regions import RegionStore
+from runtime.errors import InputError
+from vocab.vocabulary import Vocabulary
+
+MAX_UNKNOWN_SHARE = 0.5
+"""A vocabulary that knows fewer of a split's words than this belongs to another data set."""
+
+
+class PrecomputedSplit:
+    """Pairs of one split: caption k with image `image_of_pair[k]`.
+
+    Args:
+        folder: the data set's folder.
+        split: `train`, `dev`, `test`, ...
+        vocabulary: gives the token ids.
+        max_images: use only so many first images.
+
+    Attributes:
+        image_of_caption: (captions,) int64, the image each caption was written for, as the files say.
+        image_of_pair: the same, or what a noise index made of it (`set_images`).
+        captions_per_image: how many captions each image has.
+
+    Raises:
+        InputError: files missing or broken, counts that do not fit together, or a vocabulary of another data set.
+    """
+
+    def __init__(self, folder: Path, split: str, vocabulary: Vocabulary, max_images: int | None = None) -> None:
+        self.name = split
+        self.regions = RegionStore(folder, split)
+        captions = read_captions(folder, split)
+        path = captions_file(folder, split)
+        num_rows = len(self.regions)
+        if len(captions) % num_rows:
+            raise InputError(
+                f"counts do not divide: {num_rows} feature rows in {self.regions.path} but {len(captions)} captions in "
+                f"{path}; there must be a whole number of captions for each row"
+            )
+        self._rows_per_image = self._repeats() if len(captions) == num_rows else 1
+        self.captions_per_image = len(captions) // num_rows * self._rows_per_image
+        num_images = len(captions) // self.captions_per_image
+        self.num_images = min(num_images, max_images) if max_images else num_images
+        captions = captions[: self.num_images * self.captions_per_image]
+        self.image_of_caption = np.arange(len(captions)) // self.captions_per_image
+        self.image_of_pair = self.image_of_caption
+
+        encoded = [vocabulary.encode(caption) for caption in captions]
+        self.lengths = np.array([len(ids) for ids in encoded])
+        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._tokens = np.concatenate([np.array(ids) for ids in encoded])
+        words = int(self.lengths.sum()) - 2 * len(captions)
+        unknown = int((self._tokens == vocabulary.unknown_id).sum())
+        if unknown > MAX_UNKNOWN_SHARE * words:
+            raise InputError(
+                f"the vocabulary does not know {100 * unknown / max(words, 1):.0f} % of the words of {path}: it "
+                "to another data set; set --vocab_path, or make one with python -m vocab.build"
+            )
+
+    def _repeats(self) -> int:
+        """Return how often each image's features are repeated on consecutive rows (1: stored once).
+
+        Some releases store one row a caption. Looked for only where rows and captions are equally many; the run of
+        equal rows at the start gives the number, which must then hold at the end as well.
+        """
+        head = self.regions.read(np.arange(min(len(self.regions), 64)))
+        run = 1
+        while run < len(head) and np.array_equal(head[run], head[0]):
+            run += 1
+        if run == 1 or len(self.regions) % run:
+            return 1
+        tail = self.regions.read(np.arange(len(self.regions) - run, len(self.regions)))
+        return run if all(np.array_equal(row, tail[0]) for row in tail) else 1
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def region_shape(self) -> tuple[int, int]:
+        """(R, D)."""
+        return self.regions.shape[1], self.regions.shape[2]
+
+    def set_images(self, image_of_pair: np.ndarray) -> None:
+        """Give every caption the image that a noise index says: (captions,) int64."""
+        assert image_of_pair.shape == self.image_of_caption.shape
+        self.image_of_pair = image_of_pair
+
+    @property
+    def is_matched(self) -> np.ndarray:
+        """(captions,) bool: the pair is as the files have it, not moved by a noise index."""
+        return self.image_of_pair == self.image_of_caption
+
+    def read_images(self, images: np.ndarray) -> torch.Tensor:
+        """Return the regions of `images` (n,) as (n, R, D) float32."""
+        return torch.from_numpy(self.regions.read(images * self._rows_per_image))
+
+    def tokens(self, captions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token ids (n, W), zero-padded, and lengths (n,) of `captions` (n,)."""
+        lengths = self.lengths[captions]
+        places = np.arange(lengths.max(initial=0))
+        is_word = places < lengths[:, None]
+        ids = np.where(is_word, self._tokens[np.where(is_word, self._offsets[captions][:, None] + places, 0)], 0)
+        return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(lengths.astype(np.int64))
+
+    def __getitem__(self, index: torch.Tensor) -> Batch:
+        """Return the pairs `index` (B,) as a batch."""
+        numbers = index.numpy()
+        images = self.image_of_pair[numbers]
+        tokens, lengths = self.tokens(numbers)
+        return Batch(
+            regions=self.read_images(images),
+            tokens=tokens,
+            lengths=lengths,
+            index=index,
+            image_id=torch.from_numpy(images.astype(np.int64)),
+        )

@@ -1,0 +1,1 @@
+"""What methods are made of: the contract, mixtures, soft labels, drift factors."""

@@ -1,0 +1,190 @@
+"""The contract: what differs between the methods, and nothing else.
+
+One `Method` object belongs to one network (it may remember that network's last division pass). The trainer asks it for
+the scores that the hinge sees, the signal that divides clean from noisy, the soft labels and the loss.
+Legend: B pairs of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_utils.batch import Batch
+from methods.blocks.mixture import FITS, clean_probability
+from models.losses import SOFT_MARGINS, hardest_negative, mean_over_negatives, pair_costs, soft_margin
+from models.matcher import Embeddings, Matcher
+from runtime.flags import check_choices, check_range, flag
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Flags that every method understands."""
+
+    margin: float = flag(0.2, "margin a1 of the triplet hinge")
+    soft_margin: str = flag("exponential", "how a soft label scales the margin", choices=SOFT_MARGINS)
+    mask_same_image: bool = flag(True, "captions of the anchor's own image are no negatives (off: as published)")
+    fit_type: str = flag("gmm", "mixture that divides clean from noisy", choices=FITS)
+    p_threshold: float = flag(0.5, "a pair is clean if its clean probability is above this")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "margin", low=0.0)
+        check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
+
+
+class Scored:
+    """A batch as one network sees it, without gradient; encoded and scored when first asked for, then kept.
+
+    The matcher should be in eval mode while its properties are read.
+    """
+
+    def __init__(self, matcher: Matcher, method: Method, batch: Batch) -> None:
+        self._matcher, self._method = matcher, method
+        self.batch = batch
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """Encoded images and captions."""
+        with torch.no_grad():
+            return self._matcher.embed(self.batch)
+
+    @cached_property
+    def sims(self) -> Tensor:
+        """(B, B) plain similarities."""
+        with torch.no_grad():
+            return self._matcher.score(self.embeddings)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """(B, B) what this network's method lets the hinge see."""
+        with torch.no_grad():
+            return self._method.scores(self.sims, self.embeddings, self.batch)
+
+
+@dataclass(frozen=True)
+class Views:
+    """One batch seen by the network in training and by its peer (the same network without co-training)."""
+
+    student: Scored
+    peer: Scored
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """Correspondence labels in [0, 1].
+
+    Attributes:
+        clean: (B,) labels of the clean batch.
+        noisy: labels of the noisy batch, None if there is none.
+        noisy_kept: bool, the noisy pairs that enter the loss.
+    """
+
+    clean: Tensor
+    noisy: Tensor | None = None
+    noisy_kept: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert self.clean.dim() == 1
+        assert self.noisy is None or (self.noisy.dim() == 1 and self.noisy_kept is not None)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """One network's pooled vectors of the training set, one row an image.
+
+    Attributes:
+        image_global: (images, D), f.
+        drift: (images, D), f minus the mean g of the captions given to the image.
+        image_id: (images,).
+    """
+
+    image_global: Tensor
+    drift: Tensor
+    image_id: Tensor
+
+
+class Method:
+    """Base: divide by the mean hinge of each pair, train with label 1. Methods override what they do otherwise."""
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    num_networks: ClassVar[int] = 2
+    divides: ClassVar[bool] = True
+    """False: no division; every pair is trained on as it is."""
+
+    def __init__(self, config: MethodConfig) -> None:
+        self.config = config
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether `remember` wants a fresh bank before each division."""
+        return False
+
+    def remember(self, bank: Bank) -> None:
+        """Keep the pooled vectors of the training set; only called if `needs_bank`."""
+
+    def scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """Return (B, B), what the hinge sees in training: the plain similarities."""
+        return sims
+
+    def warmup_scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """Return (B, B), what the hinge sees in warm-up: the plain similarities."""
+        return sims
+
+    def negatives_mask(self, batch: Batch) -> Tensor | None:
+        """Return the image numbers (B,) if captions of one image are no negatives of each other, else None."""
+        return batch.image_id if self.config.mask_same_image else None
+
+    def per_pair_loss(
+        self, scores: Tensor, batch: Batch, labels: Tensor | None = None, hardness: float = 0.0
+    ) -> Tensor:
+        """Return each pair's hinge cost (B,).
+
+        Args:
+            scores: (B, B).
+            batch: the pairs.
+            labels: (B,) soft labels that scale the margin, None for the full margin.
+            hardness: 0 averages over the negatives, 1 takes the hardest, between mixes the two.
+        """
+        margin = self.config.margin
+        soft = margin if labels is None else soft_margin(labels, margin, self.config.soft_margin)
+        costs = pair_costs(scores, soft, self.negatives_mask(batch))
+        if hardness == 0.0:
+            return mean_over_negatives(costs)
+        if hardness == 1.0:
+            return hardest_negative(costs)
+        return (1 - hardness) * mean_over_negatives(costs) + hardness * hardest_negative(costs)
+
+    def loss(
+        self, scores: Tensor, batch: Batch, labels: Tensor, *, kept: Tensor | None = None, hardness: float = 1.0
+    ) -> Tensor:
+        """Return the training loss, summed over the kept pairs (all of them if None)."""
+        losses = self.per_pair_loss(scores, batch, labels, hardness)
+        return losses.sum() if kept is None else losses[kept].sum()
+
+    def pair_signal(self, scored: Scored) -> Tensor:
+        """Return the division signal of each pair (B,): low for clean pairs."""
+        return self.per_pair_loss(scored.sims, scored.batch)
+
+    def diagnostics(self, scored: Scored) -> dict[str, Tensor]:
+        """Return named per-pair values (B,), high for clean pairs, to be logged beside the truth where it is known."""
+        return {"similarity": scored.sims.diagonal()}
+
+    def clean_probability(self, signal: np.ndarray) -> np.ndarray:
+        """Return each pair's probability to be clean, non-increasing in the signal."""
+        return clean_probability(signal, self.config.fit_type, monotone=True)
+
+    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+        """Return soft labels for a clean batch and, in the second half of training, a noisy one.
+
+        Args:
+            clean: the clean batch as student and peer see it.
+            noisy: the noisy batch likewise, or None.
+            probability: (B,) clean probability of the clean batch's pairs.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Networks: encoders, attention, similarities, losses, and the matcher that joins them."""

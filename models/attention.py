@@ -1,0 +1,63 @@
+"""Norms, masks and cross attention (SCAN, ECCV 2018).
+
+Legend: I images, C captions, P pairs, R regions, W words (exactly as many as each caption here has), D embed size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-8
+SOFTMAX_FACTOR = 9.0
+"""lambda of SCAN text-to-image attention, as SGRAF uses it."""
+
+
+def l2norm(x: Tensor, dim: int = -1) -> Tensor:
+    """Return x / (sqrt(sum x^2) + 1e-8) along `dim`; a zero vector stays zero, with a finite gradient."""
+    return x / (torch.linalg.vector_norm(x, dim=dim, keepdim=True) + EPSILON)
+
+
+def word_mask(lengths: Tensor, width: int, device: torch.device) -> Tensor:
+    """Return (C, W) bool, true at the words of each caption."""
+    return torch.arange(width, device=device) < lengths.to(device)[:, None]
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of x (C, W, D) over the words that `mask` (C, W) names, (C, D)."""
+    weights = mask.to(x.dtype)
+    return torch.einsum("cwd,cw->cd", x, weights) / weights.sum(1, keepdim=True)
+
+
+def _region_weights(affinity: Tensor, *, region_dim: int, word_dim: int) -> Tensor:
+    """Turn region-word products into weights over regions: LeakyReLU, l2-norm over words, softmax over regions."""
+    affinity = l2norm(F.leaky_relu(affinity, 0.1), dim=word_dim)
+    return torch.softmax(affinity * SOFTMAX_FACTOR, dim=region_dim)
+
+
+def attend_tile(regions: Tensor, words: Tensor) -> Tensor:
+    """Return each word's context in each image.
+
+    Args:
+        regions: (I, R, D).
+        words: (C, W, D), captions of exactly W words each: the l2-norm runs over all of them.
+
+    Returns:
+        (I, C, W, D), l2-normalised.
+
+    Source: SGRAF (AAAI 2021), Eq. 2-3, with SCAN's text-to-image attention.
+    """
+    num_images, num_regions, size = regions.shape
+    num_captions, num_words, _ = words.shape
+    affinity = regions.reshape(-1, size) @ words.reshape(-1, size).t()  # (I R, C W)
+    affinity = affinity.view(num_images, num_regions, num_captions, num_words)
+    weights = _region_weights(affinity, region_dim=1, word_dim=3)
+    context = weights.flatten(2).transpose(1, 2) @ regions  # (I, C W, D)
+    return l2norm(context.view(num_images, num_captions, num_words, size))
+
+
+def attend_pairs(regions: Tensor, words: Tensor) -> Tensor:
+    """Do what `attend_tile` does for single pairs: regions (P, R, D), words (P, W, D) -> (P, W, D)."""
+    weights = _region_weights(regions @ words.transpose(1, 2), region_dim=1, word_dim=2)  # (P, R, W)
+    return l2norm(weights.transpose(1, 2) @ regions)

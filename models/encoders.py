@@ -1,0 +1,63 @@
+"""Region and caption encoders of SCAN (ECCV 2018), as SGRAF, NCR, BiCro and MGCS use them.
+
+Parameters carry the lineage's own names (`fc`, `embed`, `cap_rnn`), so that its checkpoints map one to one.
+Legend: B images or captions, R regions, W words, D embed size.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from models.attention import l2norm
+
+
+class RegionEncoder(nn.Module):
+    """A linear map of each region, then l2-norm."""
+
+    def __init__(self, img_dim: int, embed_size: int, *, normalise: bool = True) -> None:
+        super().__init__()
+        self.fc = nn.Linear(img_dim, embed_size)
+        bound = math.sqrt(6.0 / (img_dim + embed_size))  # Xavier uniform
+        nn.init.uniform_(self.fc.weight, -bound, bound)
+        nn.init.zeros_(self.fc.bias)
+        self._normalise = normalise
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Map (B, R, img_dim) to (B, R, D)."""
+        embedded = self.fc(regions)
+        return l2norm(embedded) if self._normalise else embedded
+
+
+class CaptionEncoder(nn.Module):
+    """Word vectors, dropout, (bi-)GRU, the two directions averaged, l2-norm per word."""
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        word_dim: int,
+        embed_size: int,
+        *,
+        num_layers: int = 1,
+        bi_gru: bool = True,
+        dropout: float = 0.4,
+        normalise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary_size, word_dim)
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+        self.dropout = nn.Dropout(dropout)
+        self.cap_rnn = nn.GRU(word_dim, embed_size, num_layers, batch_first=True, bidirectional=bi_gru)
+        self._normalise = normalise
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Map token ids (B, W) with lengths (B,) to words (B, W, D), zero beyond each caption's length."""
+        vectors = self.dropout(self.embed(tokens))
+        packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
+        if self.cap_rnn.bidirectional:
+            forward, backward = states.chunk(2, dim=2)
+            states = (forward + backward) / 2
+        return l2norm(states) if self._normalise else states

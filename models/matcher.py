@@ -1,0 +1,113 @@
+"""The matcher: region encoder, caption encoder and similarity in one module.
+
+Legend: I images, C captions, R regions, W words, D embed size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from data_utils.batch import Batch
+from models.attention import masked_mean, word_mask
+from models.encoders import CaptionEncoder, RegionEncoder
+from models.similarity import SIMILARITIES, CaptionSide, ImageSide
+from runtime.flags import check_choices, check_range, flag
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """Architecture flags of one network."""
+
+    module_name: str = flag("SGR", "similarity", choices=SIMILARITIES)
+    img_dim: int | None = flag(None, "dimensions of a region's features; read from the data, given it only checks")
+    word_dim: int = flag(300, "dimensions of a word vector")
+    embed_size: int = flag(1024, "dimensions of the joint space")
+    sim_dim: int = flag(256, "dimensions of a similarity vector (SGR, SAF)")
+    num_layers: int = flag(1, "GRU layers")
+    sgr_step: int = flag(3, "graph reasoning steps (SGR)")
+    dropout: float = flag(0.4, "dropout of word vectors and of the self-attention pooling")
+    bi_gru: bool = flag(True, "read captions in both directions")
+    no_imgnorm: bool = flag(False, "leave out the l2-norm of regions")
+    no_txtnorm: bool = flag(False, "leave out the l2-norm of words")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("word_dim", "embed_size", "sim_dim", "num_layers", "sgr_step"):
+            check_range(self, name, low=1)
+        check_range(self, "dropout", low=0.0, high=1.0, high_open=True)
+
+
+@dataclass(frozen=True)
+class MatcherShape:
+    """What the data fixes: vocabulary size, regions an image, dimensions a region."""
+
+    vocabulary_size: int
+    num_regions: int
+    region_dim: int
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Encoded images and captions, ready to be scored, and their plain means.
+
+    Attributes:
+        images: regions and what the similarity pools from them.
+        captions: words and what the similarity pools from them.
+        image_global: (I, D), mean of the region vectors (BiCro's and MGCS's f).
+        caption_global: (C, D), mean of the valid word vectors (g).
+    """
+
+    images: ImageSide
+    captions: CaptionSide
+    image_global: Tensor
+    caption_global: Tensor
+
+    def detach(self) -> Embeddings:
+        """Cut the gradient."""
+        return Embeddings(
+            self.images.detach(), self.captions.detach(), self.image_global.detach(), self.caption_global.detach()
+        )
+
+
+class Matcher(nn.Module):
+    """Encode images and captions, score them against each other."""
+
+    def __init__(self, config: MatcherConfig, shape: MatcherShape) -> None:
+        super().__init__()
+        self.region_encoder = RegionEncoder(shape.region_dim, config.embed_size, normalise=not config.no_imgnorm)
+        self.caption_encoder = CaptionEncoder(
+            shape.vocabulary_size,
+            config.word_dim,
+            config.embed_size,
+            num_layers=config.num_layers,
+            bi_gru=config.bi_gru,
+            dropout=config.dropout,
+            normalise=not config.no_txtnorm,
+        )
+        self.similarity = SIMILARITIES[config.module_name](config, shape.num_regions)
+
+    def encode_images(self, regions: Tensor) -> ImageSide:
+        """Encode (I, R, img_dim)."""
+        return self.similarity.image_side(self.region_encoder(regions))
+
+    def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionSide:
+        """Encode token ids (C, W) of `lengths` (C,)."""
+        return self.similarity.caption_side(self.caption_encoder(tokens, lengths), lengths)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Encode a batch's images and captions."""
+        images = self.encode_images(batch.regions)
+        captions = self.encode_captions(batch.tokens, batch.lengths)
+        mask = word_mask(batch.lengths, captions.words.shape[1], captions.words.device)
+        return Embeddings(images, captions, images.regions.mean(dim=1), masked_mean(captions.words, mask))
+
+    def score(self, embeddings: Embeddings) -> Tensor:
+        """Score every image against every caption, (I, C)."""
+        return self.similarity(embeddings.images, embeddings.captions)
+
+
+def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:
+    """Make a matcher with freshly drawn weights (from torch's global generator)."""
+    return Matcher(config, shape)

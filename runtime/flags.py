@@ -1,0 +1,107 @@
+"""Flags from dataclasses: one field is one `--flag`, with its help, choices and default in one place.
+
+A config is a frozen dataclass whose fields are made by `flag`. `add_flags` turns its fields into argparse
+arguments, `from_namespace` turns the parsed namespace back into the config. Nothing else ever sees a namespace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from runtime.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def flag(default: Any, help: str, *, choices: Iterable[str] | None = None) -> Any:
+    """Declare a config field that is also a command-line flag.
+
+    Args:
+        default: default value; its field's annotation (int, float, str, bool, or one of these `| None`) sets the type.
+        help: what the flag does, in one sentence.
+        choices: allowed names, if it is a name.
+    """
+    known = tuple(choices) if choices is not None else None
+    return dataclasses.field(default=default, metadata={"help": help, "choices": known})
+
+
+def check_choices(config: Any) -> None:
+    """Raise `InputError` for a field whose value is not among its declared choices."""
+    for field in dataclasses.fields(config):
+        known = field.metadata.get("choices")
+        value = getattr(config, field.name)
+        if known is not None and value not in known:
+            raise InputError(f"--{field.name} {value!r} is unknown; known: {', '.join(known)}")
+
+
+def check_range(config: Any, name: str, *, low: float, high: float = float("inf"), high_open: bool = False) -> None:
+    """Raise `InputError` unless the field `name` lies in [low, high] (or [low, high) with `high_open`)."""
+    value = getattr(config, name)
+    if not (low <= value <= high) or (high_open and value == high):
+        upper = "" if high == float("inf") else f" and {'below' if high_open else 'at most'} {high:g}"
+        raise InputError(f"--{name} {value} is out of range; it must be at least {low:g}{upper}")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            fromfile_prefix_chars="@",
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **settings,
+        )
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """Split a line of an argument file at spaces; `#` starts a comment."""
+        return arg_line.split("#", 1)[0].split()
+
+    def error(self, message: str) -> NoReturn:
+        """Print the fault in one line and exit with code 2."""
+        self.exit(2, f"error: {' '.join(message.split())} (--help lists every flag)\n")
+
+
+def _value_type(annotation: Any) -> type:
+    if isinstance(annotation, types.UnionType):
+        (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def add_flags(parser: argparse.ArgumentParser, title: str, configs: Sequence[type]) -> None:
+    """Add one flag for each field of `configs` under a help group; a field they share is added once.
+
+    Two configs may share a flag by inheriting it from a common base; the same name declared twice apart is our fault.
+    """
+    group = parser.add_argument_group(title)
+    owner: dict[str, dataclasses.Field] = {}
+    for config in configs:
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            if field.name in owner:
+                assert owner[field.name].metadata is field.metadata, f"--{field.name} is declared twice"
+                continue
+            owner[field.name] = field
+            kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
+            name = f"--{field.name}"
+            if known:
+                help_text += f" [{' | '.join(known)}]"
+            if kind is bool and field.name.startswith("no_"):
+                group.add_argument(name, action="store_true", help=help_text)
+            elif kind is bool:
+                action = argparse.BooleanOptionalAction
+                group.add_argument(name, action=action, default=field.default, help=help_text)
+            else:
+                metavar = "NAME" if known else kind.__name__.upper()
+                group.add_argument(name, type=kind, default=field.default, metavar=metavar, help=help_text)
+
+
+def from_namespace(config: type[Config], namespace: argparse.Namespace) -> Config:
+    """Build one config from the parsed flags; its own `__post_init__` checks the values."""
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    return config(**{name: getattr(namespace, name) for name in names})

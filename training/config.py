@@ -1,0 +1,155 @@
+"""All of a run's settings: a composition of small configs, made from the flags once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_utils.catalog import DataConfig
+from data_utils.noise import NoiseConfig
+from methods import Method, MethodConfig, known_methods
+from models.matcher import MatcherConfig
+from runtime.errors import InputError
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+from training.optim import LR_RULES
+
+WARMUPS = ("warmup", "warmup_sele", "co_teaching")
+NEGATIVES = ("mean", "hardest", "anneal")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Flags of the loop."""
+
+    warmup_type: str = flag(
+        "warmup",
+        "warm-up: warmup takes all pairs, warmup_sele the small-loss ones, co_teaching those that the peer picks",
+        choices=WARMUPS,
+    )
+    warmup_rate: float = flag(0.3, "share of each batch that warmup_sele and co_teaching keep, in (0, 1]")
+    warmup_epoch: int = flag(10, "epochs of warm-up")
+    num_epochs: int = flag(40, "epochs after warm-up")
+    batch_size: int = flag(128, "pairs a batch; with a noisy side, so many of each side")
+    learning_rate: float = flag(2e-4, "learning rate of Adam")
+    lr_update: int = flag(30, "epochs between steps of the learning rate")
+    lr_rule: str = flag(
+        "ncr",
+        "ncr: 0.1^(epoch // lr_update); mgcs: 0.5^(epoch // lr_update), and 0.1 at 50 %% and again at 75 %% of epochs",
+        choices=LR_RULES,
+    )
+    grad_clip: float = flag(2.0, "largest norm of the gradient over all parameters")
+    negatives: str = flag(
+        "hardest", "negatives after warm-up: their mean, the hardest, or from mean to hardest", choices=NEGATIVES
+    )
+    anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
+    noisy_start: float = flag(0.5, "the noisy side is trained from this share of the epochs on (1: never)")
+    no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
+    validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
+    saved_model: str | None = flag(None, "start from this checkpoint's networks; no warm-up; it counts as a candidate")
+    warmup_model_path: str | None = flag(None, "checkpoint of warmed-up networks to start from instead of warming up")
+    seed: int = flag(0, "seed of weights, shuffles and dropout")
+    gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
+    workers: int = flag(0, "processes that read batches ahead (0: none)")
+    log_step: int = flag(50, "steps between records of the training loss")
+    id: str | None = flag(None, "a name for this run, added to its folder's")
+    output_dir: str = flag("output", "folder in which the run's own folder is made")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "warmup_rate", low=1e-9, high=1.0)
+        check_range(self, "noisy_start", low=0.0, high=1.0)
+        check_range(self, "batch_size", low=2)
+        check_range(self, "learning_rate", low=0.0)
+        check_range(self, "grad_clip", low=1e-12)
+        for name in ("warmup_epoch", "num_epochs", "workers", "seed"):
+            check_range(self, name, low=0)
+        for name in ("lr_update", "anneal_epochs", "validate_every", "log_step"):
+            check_range(self, name, low=1)
+        if self.num_epochs == 0 and not self.saved_model and not self.warmup_model_path:
+            raise InputError("--num_epochs 0 needs a checkpoint to test: give --saved_model or --warmup_model_path")
+        if self.saved_model and self.warmup_model_path:
+            raise InputError("--saved_model and --warmup_model_path both name a start; give one")
+        if self.no_co_training and self.warmup_type == "co_teaching" and self.warmup_epoch:
+            raise InputError("--warmup_type co_teaching needs two networks; leave out --no_co_training")
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """Which method, before its own flags are read."""
+
+    method: str = flag("mgcs", "training method", choices=known_methods())
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run needs to know."""
+
+    data: DataConfig
+    noise: NoiseConfig
+    matcher: MatcherConfig
+    method_name: str
+    method: MethodConfig
+    training: TrainingConfig
+
+    def build_method(self) -> Method:
+        """Return a fresh `Method`, for one network."""
+        return known_methods()[self.method_name](self.method)
+
+    @property
+    def num_networks(self) -> int:
+        """One without co-training, else as many as the method trains."""
+        return 1 if self.training.no_co_training else known_methods()[self.method_name].num_networks
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain nested values, for JSON and checkpoints."""
+        return asdict(self)
+
+    def run_name(self) -> str:
+        """Return the name of the run's folder."""
+        parts = [
+            self.data.data_name,
+            self.method_name,
+            self.matcher.module_name,
+            f"{self.noise.noise_ratio:g}",
+            f"s{self.training.seed}",
+        ]
+        return "_".join(parts + ([self.training.id] if self.training.id else []))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of run.py: every flag of every method, in groups."""
+    methods = known_methods()
+    parser = OneLineParser(
+        prog="python run.py",
+        description="Train and compare robust image-text matchers under noisy correspondence.",
+        epilog="@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/.",
+    )
+    add_flags(parser, "data", [DataConfig])
+    add_flags(parser, "noise", [NoiseConfig])
+    add_flags(parser, "network", [MatcherConfig])
+    add_flags(parser, "training", [TrainingConfig])
+    add_flags(parser, "method", [MethodChoice, MethodConfig, *(m.Config for m in methods.values())])
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
+    """Turn command-line arguments into a checked `RunConfig`.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+    namespace = build_parser().parse_args(argv)
+    choice = from_namespace(MethodChoice, namespace)
+    return RunConfig(
+        data=from_namespace(DataConfig, namespace),
+        noise=from_namespace(NoiseConfig, namespace),
+        matcher=from_namespace(MatcherConfig, namespace),
+        method_name=choice.method,
+        method=from_namespace(known_methods()[choice.method].Config, namespace),
+        training=from_namespace(TrainingConfig, namespace),
+    )

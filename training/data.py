@@ -1,0 +1,61 @@
+"""Open what a run reads: vocabulary, train, dev and test splits, and the noise of the training pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
+from data_utils.noise import NoiseConfig, NoiseReport, inject
+from data_utils.precomputed import PrecomputedSplit
+from models.matcher import MatcherConfig, MatcherShape
+from runtime.errors import InputError
+from vocab.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The splits of a run.
+
+    Attributes:
+        truth_is_known: which training pairs are mismatched is known, since the suite or an index file moved them.
+    """
+
+    vocabulary: Vocabulary
+    train: PrecomputedSplit
+    dev: PrecomputedSplit
+    test: PrecomputedSplit
+    noise: NoiseReport
+    truth_is_known: bool
+
+    @property
+    def shape(self) -> MatcherShape:
+        """What the data fixes of a matcher."""
+        regions, size = self.train.region_shape
+        return MatcherShape(vocabulary_size=len(self.vocabulary), num_regions=regions, region_dim=size)
+
+
+def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> RunData:
+    """Open all splits, the test split too, so that a missing file is told before hours of training.
+
+    Raises:
+        InputError: anything missing, broken or not fitting together.
+    """
+    folder, rules = locate(data), protocol(data.data_name)
+    vocabulary = Vocabulary.load(vocabulary_file(data))
+    train = PrecomputedSplit(folder, "train", vocabulary)
+    dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images)
+    test = PrecomputedSplit(folder, "test", vocabulary)
+    for split in (dev, test):
+        if split.region_shape != train.region_shape:
+            raise InputError(
+                f"{split.regions.path} has regions x dimensions {split.region_shape}, {train.regions.path} has "
+                f"{train.region_shape}; all splits must agree"
+            )
+    if matcher.img_dim is not None and matcher.img_dim != train.region_shape[1]:
+        raise InputError(
+            f"--img_dim {matcher.img_dim} does not fit {train.regions.path}, whose regions have "
+            f"{train.region_shape[1]} dimensions; leave the flag out"
+        )
+    index, report = inject(noise, train.num_images, train.captions_per_image, has_real_noise=rules.has_real_noise)
+    train.set_images(index)
+    return RunData(vocabulary, train, dev, test, report, truth_is_known=not rules.has_real_noise)

@@ -1,0 +1,137 @@
+"""The division of one network's training pairs into a clean and a noisy side, and how good it was.
+
+Legend: N training pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from data_utils.batch import Batch
+from data_utils.loaders import covering_batches, load
+from data_utils.precomputed import PrecomputedSplit
+from methods.blocks.method import Bank, Method, Scored
+from methods.blocks.mixture import divide
+from models.matcher import Matcher
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Division:
+    """What one network thinks of the training pairs.
+
+    Attributes:
+        signal: (N,) the method's per-pair signal, low for clean pairs.
+        probability: (N,) clean probability.
+        is_clean: (N,) bool.
+        diagnostics: named (N,) values, high for clean pairs.
+        modality_gap: |mean f - mean g|, distance between the mean pooled image and caption vectors.
+    """
+
+    signal: np.ndarray
+    probability: np.ndarray
+    is_clean: np.ndarray
+    diagnostics: dict[str, np.ndarray] = field(default_factory=dict)
+    modality_gap: float = 0.0
+
+
+def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:
+    """Return the area under the ROC curve, None where one class is missing."""
+    return float(roc_auc_score(is_matched, values)) if 0 < is_matched.sum() < len(is_matched) else None
+
+
+def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[str, float | None]:
+    """Return the share of clean pairs and, where the truth (N,) is known, how well it was found.
+
+    Precision and recall are of the clean side; residual noise is the share of mismatched pairs in it.
+    """
+    metrics: dict[str, float | None] = {
+        "share_clean": float(division.is_clean.mean()),
+        "modality_gap": division.modality_gap,
+    }
+    if is_matched is None:
+        return metrics
+    hits = float((division.is_clean & is_matched).sum())
+    metrics["precision"] = hits / division.is_clean.sum() if division.is_clean.any() else None
+    metrics["recall"] = hits / is_matched.sum() if is_matched.any() else None
+    metrics["residual_noise"] = None if metrics["precision"] is None else 1 - metrics["precision"]
+    metrics["auc"] = _auc(is_matched, division.probability)
+    metrics["auc_signal"] = _auc(is_matched, -division.signal)
+    for name, values in division.diagnostics.items():
+        metrics[f"auc_{name}"] = _auc(is_matched, values)
+    return metrics
+
+
+@torch.no_grad()
+def collect_bank(matcher: Matcher, batches: list[Tensor], split: PrecomputedSplit, device: torch.device) -> Bank:
+    """Encode the training set and keep one row an image: f, and f minus the mean g of the captions it was given."""
+    image: Tensor | None = None
+    for batch in load(split, batches):
+        embeddings = matcher.embed(batch.to(device))
+        if image is None:
+            image = torch.zeros(split.num_images, embeddings.image_global.shape[1], device=device)
+            caption, count = torch.zeros_like(image), torch.zeros(split.num_images, device=device)
+        where = batch.image_id.to(device)
+        image[where] = embeddings.image_global
+        caption.index_add_(0, where, embeddings.caption_global)
+        count.index_add_(0, where, torch.ones(len(where), device=device))
+    assert image is not None
+    used = torch.nonzero(count).flatten()  # under caption noise an image may be left without a caption
+    return Bank(image[used], image[used] - caption[used] / count[used][:, None], used)
+
+
+def divide_pairs(
+    matcher: Matcher,
+    method: Method,
+    split: PrecomputedSplit,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    workers: int = 0,
+    advance: Callable[[int], None] = lambda pairs: None,
+) -> Division:
+    """Score every training pair among the pairs of its batch, fit the mixture, divide.
+
+    Batches come from one fixed permutation, so that a pair's signal does not depend on the epoch's shuffle; not file
+    order, which would put an image's captions into one batch.
+
+    Raises:
+        InputError: the signal is not finite: the network has diverged.
+    """
+    was_training = matcher.training
+    matcher.eval()
+    batches = covering_batches(np.arange(len(split)), batch_size, generator)
+    if method.needs_bank:
+        method.remember(collect_bank(matcher, batches, split, device))
+    signal = np.empty(len(split))
+    diagnostics: dict[str, np.ndarray] = {}
+    image_sum: Tensor | float = 0.0
+    caption_sum: Tensor | float = 0.0
+    for batch in load(split, batches, workers):
+        scored = Scored(matcher, method, batch.to(device))
+        where = batch.index.numpy()
+        signal[where] = _per_pair(scored.batch, method.pair_signal(scored))
+        for name, values in method.diagnostics(scored).items():
+            diagnostics.setdefault(name, np.empty(len(split)))[where] = _per_pair(scored.batch, values)
+        image_sum = image_sum + scored.embeddings.image_global.sum(dim=0)
+        caption_sum = caption_sum + scored.embeddings.caption_global.sum(dim=0)
+        advance(len(batch))
+    matcher.train(was_training)
+    if not np.isfinite(signal).all():
+        raise InputError("the division signal is not finite: the network has diverged; lower --learning_rate")
+    probability = method.clean_probability(signal)
+    assert isinstance(image_sum, Tensor) and isinstance(caption_sum, Tensor)
+    gap = float(torch.linalg.vector_norm(image_sum - caption_sum) / len(split))
+    return Division(signal, probability, divide(probability, method.config.p_threshold), diagnostics, gap)
+
+
+def _per_pair(batch: Batch, values: Tensor) -> np.ndarray:
+    assert values.shape == (len(batch),)
+    return values.double().cpu().numpy()

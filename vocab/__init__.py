@@ -1,0 +1,1 @@
+"""Vocabularies: word ids for captions, one JSON file a data set."""

@@ -1,0 +1,123 @@
+"""Words to ids: SCAN's JSON vocabulary and its tokens.
+
+File layout: {"word2idx": {word: id}, "idx2word": {"id": word}, "idx": number of words}; ids 0-3 are
+`<pad> <start> <end> <unk>`. Tokens are those of NLTK's `word_tokenize` on the lower-cased caption.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import nltk
+from nltk.tokenize import NLTKWordTokenizer
+
+from runtime.checkpoint import write_atomically
+from runtime.errors import InputError
+
+PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
+SPECIAL = (PAD, START, END, UNK)
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@functools.cache
+def _punkt_is_installed() -> bool:
+    """Tell whether NLTK's sentence splitter data, a separate download, is on this machine."""
+    try:
+        nltk.data.find("tokenizers/punkt_tab/english/")
+    except LookupError:
+        return False
+    return True
+
+
+def tokenize(caption: str) -> list[str]:
+    """Split a caption into lower-cased tokens.
+
+    With punkt's data this is `nltk.word_tokenize`. Without, sentences end at `.`, `!` or `?` before white space,
+    which gives the same tokens on ordinary captions; an abbreviation inside a caption ("mr. smith") may differ.
+    """
+    text = caption.lower()
+    if _punkt_is_installed():
+        return nltk.word_tokenize(text)
+    words = NLTKWordTokenizer()
+    return [token for sentence in _SENTENCE_END.split(text.strip()) for token in words.tokenize(sentence)]
+
+
+class Vocabulary:
+    """Word ids 0 .. n-1, the first four special.
+
+    Args:
+        words: all words in id order, the four special ones first.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = tuple(words)
+        if self.words[: len(SPECIAL)] != SPECIAL:
+            raise InputError(f"a vocabulary starts with {' '.join(SPECIAL)}; this one with {self.words[:4]}")
+        self._id = {word: k for k, word in enumerate(self.words)}
+        if len(self._id) != len(self.words):
+            raise InputError("a vocabulary holds each word once; this one repeats some")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def build(cls, captions: Iterable[str], min_count: int = 4) -> Vocabulary:
+        """Collect the words seen at least `min_count` times, in alphabetical order."""
+        counts = Counter(token for caption in captions for token in tokenize(caption))
+        return cls((*SPECIAL, *sorted(word for word, n in counts.items() if n >= min_count and word not in SPECIAL)))
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read SCAN's JSON.
+
+        Raises:
+            InputError: the file is missing or is not such a vocabulary.
+        """
+        if not path.is_file():
+            raise InputError(
+                f"no vocabulary at {path}; set --vocab_path, or make one with "
+                "python -m vocab.build --data_path DIR --data_name NAME"
+            )
+        try:
+            word2idx = json.loads(path.read_bytes().decode("utf-8"))["word2idx"]
+            words = sorted(word2idx, key=word2idx.__getitem__)
+            is_dense = [word2idx[word] for word in words] == list(range(len(words)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a vocabulary (JSON with word2idx, idx2word, idx): {error}") from None
+        if not is_dense:
+            raise InputError(f"{path} is not a vocabulary: its ids are not 0 .. {len(words) - 1}, each once")
+        return cls(words)
+
+    def save(self, path: Path) -> None:
+        """Write SCAN's JSON."""
+        content = {
+            "word2idx": self._id,
+            "idx2word": {str(k): word for k, word in enumerate(self.words)},
+            "idx": len(self.words),
+        }
+        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=0).encode("utf-8"))
+
+    def encode(self, caption: str) -> list[int]:
+        """Return `<start> w1 .. wn <end>` as ids; unknown words become `<unk>`."""
+        unknown = self._id[UNK]
+        return [
+            self._id[START],
+            *(self._id.get(token, unknown) for token in tokenize(caption)),
+            self._id[END],
+        ]
+
+    @property
+    def unknown_id(self) -> int:
+        """Id of `<unk>`."""
+        return self._id[UNK]
+
+    def digest(self) -> str:
+        """Return a hash of the words in their order; equal digests give equal ids."""
+        return hashlib.sha256("\n".join(self.words).encode("utf-8")).hexdigest()
