@@ -63,7 +63,7 @@ class PrecomputedSplit:
         if unknown > MAX_UNKNOWN_SHARE * words:
             raise InputError(
                 f"the vocabulary does not know {100 * unknown / max(words, 1):.0f} % of the words of {path}: it "
-                "to another data set; set --vocab_path, or make one with python -m vocab.build"
+                "belongs to another data set; set --vocab_path, or make one with python -m vocab.build"
             )
 
     def _repeats(self) -> int:

@@ -61,3 +61,13 @@ def make_tiny_data(
     (root / "vocab").mkdir(exist_ok=True)
     Vocabulary.build(texts).save(root / "vocab" / f"{name}_vocab.json")
     return root
+
+
+def tiny_flags(root: Path, output: Path, *extra: str, name: str = "tiny_precomp") -> list[str]:
+    """Return run.py's arguments for a small network on the data under `root`; later flags win."""
+    return [
+        *("--data_name", name, "--data_path", str(root / "data"), "--vocab_path", str(root / "vocab")),
+        *("--output_dir", str(output), "--gpu", "cpu", "--module_name", "VSE", "--word_dim", "8", "--embed_size", "16"),
+        *("--sim_dim", "8", "--sgr_step", "2", "--batch_size", "16", "--learning_rate", "0.01"),
+        *("--warmup_epoch", "1", "--num_epochs", "2", "--noise_ratio", "0.2", *extra),
+    ]

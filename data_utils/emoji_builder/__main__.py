@@ -81,7 +81,7 @@ def build(output: Path, work: Path, dims: int, step: float) -> None:
     records = {}
     for split, rows in chosen.items():
         shown = [(concepts[found[i].concept], pools[found[i].concept], found[i].artist) for i in rows]
-        texts = [captions.captions_of(concept, pool, artists.index(artist)) for concept, pool, artist in shown]
+        texts = [captions.captions_of(c, pool, artists.index(artist)) for c, pool, artist in shown]
         storing.write_captions(output / f"{split}_caps.txt", texts)
         records[split] = [
             {"concept": c.code, "label": captions.plain(c.label), "artist": artist, "group": c.group}
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the finished files")
     parser.add_argument("--work", type=Path, help="folder for packages and feature maps (default: temporary)")
     parser.add_argument("--dims", type=int, default=128, help="dimensions of a region (default: 128)")
-    parser.add_argument("--step", type=float, default=0.1, help="common step of the 8-bit storage (default: 0.1)")
+    parser.add_argument("--step", type=float, default=0.1, help="step of the 8-bit storage (default: 0.1)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         try:

@@ -132,7 +132,7 @@ def caption_pools(concepts: Sequence[Concept]) -> list[list[str]]:
         phrases = [phrase for phrase in phrases_of(concept) if telling(phrase)]
         # Names and phrases alternate, so that every picture gets some of both.
         longest = max(len(names), len(phrases))
-        mixed = [text for turn in range(longest) for text in (*names[turn : turn + 1], *phrases[turn : turn + 1])]
+        mixed = [text for i in range(longest) for text in (*names[i : i + 1], *phrases[i : i + 1])]
         # The same words in another order say nothing new: they come last, for concepts with little else.
         fresh = unique(mixed, by_order=False)
         pool = unique([*fresh, *mixed], by_order=True)

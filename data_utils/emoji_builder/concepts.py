@@ -76,7 +76,8 @@ def load_shortcodes(package: Path) -> dict[str, list[str]]:
         for path in sorted((package / language / "shortcodes").glob("*.json")):
             for hexcode, value in read_json(path).items():
                 known = codes.setdefault(plain_code(hexcode), [])
-                known.extend(code for code in ([value] if isinstance(value, str) else value) if code not in known)
+                found = [value] if isinstance(value, str) else value
+                known.extend(code for code in found if code not in known)
     return codes
 
 

@@ -11,19 +11,20 @@ LICENCE_HOMES = {
 }
 
 MIT_TEXT = """\
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-documentation files (the "Software"), to deal in the Software without restriction, including without limitation
-the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and
-to permit persons to whom the Software is furnished to do so, subject to the following conditions:
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
 
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of
-the Software.
+The above copyright notice and this permission notice shall be included in all copies or substantial
+portions of the Software.
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO
-THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
-AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF
-CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS
-IN THE SOFTWARE.
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
 
@@ -34,8 +35,9 @@ def licences_text() -> str:
         The text of the LICENSES file.
     """
     lines = [
-        "The emoji set is derived from the works below. Changed: the drawings were rendered on white, shrunk to",
-        "thumbnails and turned into region features; the names were lower-cased, spelled in ASCII and joined.",
+        "The emoji set is derived from the works below. Changed: the drawings were rendered on white, shrunk",
+        "to thumbnails and turned into region features; the names were lower-cased, spelled in ASCII and",
+        "joined.",
         "",
     ]
     for source in (*ARTISTS.values(), NAMES, WEIGHTS):
@@ -51,7 +53,8 @@ def licences_text() -> str:
         "Copyright notices of the MIT-licensed works:",
         "  Fluent Emoji: Copyright (c) Microsoft Corporation.",
         "  emojibase-data: Copyright (c) 2017-2019 Miles Johnson.",
-        "Names and keywords from CLDR: Copyright (c) Unicode, Inc., Unicode License V3 (www.unicode.org/license.txt).",
+        "Names and keywords from CLDR: Copyright (c) Unicode, Inc., Unicode License V3",
+        "(www.unicode.org/license.txt).",
         "",
         "MIT License",
         "",
@@ -59,7 +62,9 @@ def licences_text() -> str:
     return "\n".join(lines) + MIT_TEXT
 
 
-def readme_text(counts: Mapping[str, int], artists: Mapping[str, Sequence[int]], figures: Mapping[str, float]) -> str:
+def readme_text(
+    counts: Mapping[str, int], artists: Mapping[str, Sequence[int]], figures: Mapping[str, float]
+) -> str:
     """Describe the set.
 
     Args:
@@ -72,34 +77,38 @@ def readme_text(counts: Mapping[str, int], artists: Mapping[str, Sequence[int]],
         The text of README.md.
     """
     rows = "\n".join(f"| {name} | " + " | ".join(map(str, own)) + " |" for name, own in artists.items())
+    concepts, dims, kept = f"{figures['concepts']:.0f}", f"{figures['dims']:.0f}", f"{figures['kept']:.1%}"
+    noise = {split: f"{figures[f'snr_{split}']:.1f}" for split in counts}
     return f"""# emoji_precomp
 
-Real pictures by five emoji artists with names that people gave them: {counts["train"]} training, {counts["dev"]} dev
-and {counts["test"]} test pictures of {figures["concepts"]:.0f} concepts, five captions a picture. Captions are CLDR names,
-shortcodes and keyword phrases, not sentences. Skin tones, flags, clock faces, keycaps and letters in boxes are left out.
+Real pictures by five emoji artists with names that people gave them: {counts["train"]} training,
+{counts["dev"]} dev and {counts["test"]} test pictures of {concepts} concepts, five captions a picture.
+Captions are CLDR names, shortcodes and keyword phrases, not sentences. Skin tones, flags, clock faces,
+keycaps and letters in boxes are left out.
 
 | file | holds |
 | --- | --- |
-| `{{split}}_ims.h5` | `features` int8 (pictures, 36, {figures["dims"]:.0f}) and `scales` float32 ({figures["dims"]:.0f},); \
-region feature = `features * scales` |
-| `{{split}}_caps.txt` | captions, one a line, five consecutive lines a picture, in the order of the features |
-| `pictures.json` | for each split and row the concept (code points), its label, the artist and the Unicode group |
-| `thumbnails.h5` | for each split WebP pictures of 72 x 72 (`bytes[offsets[i]:offsets[i + 1]]`) and `grey16`, \
-16 x 16 grey images |
+| `{{split}}_ims.h5` | `features` int8 (pictures, 36, {dims}), `scales` float32 ({dims},) |
+| `{{split}}_caps.txt` | captions, one a line, five consecutive lines a picture, in the features' order |
+| `pictures.json` | for each split and row the concept (code points), label, artist and Unicode group |
+| `thumbnails.h5` | for each split WebP pictures of 72 x 72 and `grey16`, 16 x 16 grey images |
 | `LICENSES` | sources, versions, authors and licences |
+
+A region feature is `features * scales`; WebP file i is `bytes[offsets[i]:offsets[i + 1]]`.
 
 | artist | train | dev | test |
 | --- | --- | --- | --- |
 {rows}
 
-Dev and test hold one picture a concept, by an artist whose drawing of that concept is not in train; at least one
-other artist's drawing of it is. Pictures with a mean absolute difference under 8 grey levels at 16 x 16 are
-near-duplicates: they never straddle splits, and of two for one concept only one is kept.
+Dev and test hold one picture a concept, by an artist whose drawing of that concept is not in train; at
+least one other artist's drawing of it is. Pictures with a mean absolute difference under 8 grey levels at
+16 x 16 are near-duplicates: they never straddle splits, and of two for one concept only one is kept. A
+drawing that an artist reuses for several concepts is kept for the first of them.
 
-Regions are the 6 x 6 cells of the last feature map of EfficientNet-Lite0 (ImageNet weights) at 192 x 192, reduced
-from 1280 to {figures["dims"]:.0f} dimensions by a PCA fitted on train, which keeps {figures["kept"]:.1%} of the variance. The mean
-square over train is 1. Rounding to 8 bits leaves a signal-to-noise ratio of {figures["snr_train"]:.1f} dB (train),
-{figures["snr_dev"]:.1f} dB (dev) and {figures["snr_test"]:.1f} dB (test).
+Regions are the 6 x 6 cells of the last feature map of EfficientNet-Lite0 (ImageNet weights) at 192 x 192,
+reduced from 1280 to {dims} dimensions by a PCA fitted on train, which keeps {kept} of the variance.
+The mean square over train is 1. Rounding to 8 bits leaves a signal-to-noise ratio of
+{noise["train"]} dB (train), {noise["dev"]} dB (dev) and {noise["test"]} dB (test).
 
 Built from pinned packages (needs npm; nobody has to do this to use the set):
 

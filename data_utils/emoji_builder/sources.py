@@ -88,7 +88,8 @@ def fetch(source: Source, work: Path) -> Path:
             try:
                 subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL)
             except (OSError, subprocess.CalledProcessError) as error:
-                raise ValueError(f"cannot fetch {source.package}@{source.version} with npm: {error}") from error
+                package = f"{source.package}@{source.version}"
+                raise ValueError(f"cannot fetch {package} with npm: {error}") from error
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     return folder / "package"

@@ -48,18 +48,22 @@ def near_pairs(grey: np.ndarray) -> np.ndarray:
 
 
 def drop_twins(pictures: Sequence[Picture], pairs: np.ndarray) -> set[int]:
-    """Choose which pictures to leave out because another artist drew nearly the same for the same concept.
+    """Choose which pictures to leave out.
+
+    Two kinds go: drawings nearly the same as an earlier artist's of the same concept, and drawings that an
+    artist reuses for another concept (one drawing for all families), which no caption can tell apart.
 
     Args:
         pictures: The pictures, by concept and then by artist.
         pairs: Near-duplicates, shape (pairs, 2).
 
     Returns:
-        Indices of the pictures to leave out; the earlier artist's is kept.
+        Indices of the pictures to leave out.
     """
     dropped: set[int] = set()
     for first, second in pairs.tolist():
-        if pictures[first].concept == pictures[second].concept and first not in dropped:
+        one, other = pictures[first], pictures[second]
+        if first not in dropped and (one.concept == other.concept or one.svg == other.svg):
             dropped.add(second)
     return dropped
 
@@ -118,8 +122,9 @@ class Holdout:
             self.train -= self.twins[best] | {best}
 
 
-def make_splits(pictures: Sequence[Picture], concepts: Sequence[Concept],
-                grey: np.ndarray) -> dict[str, list[int]]:
+def make_splits(
+    pictures: Sequence[Picture], concepts: Sequence[Concept], grey: np.ndarray
+) -> dict[str, list[int]]:
     """Split the pictures.
 
     Concepts with a picture that resembles no other come first, so few training pictures have to be dropped;

@@ -1,0 +1,63 @@
+"""Caption files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_utils.captions import captions_file, read_captions
+from runtime.errors import InputError
+
+
+def write(folder: Path, content: bytes, name: str = "train_caps.txt") -> Path:
+    (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a dog\nein Hund\xc3\xbc\n",
+        b"a dog\nein Hund\xc3\xbc",
+        b"\xef\xbb\xbfa dog\r\nein Hund\xc3\xbc\r\n",
+        b"  a dog \nein Hund\xc3\xbc\t\n",
+    ],
+    ids=["plain", "no last line end", "BOM and Windows line ends", "spaces around"],
+)
+def test_captions(tmp_path: Path, content: bytes) -> None:
+    assert read_captions(write(tmp_path, content), "train") == ["a dog", "ein Hundü"]
+
+
+def test_tsv(tmp_path: Path) -> None:
+    write(tmp_path, b"\xef\xbb\xbf17\ta dog\r\n18\ta cat\twith a tab\r\n", "train_caps.tsv")
+    assert read_captions(tmp_path, "train") == ["a dog", "a cat\twith a tab"]
+    assert captions_file(tmp_path, "train").name == "train_caps.tsv"
+
+
+def test_unicode_line_separators_do_not_split_a_caption(tmp_path: Path) -> None:
+    text = "a\u2028b\nc\x0bd\n"
+    assert read_captions(write(tmp_path, text.encode()), "train") == ["a\u2028b", "c\x0bd"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (b"", "train_caps.txt", "is empty"),
+        (b"\n", "train_caps.txt", "is empty"),
+        (b"a\n\nb\n", "train_caps.txt", "line 2 holds an empty caption"),
+        (b"a\nb\n\n\n", "train_caps.txt", "line 3 holds an empty caption"),
+        (b"a\nb\xff\n", "train_caps.txt", "line 2 is not UTF-8"),
+        (b"1\ta\n2 b\n", "train_caps.tsv", "line 2 has no tab"),
+        (b"1\ta\n2\t \n", "train_caps.tsv", "line 2"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path: Path, content: bytes, name: str, message: str) -> None:
+    write(tmp_path, content, name)
+    with pytest.raises(InputError, match=f"{name}.*{message}"):
+        read_captions(tmp_path, "train")
+
+
+def test_a_missing_file_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="dev_caps.txt nor dev_caps.tsv"):
+        read_captions(tmp_path, "dev")

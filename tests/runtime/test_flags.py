@@ -1,0 +1,102 @@
+"""Flags from dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from runtime.errors import InputError
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+
+
+@dataclass(frozen=True)
+class Base:
+    """Shared flags."""
+
+    rate: float = flag(0.5, "a rate", choices=None)
+    kind: str = flag("a", "a kind", choices=("a", "b"))
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "rate", low=0, high=1, high_open=True)
+
+
+@dataclass(frozen=True)
+class One(Base):
+    """Adds a switch and a number."""
+
+    no_thing: bool = flag(False, "leave the thing out")
+    size: int | None = flag(None, "a size")
+
+
+@dataclass(frozen=True)
+class Two(Base):
+    """Adds a two-way switch."""
+
+    other: bool = flag(True, "the other")
+
+
+@dataclass(frozen=True)
+class Clash:
+    """Declares `rate` anew."""
+
+    rate: float = flag(0.1, "another rate")
+
+
+def parser_of(*configs: type) -> OneLineParser:
+    parser = OneLineParser(prog="x")
+    add_flags(parser, "some", configs)
+    return parser
+
+
+def test_round_trip() -> None:
+    parser = parser_of(One, Two)
+    namespace = parser.parse_args(["--rate", "0.25", "--kind", "b", "--no_thing", "--size", "3", "--no-other"])
+    assert from_namespace(One, namespace) == One(rate=0.25, kind="b", no_thing=True, size=3)
+    assert from_namespace(Two, namespace) == Two(rate=0.25, kind="b", other=False)
+    assert from_namespace(One, parser.parse_args([])) == One()
+
+
+def test_a_flag_declared_twice_apart_is_our_fault() -> None:
+    with pytest.raises(AssertionError, match="declared twice"):
+        parser_of(One, Clash)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0, float("nan"), float("inf")])
+def test_ranges(value: float) -> None:
+    with pytest.raises(InputError, match="--rate .* at least 0 and below 1"):
+        Base(rate=value)
+
+
+def test_range_ends() -> None:
+    assert Base(rate=0.0).rate == 0.0
+
+    @dataclass(frozen=True)
+    class Closed:
+        rate: float = flag(1.0, "a rate")
+
+    check_range(Closed(), "rate", low=0, high=1)
+    with pytest.raises(InputError, match="at most 1"):
+        check_range(Closed(1.1), "rate", low=0, high=1)
+    with pytest.raises(InputError, match=r"at least 0$"):
+        check_range(Closed(-1.0), "rate", low=0)
+
+
+def test_choices_list_the_known_names() -> None:
+    with pytest.raises(InputError, match="--kind 'c' is unknown; known: a, b"):
+        Base(kind="c")
+
+
+def test_comments_in_argument_files() -> None:
+    parser = OneLineParser()
+    assert parser.convert_arg_line_to_args("  --a 1   --b  # c --d") == ["--a", "1", "--b"]
+    assert parser.convert_arg_line_to_args("# only a comment") == []
+
+
+def test_faults_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--rate", "x"], ["--unknown"], ["--rat", "1"], ["@missing.args"]):
+        with pytest.raises(SystemExit) as stop:
+            parser_of(One).parse_args(argv)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1

@@ -1,0 +1,129 @@
+"""Errors, seeds, devices and logs."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.device import choose_device
+from runtime.errors import InputError, exit_on_input_error
+from runtime.log import RunLog, table
+from runtime.seed import generator, seed_everything
+
+
+def draws(*purpose: str | int, seed: int = 0) -> list[int]:
+    return torch.randint(0, 1000, (4,), generator=generator(seed, *purpose)).tolist()
+
+
+def test_an_input_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @exit_on_input_error
+    def main() -> None:
+        raise InputError("first\n  second")
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.err == "error: first second\n" and captured.out == ""
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    @exit_on_input_error
+    def main() -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        main()
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    @exit_on_input_error
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_result_passes_through() -> None:
+    assert exit_on_input_error(lambda: 5)() == 5
+
+
+def test_streams_are_what_they_were() -> None:
+    assert draws("clean", "A", 0) == [450, 751, 610, 356]
+
+
+def test_streams_differ_by_purpose_and_seed() -> None:
+    streams = [
+        draws("clean", "A", 0),
+        draws("clean", "B", 0),
+        draws("clean", "A", 1),
+        draws("noisy", "A", 0),
+        draws("clean", "A", 0, seed=1),
+    ]
+    assert len({tuple(s) for s in streams}) == len(streams)
+    assert draws("clean", "A", 0) == streams[0]
+
+
+def test_a_stream_leaves_the_global_one_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    draws("clean")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_seed_everything_seeds_all_three() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    seed_everything(7)
+    first = draw()
+    seed_everything(7)
+    assert draw() == first
+    seed_everything(8)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def test_without_cuda_every_index_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("0") == choose_device("cpu") == choose_device("7") == torch.device("cpu")
+
+
+def test_with_cuda_the_index_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("1") == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="--gpu 2"):
+        choose_device("2")
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "", "cuda", "0,1", "1.0"])
+def test_no_device(value: str) -> None:
+    with pytest.raises(InputError, match="--gpu"):
+        choose_device(value)
+
+
+def test_the_log_writes_one_line_a_record(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.scalars(3, {"loss/A": 0.5, "note": "text"}, event="loss", epoch=1)
+    log.scalars(4, {"loss/A": 0.25}, event="loss", epoch=2)
+    log.histogram("empty", np.array([]), 1)
+    log.histogram("full", np.array([1.0, 2.0]), 1)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines == [
+        {"event": "loss", "epoch": 1, "step": 3, "loss/A": 0.5, "note": "text"},
+        {"event": "loss", "epoch": 2, "step": 4, "loss/A": 0.25},
+    ]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_table() -> None:
+    assert table(["dev", "R@1"], [["A", 12.34], ["mean", 5]]) == "dev    R@1\n----  ----\nA     12.3\nmean     5"
