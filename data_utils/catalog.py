@@ -25,7 +25,7 @@ class DataConfig:
     vocab_path: str | None = flag(None, "folder that holds <data_name>_vocab.json (default: vocab)")
 
     def __post_init__(self) -> None:
-        if not self.data_name or Path(self.data_name).name != self.data_name:
+        if self.data_name in ("", "..") or Path(self.data_name).name != self.data_name:
             raise InputError(f"--data_name {self.data_name!r} must be a folder's name; its place goes to --data_path")
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from data_utils.batch import Batch
 from data_utils.precomputed import PrecomputedSplit
+from runtime.errors import InputError
 
 MIN_BATCH = 2
 """A pair alone has no negatives, and batch normalisation no variance: a last batch of one pair is left out."""
@@ -32,7 +33,10 @@ def load(split: PrecomputedSplit, batches: list[Tensor], workers: int = 0) -> It
         pin_memory=False,
         multiprocessing_context="fork" if workers else None,
     )
-    yield from loader
+    try:
+        yield from loader
+    except InputError as error:  # a worker's comes with its traceback in front of the message
+        raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
 
 
 def load_forever(

@@ -30,10 +30,16 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("cwd,cw->cd", x, weights) / weights.sum(1, keepdim=True)
 
 
-def _region_weights(affinity: Tensor, *, region_dim: int, word_dim: int) -> Tensor:
-    """Turn region-word products into weights over regions: LeakyReLU, l2-norm over words, softmax over regions."""
-    affinity = l2norm(F.leaky_relu(affinity, 0.1), dim=word_dim)
-    return torch.softmax(affinity * SOFTMAX_FACTOR, dim=region_dim)
+def _region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
+    """Turn word-region products (..., R) into weights over regions: LeakyReLU, l2-norm over words, exp(lambda x).
+
+    This is the softmax over regions without its denominator, which the l2-norm of the context cancels. Its arguments
+    lie in [-lambda, lambda], so that no maximum need be taken out first.
+    """
+    affinity = F.leaky_relu(affinity, 0.1)
+    squares = affinity.square().sum(dim=word_dim, keepdim=True)
+    norm = squares.clamp(min=1e-30).sqrt()  # the clamp keeps the gradient of a zero region finite
+    return torch.exp(affinity * (SOFTMAX_FACTOR / (norm + EPSILON)))
 
 
 def attend_tile(regions: Tensor, words: Tensor) -> Tensor:
@@ -50,14 +56,14 @@ def attend_tile(regions: Tensor, words: Tensor) -> Tensor:
     """
     num_images, num_regions, size = regions.shape
     num_captions, num_words, _ = words.shape
-    affinity = regions.reshape(-1, size) @ words.reshape(-1, size).t()  # (I R, C W)
-    affinity = affinity.view(num_images, num_regions, num_captions, num_words)
-    weights = _region_weights(affinity, region_dim=1, word_dim=3)
-    context = weights.flatten(2).transpose(1, 2) @ regions  # (I, C W, D)
+    affinity = words.reshape(-1, size) @ regions.reshape(-1, size).t()  # (C W, I R)
+    affinity = affinity.view(num_captions, num_words, num_images, num_regions)
+    weights = _region_weights(affinity, word_dim=1)
+    context = weights.flatten(0, 1).transpose(0, 1) @ regions  # (I, C W, R) @ (I, R, D), without a copy
     return l2norm(context.view(num_images, num_captions, num_words, size))
 
 
 def attend_pairs(regions: Tensor, words: Tensor) -> Tensor:
     """Do what `attend_tile` does for single pairs: regions (P, R, D), words (P, W, D) -> (P, W, D)."""
-    weights = _region_weights(regions @ words.transpose(1, 2), region_dim=1, word_dim=2)  # (P, R, W)
-    return l2norm(weights.transpose(1, 2) @ regions)
+    weights = _region_weights(words @ regions.transpose(1, 2), word_dim=1)  # (P, W, R)
+    return l2norm(weights @ regions)

@@ -75,6 +75,9 @@ class Similarity(nn.Module):
     couples_pairs = False
     """True where, in training, a pair's score depends on the other pairs of the batch."""
 
+    differentiate_all = False
+    """True where every pair carries gradient in training: its pairs are coupled, or cost next to nothing."""
+
     def image_side(self, regions: Tensor) -> ImageSide:
         """Prepare images (I, R, D)."""
         raise NotImplementedError
@@ -256,6 +259,7 @@ class SAF(_SimilarityVectors):
     """Similarity attention filtration: a weighted sum of the nodes gives the score (SGRAF, Eq. 8-9)."""
 
     couples_pairs = True
+    differentiate_all = True
 
     def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float) -> None:
         super().__init__(embed_size, sim_dim, num_regions, dropout)
@@ -310,6 +314,8 @@ class SAF(_SimilarityVectors):
 
 class VSE(Similarity):
     """Mean of regions against mean of words, cosine (VSE++, BMVC 2018). No parameters; seconds an epoch."""
+
+    differentiate_all = True
 
     def image_side(self, regions: Tensor) -> ImageSide:
         return ImageSide(regions, l2norm(regions.mean(dim=1)))

@@ -13,7 +13,7 @@ def seed_everything(seed: int) -> None:
     """Seed the global generators (weight initialisation, dropout)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**63)
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:

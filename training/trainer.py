@@ -24,8 +24,7 @@ from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, named_similarities, result_table, retrieval
 from methods import Method
 from methods.blocks.method import Scored, SoftLabels, Views
-from models.losses import hardest_pairs
-from models.matcher import Matcher, build_matcher
+from models.matcher import Embeddings, Matcher, build_matcher
 from runtime.checkpoint import load_checkpoint, save_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError
@@ -35,6 +34,7 @@ from training.config import RunConfig
 from training.data import RunData
 from training.division import Division, divide_pairs, division_metrics
 from training.optim import LR_RULES, build_optimiser, set_learning_rate
+from training.sparse import loss_over_touched_pairs
 
 BEST = "checkpoint_dev_best.pth.tar"
 WARMED = "checkpoint_warmup.pth.tar"
@@ -112,25 +112,36 @@ class Trainer:
             self._run(f"warm-up {epoch + 1} {network.name}", [network], batches, self._warm_up_alone)
 
     def _warm_up_alone(self, networks: list[Network], batch: Batch) -> float:
+        """Update a network on all pairs, or on those it finds easy itself (`warmup_sele`)."""
         (network,) = networks
-        losses = self._warm_up_losses(network, batch)
-        if self.settings.warmup_type == "warmup_sele":
-            losses = losses[self._small(losses)]
-        return self.step(network, losses.sum())
+        embeddings = network.matcher.embed(batch)
+
+        def loss_of(sims: Tensor) -> Tensor:
+            losses = self._warm_up_losses(network, sims, embeddings, batch)
+            return (losses[self._small(losses)] if self.settings.warmup_type == "warmup_sele" else losses).sum()
+
+        return self.step(network, loss_over_touched_pairs(network.matcher, embeddings, loss_of)) / len(batch)
 
     def _co_teach(self, networks: list[Network], batch: Batch) -> float:
         """Update each network on the pairs that its peer finds easy (Han et al., NeurIPS 2018)."""
-        losses = [self._warm_up_losses(network, batch) for network in networks]
-        chosen = [self._small(loss) for loss in losses]
-        return sum(
-            self.step(network, own[picked].sum())
-            for network, own, picked in zip(networks, losses, reversed(chosen), strict=True)
-        ) / len(networks)
+        embeddings = [network.matcher.embed(batch) for network in networks]
+        with torch.no_grad():
+            easy = [
+                self._small(self._warm_up_losses(network, network.matcher.score(own), own, batch))
+                for network, own in zip(networks, embeddings, strict=True)
+            ]
+        total = 0.0
+        for network, own, picked in zip(networks, embeddings, reversed(easy), strict=True):
+            loss = loss_over_touched_pairs(
+                network.matcher,
+                own,
+                lambda sims, n=network, o=own, p=picked: self._warm_up_losses(n, sims, o, batch)[p].sum(),
+            )
+            total += self.step(network, loss)
+        return total / (len(networks) * len(batch))
 
-    def _warm_up_losses(self, network: Network, batch: Batch) -> Tensor:
-        embeddings = network.matcher.embed(batch)
-        scores = network.method.warmup_scores(network.matcher.score(embeddings), embeddings, batch)
-        return network.method.per_pair_loss(scores, batch)
+    def _warm_up_losses(self, network: Network, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
+        return network.method.per_pair_loss(network.method.warmup_scores(sims, embeddings, batch), batch)
 
     def _small(self, losses: Tensor) -> Tensor:
         """Return the numbers of the `--warmup_rate` share of pairs of smallest loss, at least one."""
@@ -248,31 +259,20 @@ class Trainer:
         return self.step(network, loss) / sum(len(part.batch) for part in parts)
 
     def part_loss(self, network: Network, part: Part, hardness: float) -> Tensor:
-        """Return the loss of one batch.
+        """Return the loss of one batch."""
+        method, batch = network.method, part.batch
+        embeddings = network.matcher.embed(batch)
 
-        With hardest negatives only the matched pairs and the hardest negatives carry gradient, at most 3 B of B^2: all
-        pairs are scored without gradient first, and those few again with it. The encoders run once, so that dropout is
-        the same for both. Where training couples the pairs of a batch (SAF), all pairs carry gradient.
-        """
-        matcher, method, batch = network.matcher, network.method, part.batch
-        embeddings = matcher.embed(batch)
-        if hardness < 1 or matcher.similarity.couples_pairs:
-            scores = method.scores(matcher.score(embeddings), embeddings, batch)
+        def loss_of(sims: Tensor) -> Tensor:
+            scores = method.scores(sims, embeddings, batch)
             return method.loss(scores, batch, part.labels, kept=part.kept, hardness=hardness)
-        with torch.no_grad():
-            fixed = embeddings.detach()
-            sims = matcher.score(fixed)
-            touched = hardest_pairs(method.scores(sims, fixed, batch), method.negatives_mask(batch))
-        image, caption = torch.nonzero(touched, as_tuple=True)
-        chosen = matcher.similarity.score_pairs(embeddings.images, embeddings.captions, image, caption)
-        scores = method.scores(sims.index_put((image, caption), chosen), embeddings, batch)
-        scores = scores.masked_fill(~touched, float("-inf"))
-        return method.loss(scores, batch, part.labels, kept=part.kept, hardness=hardness)
+
+        return loss_over_touched_pairs(network.matcher, embeddings, loss_of)
 
     def step(self, network: Network, loss: Tensor) -> float:
         """Differentiate, clip, update; the only backward pass of the suite. Return the loss."""
         network.optimiser.zero_grad(set_to_none=True)
-        if loss.requires_grad:  # a loss over no pair at all is a constant
+        if loss.requires_grad:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.matcher.parameters(), self.settings.grad_clip)
             network.optimiser.step()

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig, locate, vocabulary_file
-from runtime.errors import exit_on_input_error
+from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from vocab.vocabulary import Vocabulary
 
@@ -40,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     captions = [c for split in ("train", "dev") for c in read_captions(folder, split)]
     vocabulary = Vocabulary.build(captions, config.min_count)
     path = vocabulary_file(data)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--vocab_path {path.parent} cannot be written: {error.strerror}") from None
     vocabulary.save(path)
     print(f"{path}: {len(vocabulary)} words from {len(captions)} captions")
 
