@@ -94,9 +94,9 @@ EVALUATION_FLAGS = {
     "save_sims": None,
     "gpu": "0",
 }
-LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --data_path /data --vocab_path /vocab --seed 1
-    --warmup_epoch 10 --warmup_type warmup_sele --id one --warmup_rate 0.5 --p_threshold 0.5 --noise_train noise_soft
-    --noise_tem 0.5 --fit_type bmm --num_epochs 40 --batch_size 128 --soft_margin exponential --grad_clip 2.0
+LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --data_path /data --vocab_path /vocab
+    --seed 1 --warmup_epoch 10 --warmup_type warmup_sele --id one --warmup_rate 0.5 --p_threshold 0.5 --noise_train
+    noise_soft --noise_tem 0.5 --fit_type bmm --num_epochs 40 --batch_size 128 --soft_margin exponential --grad_clip 2.0
     --learning_rate 0.0002 --lr_update 30 --log_step 100 --margin 0.2 --img_dim 2048 --word_dim 300 --embed_size 1024
     --sim_dim 256 --num_layers 1 --bi_gru --no_imgnorm --no_txtnorm --module_name SGR --sgr_step 3
     --noise_file noise.npy --no_co_training --warmup_model_path warm.pth.tar --output_dir out"""

@@ -98,7 +98,8 @@ def test_only_the_catalogue_names_published_data_sets(name: str) -> None:
     tree = TREES[name]
     texts = docstrings(tree)
     strings = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
-    named = [n.value for n in strings if id(n) not in texts and re.search(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k", n.value)]
+    published = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
+    named = [n.value for n in strings if id(n) not in texts and published.search(n.value)]
     assert bool(named) == (name == "data_utils/catalog.py"), named
 
 

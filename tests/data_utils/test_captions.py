@@ -44,7 +44,7 @@ def test_unicode_line_separators_do_not_split_a_caption(tmp_path: Path) -> None:
     ("content", "name", "message"),
     [
         (b"", "train_caps.txt", "is empty"),
-        (b"\n", "train_caps.txt", "is empty"),
+        (b"\n", "train_caps.txt", "line 1 holds an empty caption"),
         (b"a\n\nb\n", "train_caps.txt", "line 2 holds an empty caption"),
         (b"a\nb\n\n\n", "train_caps.txt", "line 3 holds an empty caption"),
         (b"a\nb\xff\n", "train_caps.txt", "line 2 is not UTF-8"),

@@ -106,7 +106,8 @@ def test_a_file_that_does_not_exist_is_made_and_then_used(tmp_path: Path) -> Non
     first, report = inject(NoiseConfig(noise_ratio=0.4, noise_file=str(path)), 40, 5)
     assert path.is_file() and report.protocol == "caption"
     assert np.array_equal(first, make_index(40, 5, 0.4, "caption", 123))
-    again, same = inject(NoiseConfig(noise_ratio=0.4, noise_file=str(path), noise_seed=5, noise_protocol="image"), 40, 5)
+    other = NoiseConfig(noise_ratio=0.4, noise_file=str(path), noise_seed=5, noise_protocol="image")
+    again, same = inject(other, 40, 5)
     assert np.array_equal(again, first) and same == report, "the file wins over the seed and the protocol"
 
 

@@ -118,7 +118,8 @@ def test_hdf5_gives_the_same_batch(tiny_root: Path, tmp_path: Path) -> None:
     with h5py.File(folder / "train_ims.h5", "w") as file:
         file["features"] = features
     numbers = torch.tensor([3, 180, 4, 90])
-    np.testing.assert_array_equal(open_split(root)[numbers].regions.numpy(), features[[0, 36, 0, 18]].astype(np.float32))
+    regions = open_split(root)[numbers].regions.numpy()
+    np.testing.assert_array_equal(regions, features[[0, 36, 0, 18]].astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["f30k_precomp", "coco_precomp"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +18,10 @@ from runtime.errors import InputError
 
 CONTENT: dict[str, Any] = {
     "epoch": 3,
-    "config": {"matcher": {"dropout": 0.4, "img_dim": None}, "list": [1, "a", True]},
+    "config": {
+        "matcher": {"dropout": 0.4, "img_dim": None, "list": [1, "a", True]},
+        **{name: {} for name in ("data", "shape", "training")},
+    },
     "vocabulary_digest": "abc",
     "networks": [{"w": torch.arange(6.0).reshape(2, 3)}, {"w": torch.zeros(2, 3)}],
 }
@@ -55,9 +60,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint.torch, "save", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="c.pth.tar cannot be written: disk full"):
         save_checkpoint(path, {**CONTENT, "epoch": 4})
     assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth.tar"]
     assert load_checkpoint(path)["epoch"] == 3
 
 
@@ -75,9 +81,26 @@ def test_a_failed_first_write_is_no_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("no")
 
     monkeypatch.setattr(checkpoint.os, "fsync", fail)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(InputError, match="x.json cannot be written"):
         write_atomically(tmp_path / "x.json", b"1")
-    assert not (tmp_path / "x.json").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.pth.tar"
+    save_checkpoint(path, CONTENT)
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {**CONTENT, "extra": lambda: None})
+    assert load_checkpoint(path)["epoch"] == 3
+
+
+def test_a_part_left_by_a_crash_is_not_taken_for_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.pth.tar"
+    save_checkpoint(tmp_path / "c.pth.tar.part", CONTENT)
+    with pytest.raises(InputError, match="no checkpoint at"):
+        load_checkpoint(path)
+    save_checkpoint(path, CONTENT)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth.tar"]
 
 
 def test_json_is_for_people(tmp_path: Path) -> None:
@@ -105,7 +128,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, zipped: bool) -> None:
     assert not target.exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": [{}]}, torch.zeros(3), {**CONTENT}])
+@pytest.mark.parametrize("content", [[1, 2], {"model": [{}]}, torch.zeros(3), CONTENT])
 def test_other_content_is_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "c.pth.tar"
     torch.save(content, path)
@@ -133,4 +156,23 @@ def test_truncated_at_any_point(tmp_path: Path) -> None:
 def test_a_folder_or_nothing_is_no_checkpoint(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.pth.tar"):
         with pytest.raises(InputError, match="no checkpoint at"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": None}, {"config": {}}, {"config": {"data": {}}}, {"networks": []}, {"networks": 3}]
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    save_checkpoint(tmp_path / "c.pth.tar", {**CONTENT, **change})
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(tmp_path / "c.pth.tar")
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80\x02", b"PK\x03\x04", b"t", b"this is "])
+def test_any_bytes_are_refused(tmp_path: Path, start: bytes) -> None:
+    random, path = np.random.RandomState(0), tmp_path / "c.pth.tar"
+    for size in range(60):
+        path.write_bytes(start + random.bytes(size))
+        with pytest.raises(InputError, match="not a checkpoint"), warnings.catch_warnings():
+            warnings.simplefilter("error")
             load_checkpoint(path)

@@ -90,6 +90,14 @@ def test_seed_everything_seeds_all_three() -> None:
     assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
+def test_a_seed_of_any_size_is_a_seed() -> None:
+    seed_everything(10**30)
+    first = torch.rand(3)
+    seed_everything(10**30)
+    assert torch.equal(torch.rand(3), first)
+    assert draws("x", seed=10**30) != draws("x", seed=10**30 + 1)
+
+
 def test_without_cuda_every_index_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("0") == choose_device("cpu") == choose_device("7") == torch.device("cpu")

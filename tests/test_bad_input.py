@@ -1,0 +1,500 @@
+"""What the user gets wrong: one clear line, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import evaluation
+import run
+from runtime.checkpoint import save_checkpoint
+from tests.tiny import make_tiny_data, tiny_flags
+from vocab import build
+from vocab.vocabulary import SPECIAL, Vocabulary
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Tiny data of its own, to be broken."""
+    return make_tiny_data(tmp_path / "own", images={"train": 10, "dev": 4, "test": 4})
+
+
+@pytest.fixture
+def folder(root: Path) -> Path:
+    """The data set's folder."""
+    return root / "data" / "tiny_precomp"
+
+
+class Fails:
+    """Call an entry point in this process; return the one line that it prints on the way out."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], output: Path) -> None:
+        self.capsys, self.output = capsys, output
+
+    def _line(self, main: Callable[[list[str]], object], argv: list[str]) -> str:
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        error = self.capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1, error
+        assert "Traceback" not in error and len(error) < 1000
+        return error
+
+    def run(self, root: Path, *flags: str, leaves_nothing: bool = True) -> str:
+        """Train with flags that cannot work."""
+        line = self._line(run.main, tiny_flags(root, self.output, *flags))
+        assert not leaves_nothing or not self.output.exists() or not list(self.output.iterdir())
+        return line
+
+    def evaluation(self, *argv: str) -> str:
+        """Evaluate with flags that cannot work."""
+        return self._line(evaluation.main, ["--gpu", "cpu", *argv])
+
+    def build(self, *argv: str) -> str:
+        """Build a vocabulary with flags that cannot work."""
+        return self._line(build.main, list(argv))
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fails:
+    return Fails(capsys, tmp_path / "output")
+
+
+# -- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_data_folder(fails: Fails, tmp_path: Path) -> None:
+    line = fails.run(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere" / "data" / "tiny_precomp") in line
+    assert "--data_path" in line and "--data_name emoji_precomp" in line and "needs none" in line
+
+
+@pytest.mark.parametrize("name", ["train_ims.npy", "dev_ims.npy", "test_caps.txt", "train_caps.txt"])
+def test_a_missing_split_file(fails: Fails, root: Path, folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert name in fails.run(root)
+
+
+def test_no_vocabulary(fails: Fails, root: Path) -> None:
+    (root / "vocab" / "tiny_precomp_vocab.json").unlink()
+    line = fails.run(root)
+    assert "tiny_precomp_vocab.json" in line and "--vocab_path" in line
+
+
+def test_counts_that_do_not_divide(fails: Fails, root: Path, folder: Path) -> None:
+    path = folder / "train_caps.txt"
+    path.write_bytes(path.read_bytes() + b"a red dog\n")
+    line = fails.run(root)
+    assert all(part in line for part in ("10 feature rows", "train_ims.npy", "51 captions", "train_caps.txt"))
+
+
+def test_more_images_than_captions(fails: Fails, root: Path, folder: Path) -> None:
+    (folder / "train_caps.txt").write_bytes(b"a red dog\n")
+    line = fails.run(root)
+    assert "10 feature rows" in line and "1 captions" in line
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([["a", "b"]]),
+        np.zeros(10, np.float32),
+        np.zeros((10, 12), np.float32),
+        np.zeros((10, 4, 12), np.int32),
+        np.array([{}, None], dtype=object),
+    ],
+    ids=["text", "1-D", "2-D", "integers", "objects"],
+)
+def test_features_of_another_kind(fails: Fails, root: Path, folder: Path, array: np.ndarray) -> None:
+    np.save(folder / "train_ims.npy", array, allow_pickle=True)
+    assert "train_ims.npy" in fails.run(root)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_features_that_are_no_numbers(fails: Fails, root: Path, folder: Path, split: str, workers: str) -> None:
+    """They are met where they are read, so logs of the run may be there; results are not."""
+    path = folder / f"{split}_ims.npy"
+    features = np.load(path)
+    features[2, 1, 3] = np.nan
+    np.save(path, features)
+    line = fails.run(root, "--workers", workers, leaves_nothing=False)
+    assert f"{split}_ims.npy row 2" in line and "NaN" in line
+    assert not list(fails.output.rglob("results.json")) and not list(fails.output.rglob("*.part"))
+    if split != "test":
+        assert not list(fails.output.rglob("*.pth.tar"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_npy(fails: Fails, root: Path, folder: Path, share: float) -> None:
+    path = folder / "test_ims.npy"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "test_ims.npy" in fails.run(root)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_hdf5(fails: Fails, root: Path, folder: Path, share: float) -> None:
+    features = np.load(folder / "train_ims.npy")
+    (folder / "train_ims.npy").unlink()
+    path = folder / "train_ims.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=features, chunks=(1, 4, 12), compression="gzip")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "train_ims.h5" in fails.run(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"a red dog\n\na red dog\n", "line 2"),
+        (b"a red dog\n \t\na red dog\n", "line 2"),
+        (b"a red dog\nein H\xfcndchen\n", "line 2 is not UTF-8"),
+        ("a red dog\n".encode("utf-16"), "line 1 is not UTF-8"),
+    ],
+    ids=["empty", "empty line", "blank line", "latin-1", "utf-16"],
+)
+def test_broken_captions(fails: Fails, root: Path, folder: Path, content: bytes, message: str) -> None:
+    (folder / "train_caps.txt").write_bytes(content)
+    line = fails.run(root)
+    assert "train_caps.txt" in line and message in line
+
+
+def test_a_vocabulary_of_another_data_set(fails: Fails, root: Path) -> None:
+    Vocabulary([*SPECIAL, "zebra", "yak"]).save(root / "vocab" / "tiny_precomp_vocab.json")
+    line = fails.run(root)
+    assert "100 % of the words" in line and "--vocab_path" in line
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"word2idx": {"a": 0}}'])
+def test_a_broken_vocabulary(fails: Fails, root: Path, text: str) -> None:
+    (root / "vocab" / "tiny_precomp_vocab.json").write_text(text, encoding="utf-8")
+    assert "vocabulary" in fails.run(root)
+
+
+def test_splits_of_different_width(fails: Fails, root: Path, folder: Path) -> None:
+    np.save(folder / "dev_ims.npy", np.load(folder / "dev_ims.npy")[:, :, :5])
+    line = fails.run(root)
+    assert "dev_ims.npy" in line and "train_ims.npy" in line
+
+
+def test_a_width_that_does_not_fit(fails: Fails, root: Path) -> None:
+    line = fails.run(root, "--img_dim", "2048")
+    assert "--img_dim 2048" in line and "12" in line
+
+
+# -- noise ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio", ["-0.1", "1", "1.5", "nan", "inf"])
+def test_noise_ratios_out_of_range(fails: Fails, root: Path, ratio: str) -> None:
+    assert "--noise_ratio" in fails.run(root, f"--noise_ratio={ratio}")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.zeros(49, np.int64),
+        np.zeros((50, 1), np.int64),
+        np.full(50, 10),
+        np.full(10, -1),
+        np.zeros(50),
+        np.zeros(0, np.int64),
+    ],
+    ids=["short", "2-D", "too large", "negative", "floats", "empty"],
+)
+def test_noise_files_that_do_not_fit(fails: Fails, root: Path, tmp_path: Path, index: np.ndarray) -> None:
+    np.save(tmp_path / "noise.npy", index)
+    assert "noise.npy" in fails.run(root, "--noise_file", str(tmp_path / "noise.npy"))
+
+
+def test_a_noise_file_that_cannot_be_made(fails: Fails, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in fails.run(root, "--noise_file", str(tmp_path / "file" / "noise.npy"))
+
+
+def test_noise_on_real_noise(fails: Fails, tmp_path: Path) -> None:
+    root = make_tiny_data(tmp_path / "cc", "cc152k_precomp", captions_per_image=1, tsv=True)
+    line = fails.run(root, "--data_name", "cc152k_precomp", "--noise_ratio", "0.2")
+    assert "real noise" in line and "--noise_ratio" in line
+
+
+# -- flags ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("method", ["baseline", "ncr", "bicro", "mgcs"]),
+        ("fit_type", ["gmm", "bmm"]),
+        ("module_name", ["SGR", "SAF", "VSE"]),
+        ("soft_margin", ["linear", "exponential", "sin"]),
+        ("warmup_type", ["warmup", "warmup_sele", "co_teaching"]),
+        ("negatives", ["mean", "hardest", "anneal"]),
+        ("lr_rule", ["ncr", "mgcs"]),
+        ("noise_train", ["train", "noise_soft", "noise_hard"]),
+        ("noise_protocol", ["caption", "image"]),
+        ("drift_correction", ["both", "training", "division", "off"]),
+        ("drift_neighbours", ["batch", "bank"]),
+    ],
+)
+def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: str, known: list[str]) -> None:
+    line = fails.run(tiny_root, f"--{name}", "nonsense")
+    assert f"--{name} 'nonsense'" in line
+    assert set(known) <= set(line.rpartition("known: ")[2].strip().split(", "))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--batch_size", "1"],
+        ["--batch_size", "0"],
+        ["--batch_size", "-5"],
+        ["--num_epochs", "0"],
+        ["--num_epochs", "x"],
+        ["--learning_rate", "fast"],
+        ["--learning_rate", "nan"],
+        ["--embed_size", "0"],
+        ["--embed_size", "1.5"],
+        ["--seed", "-1"],
+        ["--workers", "-1"],
+        ["--margin", "nan"],
+        ["--gpu", "nonsense"],
+        ["--gpu", "-1"],
+        ["--unknown_flag", "1"],
+        ["--batch", "8"],
+        ["--seed"],
+        ["positional"],
+        ["@missing.args"],
+        ["--data_name", "../elsewhere"],
+        ["--data_name", ".."],
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_values_that_make_no_sense(fails: Fails, tiny_root: Path, flags: list[str]) -> None:
+    line = fails.run(tiny_root, *flags)
+    assert flags[0].lstrip("@").removeprefix("--") in line
+
+
+@pytest.mark.parametrize("kind", ["is a file", "under a file", "the run's folder is a file"])
+def test_an_output_folder_that_cannot_be_written(
+    fails: Fails, tiny_root: Path, tmp_path: Path, kind: str
+) -> None:
+    target = tmp_path / "target"
+    if kind == "the run's folder is a file":
+        target.mkdir()
+        (target / "tiny_precomp_mgcs_VSE_0.2_s0").write_text("mine", encoding="utf-8")
+    else:
+        target.write_text("mine", encoding="utf-8")
+    place = target / "sub" if kind == "under a file" else target
+    line = fails.run(tiny_root, "--output_dir", str(place))
+    assert f"--output_dir {place} cannot be written" in line
+    file = target / "tiny_precomp_mgcs_VSE_0.2_s0" if target.is_dir() else target
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def broken_checkpoint(kind: str, good: Path, folder: Path) -> Path:
+    """Write a file that is no checkpoint of ours."""
+    path = folder / "broken.pth.tar"
+    if kind == "text":
+        path.write_text("this is not a checkpoint\n", encoding="utf-8")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "truncated":
+        path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    elif kind == "list":
+        torch.save([1, 2, 3], path)
+    elif kind == "other dict":
+        torch.save({"epoch": 3, "model": [{}]}, path)
+    elif kind == "npy":
+        np.save(folder / "x.npy", np.zeros(3))
+        path.write_bytes((folder / "x.npy").read_bytes())
+    return path
+
+
+KINDS = ["text", "empty", "truncated", "list", "other dict", "npy", "missing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluating_what_is_no_checkpoint(fails: Fails, checkpoint_path: Path, tmp_path: Path, kind: str) -> None:
+    path = broken_checkpoint(kind, checkpoint_path, tmp_path)
+    line = fails.evaluation("--mode_path", str(path))
+    assert str(path) in line and "checkpoint" in line
+    assert str(path) in fails.evaluation("--mode_path", str(checkpoint_path), "--mode_path1", str(path))
+
+
+@pytest.mark.parametrize("flag", ["--saved_model", "--warmup_model_path"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_starting_from_what_is_no_checkpoint(
+    fails: Fails, tiny_root: Path, checkpoint_path: Path, tmp_path: Path, kind: str, flag: str
+) -> None:
+    path = broken_checkpoint(kind, checkpoint_path, tmp_path)
+    assert str(path) in fails.run(tiny_root, flag, str(path))
+
+
+@pytest.mark.parametrize("flags", [["--embed_size", "24"], ["--module_name", "SGR"], ["--num_layers", "2"]])
+def test_starting_from_other_dimensions(
+    fails: Fails, tiny_root: Path, checkpoint_path: Path, flags: list[str]
+) -> None:
+    line = fails.run(tiny_root, "--saved_model", str(checkpoint_path), *flags)
+    assert str(checkpoint_path) in line and "does not fit" in line
+
+
+def test_starting_from_another_number_of_networks(fails: Fails, tiny_root: Path, checkpoint_path: Path) -> None:
+    line = fails.run(tiny_root, "--saved_model", str(checkpoint_path), "--no_co_training")
+    assert "2 network(s)" in line and "--no_co_training" in line
+
+
+def test_starting_with_another_vocabulary(fails: Fails, root: Path, checkpoint_path: Path) -> None:
+    path = root / "vocab" / "tiny_precomp_vocab.json"
+    Vocabulary([*Vocabulary.load(path).words, "zebra"]).save(path)
+    assert "vocabulary" in fails.run(root, "--saved_model", str(checkpoint_path))
+
+
+def edited(path: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Write a changed copy of a checkpoint."""
+    content = torch.load(path, weights_only=True)
+    edit(content)
+    save_checkpoint(target, {k: v for k, v in content.items() if k != "format"})
+    return target
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: c["config"]["matcher"].update(embed_size=99),
+        lambda c: c["config"]["matcher"].update(module_name="nonsense"),
+        lambda c: c["config"]["shape"].pop("region_dim"),
+        lambda c: c["networks"][0].popitem(),
+        lambda c: c["networks"].clear(),
+        lambda c: c.update(networks=3),
+        lambda c: c.update(config={}),
+        lambda c: c.update(config=None),
+        lambda c: c["config"].pop("training"),
+    ],
+    ids=["size", "module", "shape", "weights", "no network", "networks", "empty config", "no config", "no training"],
+)
+def test_a_damaged_checkpoint(
+    fails: Fails, checkpoint_path: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    path = edited(checkpoint_path, tmp_path / "damaged.pth.tar", edit)
+    assert fails.evaluation("--mode_path", str(path))
+
+
+# -- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_without_a_checkpoint(fails: Fails) -> None:
+    assert "--mode_path" in fails.evaluation()
+
+
+def test_evaluation_on_another_width(fails: Fails, tmp_path: Path, checkpoint_path: Path) -> None:
+    other = make_tiny_data(tmp_path / "wide", dims=13)
+    line = fails.evaluation("--mode_path", str(checkpoint_path), "--data_path", str(other / "data"))
+    assert "4 regions x 12 dimensions" in line and "4 x 13" in line
+
+
+def test_evaluation_with_another_vocabulary(fails: Fails, root: Path, checkpoint_path: Path) -> None:
+    path = root / "vocab" / "tiny_precomp_vocab.json"
+    words = Vocabulary.load(path).words
+    Vocabulary([*words[:4], *reversed(words[4:])]).save(path)
+    line = fails.evaluation("--mode_path", str(checkpoint_path), "--vocab_path", str(root / "vocab"))
+    assert str(path) in line and "--vocab_path" in line
+
+
+@pytest.mark.parametrize("flag", ["--output", "--save_sims"])
+@pytest.mark.parametrize("kind", ["missing folder", "a folder", "under a file"])
+def test_evaluation_into_a_place_that_cannot_be_written(
+    fails: Fails, checkpoint_path: Path, tmp_path: Path, flag: str, kind: str
+) -> None:
+    (tmp_path / "file").touch()
+    target = {"missing folder": tmp_path / "no" / "x", "a folder": tmp_path, "under a file": tmp_path / "file" / "x"}
+    before = sorted(tmp_path.parent.rglob("*"))
+    line = fails.evaluation("--mode_path", str(checkpoint_path), flag, str(target[kind]))
+    assert str(target[kind]) in line
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--split", "nonsense"],
+        ["--gpu", "nonsense"],
+        ["--data_name", "missing_precomp"],
+        ["--data_path", "missing"],
+        ["--vocab_path", "missing"],
+        ["--unknown", "1"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_evaluation_flags_that_make_no_sense(fails: Fails, checkpoint_path: Path, flags: list[str]) -> None:
+    line = fails.evaluation("--mode_path", str(checkpoint_path), *flags)
+    assert flags[1] in line or flags[0] in line
+
+
+def test_two_checkpoints_of_different_data(
+    fails: Fails, root: Path, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    other = edited(
+        checkpoint_path,
+        tmp_path / "other.pth.tar",
+        lambda c: c["config"]["data"].update(data_path=str(root / "data")),
+    )
+    line = fails.evaluation("--mode_path", str(checkpoint_path), "--mode_path1", str(other))
+    assert "another number of pairs" in line
+
+
+# -- building a vocabulary ------------------------------------------------------------------------------------------
+
+
+def test_building_a_vocabulary(fails: Fails, root: Path, folder: Path, tmp_path: Path) -> None:
+    data = ["--data_path", str(root / "data")]
+    assert "missing_precomp" in fails.build(*data, "--data_name", "missing_precomp")
+    assert "--min_count" in fails.build(*data, "--data_name", "tiny_precomp", "--min_count", "0")
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "vocab")
+    assert place in fails.build(*data, "--data_name", "tiny_precomp", "--vocab_path", place)
+    (folder / "dev_caps.txt").unlink()
+    assert "dev_caps.txt" in fails.build(*data, "--data_name", "tiny_precomp")
+
+
+# -- as a process ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run.py", "--data_name", "missing_precomp"], "no data set 'missing_precomp'"),
+        (["run.py", "--no_such_flag"], "--no_such_flag"),
+        (["evaluation.py", "--gpu", "cpu", "--mode_path", "text.pth.tar"], "text.pth.tar is not a checkpoint"),
+    ],
+    ids=["no data", "no flag", "no checkpoint"],
+)
+def test_a_process_shows_no_traceback(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "text.pth.tar").write_text("this is not a checkpoint", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / arguments[0]), *arguments[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["text.pth.tar"]

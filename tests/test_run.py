@@ -1,0 +1,205 @@
+"""End to end: every method trains, is evaluated from its checkpoint alone and beats chance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evaluation
+import run
+from data_utils import catalog
+from evaluation import retrieval
+from methods import known_methods
+from runtime.checkpoint import load_checkpoint
+from tests.tiny import make_tiny_data, tiny_flags
+
+FILES = {
+    "config.json",
+    "checkpoint_dev_best.pth.tar",
+    "checkpoint_warmup.pth.tar",
+    "metrics.jsonl",
+    "results.json",
+    "tensorboard",
+}
+IMAGES, CAPTIONS = 8, 40
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def train(root: Path, output: Path, *flags: str) -> Path:
+    """Run run.py; return the new folder."""
+    before = set(output.iterdir()) if output.exists() else set()
+    run.main(tiny_flags(root, output, *flags))
+    (folder,) = set(output.iterdir()) - before
+    return folder
+
+
+def chance() -> float:
+    """Return the highest rSum of 50 random matrices of the test split's size."""
+    random = np.random.RandomState(0)
+    owner = np.arange(CAPTIONS) // (CAPTIONS // IMAGES)
+    return max(retrieval(random.rand(IMAGES, CAPTIONS), owner).r_sum for _ in range(50))
+
+
+@pytest.mark.parametrize(("method", "module"), [*((name, "VSE") for name in known_methods()), ("mgcs", "SGR")])
+def test_every_method_end_to_end(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, module: str
+) -> None:
+    flags = ["--method", method, "--module_name", module, "--warmup_epoch", "3", "--num_epochs", "3"]
+    folder = train(tiny_root, tmp_path / "out", *flags)
+    assert folder.name == f"tiny_precomp_{method}_{module}_0.2_s0"
+    assert {p.name for p in folder.iterdir()} == FILES
+    results = read_json(folder / "results.json")
+    assert set(results["test"]) == {"A", "B", "mean"}
+    assert results["test"]["mean"]["rSum"] > chance() + 40
+    assert (results["method"], results["similarity"], results["split"]) == (method, module, "test")
+    assert results["noise"]["protocol"] == "caption" and results["noise"]["asked_ratio"] == 0.2
+    config = read_json(folder / "config.json")
+    assert config["method_name"] == method and config["training"]["num_epochs"] == 3
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    dev = [r for r in records if r["event"] == "dev"]
+    assert len(dev) == 6 and max(r["dev/mean/rSum"] for r in dev) == results["dev"]["mean"]["rSum"]
+    divided = {r["network"] for r in records if r["event"] == "division"}
+    assert divided == ({"A", "B"} if known_methods()[method].divides else set())
+    assert all(np.isfinite(v) for r in records for k, v in r.items() if k.startswith("loss/"))
+    assert list((folder / "tensorboard").iterdir())
+
+    # evaluation knows everything from the checkpoint alone
+    capsys.readouterr()
+    output, saved = tmp_path / "r.json", tmp_path / "s.npz"
+    checkpoint = folder / "checkpoint_dev_best.pth.tar"
+    targets = ["--output", str(output), "--save_sims", str(saved)]
+    evaluation.main(["--mode_path", str(checkpoint), "--gpu", "cpu", *targets])
+    text = capsys.readouterr().out
+    assert f"{results['test']['mean']['rSum']:.1f}" in text
+    record = read_json(output)
+    assert record["results"] == results["test"], "the numbers of training and evaluation are the same"
+    assert (record["images"], record["captions"], record["epochs"]) == (IMAGES, CAPTIONS, [results["epoch"]])
+    assert (record["num_networks"], record["seeds"], record["chosen_on"]) == (2, [0], "dev")
+    with np.load(saved) as sims:
+        assert set(sims) == {"A", "B", "mean"}
+        assert all(sims[k].shape == (IMAGES, CAPTIONS) and sims[k].dtype == np.float32 for k in sims)
+        np.testing.assert_allclose(sims["mean"], (sims["A"] + sims["B"]) / 2, rtol=1e-6, atol=1e-7)
+        assert not np.array_equal(sims["A"], sims["B"])
+        again = retrieval(sims["mean"], np.arange(CAPTIONS) // 5)
+    assert again.as_dict() == results["test"]["mean"]
+
+
+def test_two_checkpoints_are_averaged(
+    tiny_root: Path, trained_folder: Path, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    other = train(tiny_root, tmp_path / "out", "--module_name", "SGR", "--num_epochs", "1", "--no_co_training")
+    saved, output = tmp_path / "s.npz", tmp_path / "r.json"
+    second = str(other / "checkpoint_dev_best.pth.tar")
+    common = ["--gpu", "cpu", "--save_sims", str(saved), "--output", str(output)]
+    evaluation.main(["--mode_path", str(checkpoint_path), "--mode_path1", second, *common])
+    record = read_json(output)
+    with np.load(saved) as sims:
+        assert set(sims) == {"A", "B", "A1", "mean"}
+        mean = (sims["A"] + sims["B"] + sims["A1"]) / 3
+        np.testing.assert_allclose(sims["mean"], mean, rtol=1e-5, atol=1e-6)
+    own, given = read_json(trained_folder / "results.json")["test"], read_json(other / "results.json")["test"]
+    assert record["results"]["A"] == own["A"] and record["results"]["B"] == own["B"]
+    assert record["results"]["A1"] == given["A"]
+    assert record["checkpoints"] == [str(checkpoint_path), second] and record["num_networks"] == 3
+
+
+def test_the_dev_split_is_evaluated_as_in_training(trained_folder: Path, checkpoint_path: Path, tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    evaluation.main(["--mode_path", str(checkpoint_path), "--split", "dev", "--output", str(output), "--gpu", "cpu"])
+    assert read_json(output)["results"] == read_json(trained_folder / "results.json")["dev"]
+
+
+def test_testall_is_reported_as_folds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = {"train": 40, "dev": 8, "test": 8, "testall": 24}
+    folder = train(make_tiny_data(tmp_path, images=images), tmp_path / "out", "--num_epochs", "1")
+    monkeypatch.setitem(catalog.PROTOCOLS, "tiny_precomp", catalog.Protocol(fold_images=8))
+    output, saved = tmp_path / "r.json", tmp_path / "s.npz"
+    argv = ["--mode_path", str(folder / "checkpoint_dev_best.pth.tar"), "--split", "testall", "--gpu", "cpu"]
+    evaluation.main([*argv, "--output", str(output), "--save_sims", str(saved)])
+    record = read_json(output)
+    assert record["images"] == 24
+    with np.load(saved) as sims:
+        folds = [sims["mean"][k : k + 8, 5 * k : 5 * (k + 8)] for k in (0, 8, 16)]
+        whole = retrieval(sims["mean"], np.arange(120) // 5)
+    expected = np.mean([retrieval(fold, np.arange(CAPTIONS) // 5).r_sum for fold in folds])
+    assert record["fold_results"]["mean"]["rSum"] == pytest.approx(expected)
+    assert record["results"]["mean"] == whole.as_dict()
+    assert expected > whole.r_sum
+
+
+@pytest.mark.parametrize("name", ["--saved_model", "--warmup_model_path"])
+def test_a_checkpoint_is_tested_without_training(
+    tiny_root: Path, trained_folder: Path, checkpoint_path: Path, tmp_path: Path, name: str
+) -> None:
+    folder = train(tiny_root, tmp_path / "out", name, str(checkpoint_path), "--num_epochs", "0", "--seed", "5")
+    assert {p.name for p in folder.iterdir()} == FILES - {"checkpoint_warmup.pth.tar"}
+    results = read_json(folder / "results.json")
+    assert results["test"] == read_json(trained_folder / "results.json")["test"]
+    assert results["dev"] == read_json(trained_folder / "results.json")["dev"]
+
+
+@pytest.mark.parametrize("name", ["--saved_model", "--warmup_model_path"])
+def test_training_goes_on_from_a_checkpoint(tiny_root: Path, trained_folder: Path, tmp_path: Path, name: str) -> None:
+    start = trained_folder / "checkpoint_warmup.pth.tar"
+    folder = train(tiny_root, tmp_path / "out", name, str(start), "--num_epochs", "1", "--warmup_epoch", "7")
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    titles = [r["title"] for r in records if r["event"] == "dev"]
+    assert titles == ["start", "epoch 1/1"], "no warm-up, and the start is a candidate"
+    assert not (folder / "checkpoint_warmup.pth.tar").exists()
+
+
+def test_the_warm_up_checkpoint_is_that_of_the_last_warm_up_epoch(trained_folder: Path) -> None:
+    assert load_checkpoint(trained_folder / "checkpoint_warmup.pth.tar")["epoch"] == 1
+
+
+def test_a_second_run_of_the_same_name_gets_a_number(tiny_root: Path, tmp_path: Path) -> None:
+    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--id", "x"]
+    first = train(tiny_root, tmp_path, *flags)
+    before = (first / "results.json").read_bytes()
+    names = [train(tiny_root, tmp_path, *flags).name for _ in range(2)]
+    assert first.name == "tiny_precomp_mgcs_VSE_0.2_s0_x"
+    assert names == [f"{first.name}-2", f"{first.name}-3"]
+    assert (first / "results.json").read_bytes() == before
+
+
+def test_rows_a_caption_and_tsv_train_the_same(tiny_root: Path, tmp_path: Path) -> None:
+    """Another layout of the same pairs gives the same numbers."""
+    flags = ["--num_epochs", "1", "--no_co_training"]
+    plain = train(tiny_root, tmp_path / "a", *flags)
+    other = train(make_tiny_data(tmp_path, repeat_rows=True, tsv=True), tmp_path / "b", *flags)
+    assert read_json(plain / "results.json")["test"] == read_json(other / "results.json")["test"]
+
+
+def test_a_noise_file_is_made_once_and_shared(tiny_root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "noise.npy"
+    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--noise_file", str(file)]
+    first = train(tiny_root, tmp_path / "a", *flags)
+    before = file.read_bytes()
+    second = train(tiny_root, tmp_path / "a", *flags, "--seed", "1", "--noise_seed", "9")
+    assert file.read_bytes() == before
+    assert read_json(first / "results.json")["noise"] == read_json(second / "results.json")["noise"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--method", "mgcs", "--drift_neighbours", "bank", "--drift_warmup", "--fit_type", "bmm"],
+        ["--method", "bicro", "--noise_train", "noise_hard", "--noisy_start", "0", "--warmup_type", "co_teaching"],
+        ["--method", "ncr", "--negatives", "anneal", "--anneal_epochs", "2", "--warmup_type", "warmup_sele"],
+        ["--module_name", "SAF", "--no-bi_gru", "--num_layers", "2", "--no_imgnorm", "--no_txtnorm"],
+        ["--noise_protocol", "image", "--noise_ratio", "0.4", "--soft_margin", "sin", "--lr_rule", "mgcs"],
+        ["--noise_ratio", "0", "--batch_size", "33"],
+        ["--batch_size", "1000", "--workers", "1"],
+    ],
+    ids=lambda flags: " ".join(flags[:2]),
+)
+def test_other_settings_run_through(tiny_root: Path, tmp_path: Path, flags: list[str]) -> None:
+    folder = train(tiny_root, tmp_path, *flags)
+    assert np.isfinite(read_json(folder / "results.json")["test"]["mean"]["rSum"])

@@ -1,0 +1,454 @@
+"""The loop: losses, schedules, exchanges between the networks, and what is tested in the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import run
+from data_utils.batch import Batch
+from evaluation import Ranks, Retrieval
+from methods.blocks.method import SoftLabels
+from runtime.checkpoint import load_checkpoint
+from tests.tiny import tiny_flags
+from tests.training.trainers import make_trainer
+from training import sparse
+from training.division import Division
+from training.trainer import BEST, Network, Part, Trainer
+
+Weights = list[dict[str, Tensor]]
+
+
+def weights_of(trainer: Trainer) -> Weights:
+    return [{k: v.clone() for k, v in n.matcher.state_dict().items()} for n in trainer.networks]
+
+
+def are_equal(one: Weights, other: Weights) -> bool:
+    return all(torch.equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a)
+
+
+def division_of(probability: np.ndarray) -> Division:
+    return Division(1 - probability, probability, probability > 0.5)
+
+
+# -- the loss -------------------------------------------------------------------------------------------------------
+
+
+def dense_loss(network: Network, part: Part, hardness: float) -> Tensor:
+    """Every pair scored with gradient: what `part_loss` must equal."""
+    embeddings = network.matcher.embed(part.batch)
+    scores = network.method.scores(network.matcher.score(embeddings), embeddings, part.batch)
+    return network.method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
+
+
+def loss_and_gradients(
+    compute: Callable[[Network, Part, float], Tensor], network: Network, part: Part, hardness: float
+) -> tuple[Tensor, list[Tensor]]:
+    torch.manual_seed(11)  # the same dropout
+    loss = compute(network, part, hardness)
+    parameters = list(network.matcher.parameters())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return loss.detach(), [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("hardness", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("mask", ["--mask_same_image", "--no-mask_same_image"])
+@pytest.mark.parametrize(
+    ("module", "method", "share"),
+    [("SGR", "ncr", 1.0), ("SGR", "mgcs", 1.0), ("SGR", "mgcs", 0.0), ("VSE", "mgcs", 0.4), ("SAF", "mgcs", 0.4)],
+)
+def test_the_sparse_loss_is_the_dense_one(
+    tiny_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    method: str,
+    share: float,
+    mask: str,
+    hardness: float,
+    kept: bool,
+) -> None:
+    """Scored pair by pair (share 1: always), or in tiles (share 0), in value and every gradient, under dropout."""
+    monkeypatch.setattr(sparse, "DENSE_SHARE", share)
+    trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--method", method, "--dropout", "0.4", mask)
+    network = trainer.networks[0]
+    network.matcher.train()
+    batch = trainer.data.train[torch.arange(0, 48, 2)]
+    chosen = torch.arange(24) % 3 != 0 if kept else None
+    part = Part(batch, torch.linspace(0, 1, 24), chosen)
+    loss, gradients = loss_and_gradients(trainer.part_loss, network, part, hardness)
+    dense, dense_gradients = loss_and_gradients(dense_loss, network, part, hardness)
+    assert dense > 0
+    torch.testing.assert_close(loss, dense, rtol=1e-4, atol=1e-5)
+    assert max(float(g.abs().max()) for g in dense_gradients) > 1e-3
+    for own, expected in zip(gradients, dense_gradients, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("module", "is_sparse"), [("SGR", True), ("SAF", False)])
+def test_hardest_negatives_are_scored_pair_by_pair(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, is_sparse: bool
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--module_name", module)
+    network = trainer.networks[0]
+    network.matcher.train()
+    scored: list[int] = []
+    similarity = network.matcher.similarity
+    original = similarity.score_pairs
+
+    def count(images: Any, captions: Any, image: Tensor, caption: Tensor) -> Tensor:
+        scored.append(len(image))
+        return original(images, captions, image, caption)
+
+    monkeypatch.setattr(similarity, "score_pairs", count)
+    trainer.part_loss(network, Part(trainer.data.train[torch.arange(0, 100, 5)], torch.ones(20)), 1.0)
+    assert len(scored) == is_sparse
+    assert all(20 < n <= 60 for n in scored), "the matched pairs and the hardest negatives, at most 3 B"
+
+
+def test_a_loss_of_zero_has_no_gradient(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--module_name", "SGR", "--method", "ncr")
+    network = trainer.networks[0]
+    batch = trainer.data.train[torch.arange(0, 100, 5)]
+    loss = trainer.part_loss(network, Part(batch, torch.ones(20), torch.zeros(20, dtype=torch.bool)), 1.0)
+    assert float(loss.detach()) == 0.0
+    before = weights_of(trainer)
+    trainer.step(network, loss)
+    parameters = dict(network.matcher.named_parameters())
+    assert all(torch.equal(before[0][key], value) for key, value in parameters.items())
+
+
+def test_no_pair_at_all_is_no_step(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path)
+    before = weights_of(trainer)
+    assert trainer.step(trainer.networks[0], torch.zeros(())) == 0.0
+    assert are_equal(before, weights_of(trainer))
+
+
+def test_the_gradient_is_clipped(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--grad_clip", "0.5")
+    network = trainer.networks[0]
+    batch = trainer.data.train[torch.arange(0, 100, 5)]
+    trainer.step(network, 1e4 * trainer.part_loss(network, Part(batch, torch.ones(20)), 1.0))
+    norms = [p.grad.norm() for p in network.matcher.parameters() if p.grad is not None]
+    assert float(torch.stack(norms).norm()) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_loss_of_a_step_is_per_pair(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--dropout", "0")
+    network = trainer.networks[0]
+    network.matcher.train()
+    parts = [
+        Part(trainer.data.train[torch.arange(0, 100, 5)], torch.ones(20)),
+        Part(trainer.data.train[torch.arange(1, 50, 5)], torch.linspace(0, 1, 10), torch.arange(10) > 2),
+    ]
+    with torch.no_grad():
+        expected = sum(float(trainer.part_loss(network, part, 1.0)) for part in parts) / 30
+    assert trainer.train_step(network, parts, 1.0) == pytest.approx(expected, rel=1e-5)
+
+
+# -- seeds ----------------------------------------------------------------------------------------------------------
+
+
+def run_and_read(root: Path, output: Path, *extra: str) -> tuple[list[dict[str, Any]], Weights]:
+    run.main(tiny_flags(root, output, "--log_step", "3", *extra))
+    (folder,) = output.iterdir()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines], load_checkpoint(folder / BEST)["networks"]
+
+
+def test_same_seed_same_bits(tiny_root: Path, tmp_path: Path) -> None:
+    flags = ("--module_name", "SGR", "--noisy_start", "0", "--num_epochs", "1", "--warmup_epoch", "1")
+    first, weights = run_and_read(tiny_root, tmp_path / "a", *flags)
+    assert {record["event"] for record in first} == {"loss", "division", "dev"}
+    again, same_weights = run_and_read(tiny_root, tmp_path / "b", *flags)
+    assert again == first and are_equal(weights, same_weights)
+    helped, helped_weights = run_and_read(tiny_root, tmp_path / "c", *flags, "--workers", "1")
+    assert helped == first and are_equal(weights, helped_weights), "workers change nothing"
+    other, other_weights = run_and_read(tiny_root, tmp_path / "d", *flags, "--seed", "1")
+    assert other != first and not are_equal(weights, other_weights)
+
+
+def test_the_two_networks_differ(tiny_root: Path, tmp_path: Path) -> None:
+    one, other = weights_of(make_trainer(tiny_root, tmp_path))
+    assert not are_equal([one], [other])
+
+
+# -- warm-up --------------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """Stand-ins for warm-up losses and steps: given losses go in, which pairs each network is stepped on comes out."""
+
+    def __init__(self, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, losses: dict[str, list[float]]) -> None:
+        self.leaves = {name: torch.tensor(values, requires_grad=True) for name, values in losses.items()}
+        self.stepped: dict[str, list[int]] = {}
+        monkeypatch.setattr(trainer, "_warm_up_losses", self.losses)
+        monkeypatch.setattr(trainer, "step", self.step)
+
+    def losses(self, network: Network, sims: Tensor, embeddings: Any, batch: Batch) -> Tensor:
+        return self.leaves[network.name] + 0 * sims.diagonal()
+
+    def step(self, network: Network, loss: Tensor) -> float:
+        (gradient,) = torch.autograd.grad(loss, self.leaves[network.name])
+        self.stepped[network.name] = torch.nonzero(gradient).flatten().tolist()
+        return float(loss.detach())
+
+
+LOSSES = {"A": [5.0, 1, 4, 2, 3, 9, 8, 7, 6, 10], "B": [1.0, 9, 2, 8, 3, 7, 4, 6, 5, 10]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "expected"),
+    [
+        ("warmup_sele", "0.3", {"A": [1, 3, 4]}),
+        ("warmup_sele", "0.39", {"A": [1, 3, 4]}),
+        ("warmup_sele", "0.01", {"A": [1]}),
+        ("warmup_sele", "1.0", {"A": list(range(10))}),
+        ("warmup", "0.3", {"A": list(range(10))}),
+        ("co_teaching", "0.3", {"A": [0, 2, 4], "B": [1, 3, 4]}),
+        ("co_teaching", "0.2", {"A": [0, 2], "B": [1, 3]}),
+    ],
+)
+def test_which_pairs_a_warm_up_step_takes(
+    tiny_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    rate: str,
+    expected: dict[str, list[int]],
+) -> None:
+    """int(rate * B) pairs of small loss; under co-teaching those that the peer finds easy."""
+    trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind, "--warmup_rate", rate)
+    script = Script(trainer, monkeypatch, LOSSES)
+    batch = trainer.data.train[torch.arange(10)]
+    if kind == "co_teaching":
+        loss = trainer._co_teach(trainer.networks, batch)
+    else:
+        loss = trainer._warm_up_alone(trainer.networks[:1], batch)
+    assert script.stepped == expected
+    sums = [sum(LOSSES[name][k] for k in picked) for name, picked in expected.items()]
+    assert loss == pytest.approx(sum(sums) / len(sums) / 10), "recorded per pair"
+
+
+@pytest.mark.parametrize(("kind", "walks"), [("warmup", ["A", "B"]), ("co_teaching", ["AB"])])
+def test_a_warm_up_epoch_sees_every_pair(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, walks: list[str]
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind)
+    seen: dict[str, list[int]] = {}
+
+    def record(networks: list[Network], batch: Batch) -> float:
+        seen.setdefault("".join(n.name for n in networks), []).extend(batch.index.tolist())
+        return 0.0
+
+    monkeypatch.setattr(trainer, "_co_teach", record)
+    monkeypatch.setattr(trainer, "_warm_up_alone", record)
+    trainer.warm_up(0)
+    assert list(seen) == walks
+    assert all(sorted(numbers) == list(range(200)) for numbers in seen.values())
+    assert len({str(numbers) for numbers in seen.values()}) == len(walks), "each network has its own order"
+
+
+@pytest.mark.parametrize("module", ["VSE", "SGR"])
+@pytest.mark.parametrize("kind", ["warmup", "warmup_sele"])
+def test_warm_up_takes_the_mean_hinge(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str
+) -> None:
+    flags = ("--dropout", "0", "--method", "mgcs", "--warmup_type", kind, "--module_name", module)
+    trainer = make_trainer(tiny_root, tmp_path, *flags)
+    network = trainer.networks[0]
+    batch = trainer.data.train[torch.arange(0, 100, 5)]
+    network.matcher.train()
+    sims = network.matcher.score(network.matcher.embed(batch))
+    losses = network.method.per_pair_loss(sims, batch, hardness=0.0)
+    expected = losses.sum() if kind == "warmup" else losses.sort().values[:6].sum()  # int(0.3 * 20) of smallest loss
+    parameters = list(network.matcher.parameters())
+    gradients = torch.autograd.grad(expected, parameters, allow_unused=True)
+    taken: list[Tensor] = []
+
+    def step(network: Network, loss: Tensor) -> float:
+        taken.extend(torch.autograd.grad(loss, parameters, allow_unused=True))
+        return float(loss.detach())
+
+    monkeypatch.setattr(trainer, "step", step)
+    assert trainer._warm_up_alone([network], batch) == pytest.approx(float(expected.detach()) / 20, rel=1e-4)
+    for own, wanted in zip(taken, gradients, strict=True):
+        assert (own is None) == (wanted is None)
+        if own is not None:
+            torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-4)
+
+
+# -- schedules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--negatives", "anneal", "--anneal_epochs", "4"], [0, 0.25, 0.5, 0.75, 1, 1]),
+        (["--negatives", "hardest"], [1] * 6),
+        (["--negatives", "mean"], [0] * 6),
+    ],
+)
+def test_hardness(tiny_root: Path, tmp_path: Path, flags: list[str], expected: list[float]) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, *flags)
+    assert [trainer.hardness(epoch) for epoch in range(6)] == expected
+
+
+def test_the_learning_rate_reaches_both_optimisers(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "8", "--lr_update", "3", "--lr_rule", "mgcs")
+    trainer.set_learning_rate(4)
+    rates = [group["lr"] for n in trainer.networks for group in n.optimiser.param_groups]
+    assert rates == pytest.approx([0.01 * 0.05] * 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [("0.5", [False, False, True, True]), ("0", [True] * 4), ("1", [False] * 4), ("0.6", [False] * 3 + [True])],
+)
+def test_when_the_noisy_side_is_trained(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, expected: list[bool]
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "4", "--noisy_start", start)
+    probability = np.where(np.arange(200) < 60, 0.9, 0.1)
+    seen: list[set[bool]] = []
+
+    def label(student: Network, peer: Network, clean: Batch, noisy: Batch | None, chances: Tensor) -> SoftLabels:
+        assert (clean.index < 60).all() and (noisy is None or (noisy.index >= 60).all())
+        assert torch.equal(chances, torch.full((len(clean),), 0.9))
+        seen[-1].add(noisy is not None)
+        return SoftLabels(torch.ones(len(clean)))
+
+    monkeypatch.setattr(trainer, "soft_labels", label)
+    monkeypatch.setattr(trainer, "train_step", lambda network, parts, hardness: 0.0)
+    for epoch in range(4):
+        seen.append(set())
+        trainer.train_epoch(*trainer.networks, epoch, division_of(probability))
+    assert seen == [{value} for value in expected]
+
+
+# -- divisions and peers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_clean", [0, 1])
+def test_without_a_clean_side_the_epoch_is_skipped_and_said(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], num_clean: int
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path)
+    before = weights_of(trainer)
+    student, peer = trainer.networks
+    trainer.train_epoch(student, peer, 1, division_of(np.where(np.arange(200) < num_clean, 0.9, 0.1)))
+    output = capsys.readouterr().out
+    assert "warning: B finds no clean side; A is not trained this epoch" in output
+    assert are_equal(before, weights_of(trainer))
+
+
+def test_without_a_noisy_side_the_clean_one_is_trained(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path)
+    before = weights_of(trainer)
+    student, peer = trainer.networks
+    trainer.train_epoch(student, peer, 1, division_of(np.full(200, 0.9)))
+    after = weights_of(trainer)
+    assert not are_equal(before[:1], after[:1]), "the student is trained"
+    parameters = dict(peer.matcher.named_parameters())
+    assert all(torch.equal(before[1][key], after[1][key]) for key in parameters), "the peer is not"
+
+
+def test_each_network_is_trained_on_the_division_of_its_peer(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--warmup_epoch", "0", "--num_epochs", "1")
+    divisions = {"A": division_of(np.full(200, 0.9)), "B": division_of(np.full(200, 0.8))}
+    seen: list[tuple[str, str, Any]] = []
+    monkeypatch.setattr(trainer, "divide", lambda epoch: divisions)
+    monkeypatch.setattr(
+        trainer, "train_epoch", lambda student, peer, epoch, given: seen.append((student.name, peer.name, given))
+    )
+    trainer.train()
+    assert seen == [("A", "B", divisions["B"]), ("B", "A", divisions["A"])]
+
+
+def test_labels_are_made_in_eval_mode_and_train_mode_comes_back(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--method", "ncr", "--dropout", "0.4")
+    student, peer = trainer.networks
+    clean, noisy = trainer.data.train[torch.arange(0, 60, 5)], trainer.data.train[torch.arange(60, 100, 5)]
+    for network in trainer.networks:
+        network.matcher.train()
+    probability = torch.full((12,), 0.7)
+    first = trainer.soft_labels(student, peer, clean, noisy, probability)
+    second = trainer.soft_labels(student, peer, clean, noisy, probability)
+    assert torch.equal(first.clean, second.clean), "no dropout"
+    assert first.noisy is not None and first.noisy.shape == (8,) and first.clean.shape == (12,)
+    assert not first.clean.requires_grad
+    assert student.matcher.training and peer.matcher.training
+
+
+def test_without_co_training(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--no_co_training", "--num_epochs", "1")
+    assert [(s.name, p.name) for s, p in trainer.pairs()] == [("A", "A")]
+    record = trainer.train()
+    assert set(record["test"]) == {"A"} and record["num_networks"] == 1
+    assert len(load_checkpoint(tmp_path / BEST)["networks"]) == 1
+
+
+def test_the_baseline_divides_nothing(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--method", "baseline")
+    assert trainer.divide(0) == {}
+
+
+# -- validation and test --------------------------------------------------------------------------------------------
+
+
+def scripted(r_sum: float) -> dict[str, Retrieval]:
+    ranks = Ranks({1: r_sum / 6, 5: r_sum / 6, 10: r_sum / 6}, 1.0, 1.0)
+    return {"A": Retrieval(ranks, ranks), "mean": Retrieval(ranks, ranks)}
+
+
+def test_the_best_networks_on_dev_are_the_ones_tested(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "3", "--warmup_epoch", "1")
+    scores = iter([100.0, 300.0, 300.0, 200.0])  # a tie keeps the earlier one
+    at_dev: list[Weights] = []
+    at_test: list[Weights] = []
+
+    def evaluate(split: Any) -> dict[str, Retrieval]:
+        (at_dev if split is trainer.data.dev else at_test).append(weights_of(trainer))
+        return scripted(next(scores) if split is trainer.data.dev else 50.0)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    record = trainer.train()
+    assert len(at_dev) == 4 and len(at_test) == 1, "the test split is ranked once"
+    assert are_equal(at_test[0], at_dev[1])
+    assert not are_equal(at_test[0], at_dev[2]) and not are_equal(at_test[0], at_dev[3])
+    assert (record["epoch"], record["epoch_title"], record["chosen_on"]) == (2, "epoch 1/3", "dev")
+    assert record["dev"]["mean"]["rSum"] == pytest.approx(300) and record["test"]["mean"]["rSum"] == pytest.approx(50)
+    saved = load_checkpoint(tmp_path / BEST)
+    assert saved["epoch"] == 2 and are_equal(saved["networks"], at_dev[1])
+
+
+def test_validation_every_few_epochs_and_always_at_the_end(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "4", "--warmup_epoch", "1", "--validate_every", "2")
+    epochs: list[int] = []
+
+    def evaluate(split: Any) -> dict[str, Retrieval]:
+        if split is trainer.data.dev:
+            epochs.append(trainer.epochs_done)
+        return scripted(100.0)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "train_epoch", lambda *rest: None)
+    monkeypatch.setattr(trainer, "warm_up", lambda epoch: None)
+    monkeypatch.setattr(trainer, "divide", lambda epoch: {})
+    trainer.train()
+    assert epochs == [1, 2, 4, 5]

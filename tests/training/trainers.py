@@ -1,0 +1,16 @@
+"""Make a trainer on tiny data without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.tiny import tiny_flags
+from training.config import parse_args
+from training.data import open_data
+from training.trainer import Trainer
+
+
+def make_trainer(root: Path, folder: Path, *extra: str) -> Trainer:
+    """Return a trainer with the flags of `tiny_flags` that writes into `folder`."""
+    config = parse_args(tiny_flags(root, folder, *extra))
+    return Trainer(config, open_data(config.data, config.noise, config.matcher), folder)
