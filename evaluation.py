@@ -255,8 +255,8 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray] | No
     """Evaluate one or two checkpoints as the flags say, print the tables, write what was asked for."""
     paths = [p for p in (config.mode_path, config.mode_path1) if p is not None]
     for target in (config.output, config.save_sims):
-        if target is not None and not Path(target).resolve().parent.is_dir():
-            raise InputError(f"{target} cannot be written: its folder does not exist")
+        if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
+            raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
     device = choose_device(config.gpu)
     sims: dict[str, np.ndarray] = {}
     checkpoints = [load_checkpoint(path) for path in paths]
@@ -282,7 +282,8 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray] | No
     sims = with_mean(sims)
     results = {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
     size = f"{split.num_images} images x {len(split)} captions"
-    print(f"{data.data_name} {config.split}, {size}; checkpoint of epoch {checkpoints[0]['epoch']}, chosen on dev")
+    chosen = "chosen on dev" if checkpoints[0].get("chosen_on") == "dev" else "not chosen on dev"
+    print(f"{data.data_name} {config.split}, {size}; checkpoint of epoch {checkpoints[0]['epoch']}, {chosen}")
     print(result_table(config.split, results))
     record: dict[str, Any] = {
         "data_name": data.data_name,
@@ -291,7 +292,7 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray] | No
         "captions": len(split),
         "checkpoints": paths,
         "epochs": [c["epoch"] for c in checkpoints],
-        "chosen_on": "dev",
+        "chosen_on": [c.get("chosen_on") for c in checkpoints],
         "num_networks": len(sims) - ("mean" in sims),
         "noise": [c["config"].get("noise_report") for c in checkpoints],
         "seeds": [c["config"]["training"]["seed"] for c in checkpoints],

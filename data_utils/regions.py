@@ -16,6 +16,10 @@ from runtime.errors import InputError
 IN_MEMORY_BYTES = 512 * 2**20
 """An HDF5 split whose float32 form is no larger is decoded once and kept: decompressing every batch anew costs more."""
 
+SCAN_BYTES = 2 * 2**30
+SCAN_ROWS = 256
+"""A split of up to so many bytes (in float32) is scanned for NaN when it is opened, so many rows at a time."""
+
 
 class RegionStore:
     """Rows of region features.
@@ -93,3 +97,15 @@ class RegionStore:
             bad = int(rows[~np.isfinite(features).all(axis=(1, 2))][0])
             raise InputError(f"{self.path} row {bad} holds NaN or infinite features; extract that image again")
         return features
+
+    def check_finite(self) -> None:
+        """Read every row once, if that is quick, so that a broken one is told before training.
+
+        Larger files are checked row by row as they are read.
+
+        Raises:
+            InputError: a feature is NaN or infinite; names the row.
+        """
+        if 4 * int(np.prod(self.shape)) <= SCAN_BYTES:
+            for start in range(0, len(self), SCAN_ROWS):
+                self.read(np.arange(start, min(start + SCAN_ROWS, len(self))))

@@ -13,6 +13,9 @@ EPSILON = 1e-8
 SOFTMAX_FACTOR = 9.0
 """lambda of SCAN text-to-image attention, as SGRAF uses it."""
 
+SAFE_SPREAD = 80.0
+"""exp(-80) is 1.8e-35, still a normal float32."""
+
 
 def l2norm(x: Tensor, dim: int = -1) -> Tensor:
     """Return x / (sqrt(sum x^2) + 1e-8) along `dim`; a zero vector stays zero, with a finite gradient."""
@@ -30,11 +33,28 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("cwd,cw->cd", x, weights) / weights.sum(1, keepdim=True)
 
 
+def softmax_of_short_rows(logits: Tensor) -> Tensor:
+    """Return softmax over the last dimension, for very many rows of a few numbers each.
+
+    torch's softmax pays per row. While all logits lie within `SAFE_SPREAD` of each other one maximum serves all rows:
+    no row's sum can then underflow, and the rest is elementwise.
+    """
+    if logits.is_cuda:
+        return torch.softmax(logits, dim=-1)
+    low, high = torch.aminmax(logits.detach())
+    if not high - low < SAFE_SPREAD:  # also where a logit is NaN
+        return torch.softmax(logits, dim=-1)
+    exponentials = torch.exp(logits - high)
+    ones = torch.ones(logits.shape[-1], 1, dtype=logits.dtype)
+    return exponentials / (exponentials @ ones)  # a product sums short rows faster than a reduction
+
+
 def _region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
     """Turn word-region products (..., R) into weights over regions: LeakyReLU, l2-norm over words, exp(lambda x).
 
-    This is the softmax over regions without its denominator, which the l2-norm of the context cancels. Its arguments
-    lie in [-lambda, lambda], so that no maximum need be taken out first.
+    This is the softmax over regions without its denominator, which the l2-norm of the context cancels (but for the 1e-8
+    in that norm: scores move by 2e-6 at most). Its arguments lie in [-lambda, lambda], so that no maximum need be taken
+    out first.
     """
     affinity = F.leaky_relu(affinity, 0.1)
     squares = affinity.square().sum(dim=word_dim, keepdim=True)

@@ -69,20 +69,6 @@ def hardest_negative(costs: PairCosts) -> Tensor:
     return costs.i2t.amax(dim=1) + costs.t2i.amax(dim=0)
 
 
-def hardest_pairs(scores: Tensor, image_id: Tensor | None = None) -> Tensor:
-    """Return (B, B) bool: the matched pairs and the hardest negative of each row and column.
-
-    The hinge over hardest negatives depends on these entries alone: an anchor's margin and matched score are the same
-    for all its negatives, so that its largest cost is at its largest negative score.
-    """
-    negative_scores = scores.masked_fill(~negatives(len(scores), image_id, scores.device), float("-inf"))
-    touched = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    here = torch.arange(len(scores), device=scores.device)
-    touched[here, negative_scores.argmax(dim=1)] = True
-    touched[negative_scores.argmax(dim=0), here] = True
-    return touched
-
-
 def _linear(labels: Tensor) -> Tensor:
     return labels
 

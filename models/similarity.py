@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import attend_pairs, attend_tile, l2norm, masked_mean, word_mask
+from models.attention import attend_pairs, attend_tile, l2norm, masked_mean, softmax_of_short_rows, word_mask
 
 TILE_IMAGES = 64
 TILE_WORDS = 64
@@ -223,7 +223,7 @@ class _GraphReasoning(nn.Module):
         merged = self.graph_key_w.weight.t() @ self.graph_query_w.weight
         offset = self.graph_query_w.bias @ self.graph_key_w.weight
         query = F.linear(nodes[:, :1] if first_only else nodes, merged, offset)
-        edges = torch.softmax(query @ nodes.transpose(1, 2), dim=-1)
+        edges = softmax_of_short_rows(query @ nodes.transpose(1, 2))
         return F.relu(self.sim_graph_w(edges @ nodes))
 
 
@@ -270,7 +270,7 @@ class SAF(_SimilarityVectors):
     def forward(self, images: ImageSide, captions: CaptionSide) -> Tensor:
         self._seen = []
         sims = super().forward(images, captions)
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # a pass that only looks leaves no trace
             self._update_running_statistics(captions.lengths)
         return sims
 

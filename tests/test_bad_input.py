@@ -289,9 +289,7 @@ def test_values_that_make_no_sense(fails: Fails, tiny_root: Path, flags: list[st
 
 
 @pytest.mark.parametrize("kind", ["is a file", "under a file", "the run's folder is a file"])
-def test_an_output_folder_that_cannot_be_written(
-    fails: Fails, tiny_root: Path, tmp_path: Path, kind: str
-) -> None:
+def test_an_output_folder_that_cannot_be_written(fails: Fails, tiny_root: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "target"
     if kind == "the run's folder is a file":
         target.mkdir()
@@ -348,9 +346,7 @@ def test_starting_from_what_is_no_checkpoint(
 
 
 @pytest.mark.parametrize("flags", [["--embed_size", "24"], ["--module_name", "SGR"], ["--num_layers", "2"]])
-def test_starting_from_other_dimensions(
-    fails: Fails, tiny_root: Path, checkpoint_path: Path, flags: list[str]
-) -> None:
+def test_starting_from_other_dimensions(fails: Fails, tiny_root: Path, checkpoint_path: Path, flags: list[str]) -> None:
     line = fails.run(tiny_root, "--saved_model", str(checkpoint_path), *flags)
     assert str(checkpoint_path) in line and "does not fit" in line
 
@@ -447,9 +443,7 @@ def test_evaluation_flags_that_make_no_sense(fails: Fails, checkpoint_path: Path
     assert flags[1] in line or flags[0] in line
 
 
-def test_two_checkpoints_of_different_data(
-    fails: Fails, root: Path, checkpoint_path: Path, tmp_path: Path
-) -> None:
+def test_two_checkpoints_of_different_data(fails: Fails, root: Path, checkpoint_path: Path, tmp_path: Path) -> None:
     other = edited(
         checkpoint_path,
         tmp_path / "other.pth.tar",

@@ -81,7 +81,7 @@ def test_every_method_end_to_end(
     record = read_json(output)
     assert record["results"] == results["test"], "the numbers of training and evaluation are the same"
     assert (record["images"], record["captions"], record["epochs"]) == (IMAGES, CAPTIONS, [results["epoch"]])
-    assert (record["num_networks"], record["seeds"], record["chosen_on"]) == (2, [0], "dev")
+    assert (record["num_networks"], record["seeds"], record["chosen_on"]) == (2, [0], ["dev"])
     with np.load(saved) as sims:
         assert set(sims) == {"A", "B", "mean"}
         assert all(sims[k].shape == (IMAGES, CAPTIONS) and sims[k].dtype == np.float32 for k in sims)

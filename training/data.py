@@ -45,7 +45,8 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
     train = PrecomputedSplit(folder, "train", vocabulary)
     dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images)
     test = PrecomputedSplit(folder, "test", vocabulary)
-    for split in (dev, test):
+    for split in (train, dev, test):
+        split.regions.check_finite()
         if split.region_shape != train.region_shape:
             raise InputError(
                 f"{split.regions.path} has regions x dimensions {split.region_shape}, {train.regions.path} has "

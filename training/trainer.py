@@ -39,6 +39,9 @@ from training.sparse import loss_over_touched_pairs
 BEST = "checkpoint_dev_best.pth.tar"
 WARMED = "checkpoint_warmup.pth.tar"
 
+MAX_RATIO_ERROR = 0.01
+"""A noise index that misses the asked ratio by more is warned about."""
+
 
 @dataclass
 class Network:
@@ -78,6 +81,12 @@ class Trainer:
         settings = self.settings
         write_json(self.folder / "config.json", self._described_config())
         self.log.say(self._introduction())
+        noise = self.data.noise
+        if abs(noise.measured_ratio - noise.asked_ratio) > MAX_RATIO_ERROR:
+            self.log.say(
+                f"warning: --noise_ratio is {noise.asked_ratio:g}, but {100 * noise.measured_ratio:.1f} % of the "
+                "pairs of the noise index are mismatched"
+            )
         if settings.saved_model or settings.warmup_model_path:
             self.validate("start", is_last=True)
         else:
@@ -132,12 +141,13 @@ class Trainer:
             ]
         total = 0.0
         for network, own, picked in zip(networks, embeddings, reversed(easy), strict=True):
-            loss = loss_over_touched_pairs(
-                network.matcher,
-                own,
-                lambda sims, n=network, o=own, p=picked: self._warm_up_losses(n, sims, o, batch)[p].sum(),
-            )
-            total += self.step(network, loss)
+
+            def loss_of(
+                sims: Tensor, network: Network = network, own: Embeddings = own, picked: Tensor = picked
+            ) -> Tensor:
+                return self._warm_up_losses(network, sims, own, batch)[picked].sum()
+
+            total += self.step(network, loss_over_touched_pairs(network.matcher, own, loss_of))
         return total / (len(networks) * len(batch))
 
     def _warm_up_losses(self, network: Network, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
@@ -360,6 +370,7 @@ class Trainer:
                 "config": self._described_config(),
                 "vocabulary_digest": self.data.vocabulary.digest(),
                 "networks": [n.matcher.state_dict() for n in self.networks],
+                "chosen_on": "dev" if name == BEST else None,
                 "dev": self.best["results"] if self.best else {},
             },
         )

@@ -1,8 +1,8 @@
 """Command that builds the emoji set: `python -m data_utils.emoji_builder --output data/emoji_precomp`."""
 
-import argparse
-import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from data_utils.emoji_builder import captions, documents, pictures, regions, splits, storing
 from data_utils.emoji_builder.concepts import load_concepts
 from data_utils.emoji_builder.sources import ARTISTS, NAMES, fetch
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 
 
 def compute_cells(pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -113,19 +115,36 @@ def build(output: Path, work: Path, dims: int, step: float) -> None:
     print(f"{counts}, {size / 2**20:.1f} MiB in {output}")
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class BuilderConfig:
+    """Flags of the builder."""
+
+    output: str | None = flag(None, "folder for the finished files (required)")
+    work: str | None = flag(
+        None, "folder for packages and feature maps, kept for the next time (default: a temporary one)"
+    )
+    dims: int = flag(128, "dimensions of a region")
+    step: float = flag(0.1, "step of the 8-bit storage")
+
+    def __post_init__(self) -> None:
+        if self.output is None:
+            raise InputError("--output is missing; name the folder for the finished files")
+        check_range(self, "dims", low=1, high=regions.CHANNELS)
+        check_range(self, "step", low=1e-6)
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and build the set."""
-    parser = argparse.ArgumentParser(prog="python -m data_utils.emoji_builder", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the finished files")
-    parser.add_argument("--work", type=Path, help="folder for packages and feature maps (default: temporary)")
-    parser.add_argument("--dims", type=int, default=128, help="dimensions of a region (default: 128)")
-    parser.add_argument("--step", type=float, default=0.1, help="step of the 8-bit storage (default: 0.1)")
-    args = parser.parse_args()
+    parser = OneLineParser(prog="python -m data_utils.emoji_builder", description="Build the embedded emoji set.")
+    add_flags(parser, "builder", [BuilderConfig])
+    config = from_namespace(BuilderConfig, parser.parse_args(argv))
+    assert config.output is not None
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            build(args.output, args.work or Path(temporary), args.dims, args.step)
+            build(Path(config.output), Path(config.work or temporary), config.dims, config.step)
         except ValueError as error:
-            sys.exit(f"error: {error}")
+            raise InputError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -8,8 +8,14 @@ from data_utils.emoji_builder.sources import read_json
 
 # Group 2 (skin tones, hair) and no group (regional letters) are parts of emoji; group 9 holds the flags.
 GROUPS: dict[int, str] = {
-    0: "smileys-emotion", 1: "people-body", 3: "animals-nature", 4: "food-drink",
-    5: "travel-places", 6: "activities", 7: "objects", 8: "symbols",
+    0: "smileys-emotion",
+    1: "people-body",
+    3: "animals-nature",
+    4: "food-drink",
+    5: "travel-places",
+    6: "activities",
+    7: "objects",
+    8: "symbols",
 }
 KEYCAPS, LETTERS_IN_BOXES = "keycap", "alphanum"
 CLOCK_FACES = range(0x1F550, 0x1F568)
@@ -102,9 +108,13 @@ def load_concepts(package: Path) -> list[Concept]:
         other = british.get(entry["hexcode"], entry)
         concepts.append(
             Concept(
-                code=code, label=entry["label"], british=other["label"],
+                code=code,
+                label=entry["label"],
+                british=other["label"],
                 tags=tuple(sorted({*entry.get("tags", ()), *other.get("tags", ())})),
-                shortcodes=tuple(shortcodes.get(code, ())), group=GROUPS[entry["group"]], subgroup=subgroup,
+                shortcodes=tuple(shortcodes.get(code, ())),
+                group=GROUPS[entry["group"]],
+                subgroup=subgroup,
             )
         )
     return concepts

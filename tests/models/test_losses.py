@@ -9,7 +9,6 @@ from torch import Tensor
 from models.losses import (
     SOFT_MARGINS,
     hardest_negative,
-    hardest_pairs,
     mean_over_negatives,
     pair_costs,
     soft_margin,
@@ -92,27 +91,6 @@ def test_margins_of_the_wrong_shape_are_refused() -> None:
             pair_costs(draw(), wrong)
     with pytest.raises(AssertionError):
         pair_costs(torch.zeros(2, 3), 0.2)
-
-
-@pytest.mark.parametrize("image_id", IMAGE_IDS, ids=str)
-@pytest.mark.parametrize("margin", [0.2, draw_margins()], ids=["scalar", "each"])
-@pytest.mark.parametrize("size", [2, 6])
-def test_hardest_hinge_needs_the_touched_pairs_only(
-    size: int, margin: float | Tensor, image_id: list[int] | None
-) -> None:
-    """All others at minus infinity: the same loss, the same gradient."""
-    numbers = None if image_id is None else torch.tensor(image_id[:size])
-    if isinstance(margin, Tensor):
-        margin = margin.detach()[:size].requires_grad_()
-    for seed in range(5):
-        scores = draw(size, seed)
-        touched = hardest_pairs(scores.detach(), numbers)
-        assert touched.diagonal().all() and touched.sum() <= 3 * size
-        alone = scores.masked_fill(~touched, float("-inf"))
-        assert size == 2 or torch.isinf(alone).any()
-        inputs = [scores, margin] if isinstance(margin, Tensor) else [scores]
-        dense = hardest_negative(pair_costs(scores, margin, numbers))
-        assert_same(hardest_negative(pair_costs(alone, margin, numbers)), dense, inputs, tolerance=1e-14)
 
 
 @pytest.mark.parametrize("kind", SOFT_MARGINS)

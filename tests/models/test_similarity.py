@@ -56,7 +56,8 @@ def test_scores_gradients_and_running_statistics_are_the_twins(
     monkeypatch.setattr(attention, "EPSILON", 0.0)
     monkeypatch.setattr(reference, "EPS", 0.0)
     module.train(training)
-    state, buffers = tensors_of(module), {}
+    state = tensors_of(module)
+    buffers: dict[str, Tensor] = {}
     twin = TWINS[name](state, *inputs, training=training, buffers=buffers)
     assert_same(score(module, inputs), twin, [*inputs[:2], *module.parameters()])
     expected = {k: v for k, v in state.items() if k.endswith(("running_mean", "running_var"))} | buffers
@@ -78,7 +79,8 @@ def test_saf_statistics_follow_the_order_of_the_captions() -> None:
     results = []
     for order in (torch.tensor([0, 1, 2, 3]), torch.tensor([2, 0, 3, 1])):
         module = make("SAF").train()
-        state, buffers = tensors_of(module), {}
+        state = tensors_of(module)
+        buffers: dict[str, Tensor] = {}
         score(module, (regions, words[order], lengths[order]))
         reference.score_saf(state, regions, words[order], lengths[order], training=True, buffers=buffers)
         results.append(module.get_buffer("SAF_module.bn.running_mean").clone())
@@ -183,6 +185,7 @@ def test_only_saf_in_training_couples_pairs(name: str) -> None:
     """Whoever says that pairs are apart must have them apart: the trainer then scores chosen pairs alone."""
     module = make(name).train()
     assert module.couples_pairs == (name == "SAF")
+    assert module.differentiate_all or not module.couples_pairs
     images, captions = sides(module, draw())
     whole, fewer = module(images, captions), module(images[torch.tensor([0, 1])], captions)
     assert torch.allclose(whole[:2], fewer) != module.couples_pairs
