@@ -316,7 +316,7 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray] | No
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and evaluate."""
     parser = OneLineParser(prog="python evaluation.py", description="Evaluate a trained matcher.")
-    add_flags(parser, "evaluation", [EvaluationConfig])
+    add_flags(parser, "evaluation", EvaluationConfig)
     evaluate_checkpoints(from_namespace(EvaluationConfig, parser.parse_args(argv)))
 
 

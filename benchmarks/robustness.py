@@ -177,7 +177,7 @@ def summary(rows: list[dict[str, str]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing from the CSV, then print the table."""
     parser = OneLineParser(prog="python -m benchmarks.robustness", description="Methods x noise ratios x seeds.")
-    add_flags(parser, "benchmark", [RobustnessConfig])
+    add_flags(parser, "benchmark", RobustnessConfig)
     namespace, arguments = parser.parse_known_args(argv)
     config = from_namespace(RobustnessConfig, namespace)
     path = Path(config.csv)

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 from runtime.errors import InputError
@@ -47,16 +47,20 @@ def check_range(config: Any, name: str, *, low: float, high: float = float("inf"
         raise InputError(f"--{name} {value} is out of range; it must be at least {low:g}{upper}")
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults, but not that of a flag that is simply unset."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(
-            fromfile_prefix_chars="@",
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **settings,
-        )
+        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
+        self.declared: dict[str, dataclasses.Field] = {}
+        """Fields that are flags already."""
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of an argument file at spaces; `#` starts a comment."""
@@ -73,32 +77,32 @@ def _value_type(annotation: Any) -> type:
     return annotation
 
 
-def add_flags(parser: argparse.ArgumentParser, title: str, configs: Sequence[type]) -> None:
-    """Add one flag for each field of `configs` under a help group; a field they share is added once.
+def add_flags(parser: OneLineParser, title: str, config: type) -> None:
+    """Add one flag for each field of `config` under a help group.
 
-    Two configs may share a flag by inheriting it from a common base; the same name declared twice apart is our fault.
+    A field inherited from a config that was added before is that config's flag; the same name declared twice apart is
+    our fault.
     """
-    group = parser.add_argument_group(title)
-    owner: dict[str, dataclasses.Field] = {}
-    for config in configs:
-        hints = typing.get_type_hints(config)
-        for field in dataclasses.fields(config):
-            if field.name in owner:
-                assert owner[field.name].metadata is field.metadata, f"--{field.name} is declared twice"
-                continue
-            owner[field.name] = field
-            kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
-            name = f"--{field.name}"
-            if known:
-                help_text += f" [{' | '.join(known)}]"
-            if kind is bool and field.name.startswith("no_"):
-                group.add_argument(name, action="store_true", help=help_text)
-            elif kind is bool:
-                action = argparse.BooleanOptionalAction
-                group.add_argument(name, action=action, default=field.default, help=help_text)
-            else:
-                metavar = "NAME" if known else kind.__name__.upper()
-                group.add_argument(name, type=kind, default=field.default, metavar=metavar, help=help_text)
+    hints = typing.get_type_hints(config)
+    group: argparse._ArgumentGroup | None = None
+    for field in dataclasses.fields(config):
+        if field.name in parser.declared:
+            assert parser.declared[field.name].metadata is field.metadata, f"--{field.name} is declared twice"
+            continue
+        parser.declared[field.name] = field
+        group = group or parser.add_argument_group(title)
+        kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
+        name = f"--{field.name}"
+        if known:
+            help_text += f" [{' | '.join(known)}]"
+        if kind is bool and field.name.startswith("no_"):
+            group.add_argument(name, action="store_true", help=help_text)
+        elif kind is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(name, action=action, default=field.default, help=help_text)
+        else:
+            metavar = "NAME" if known else kind.__name__.upper()
+            group.add_argument(name, type=kind, default=field.default, metavar=metavar, help=help_text)
 
 
 def from_namespace(config: type[Config], namespace: argparse.Namespace) -> Config:

@@ -115,7 +115,7 @@ def test_the_flags_of_run_are_frozen() -> None:
 
 def test_the_flags_of_evaluation_are_frozen() -> None:
     parser = OneLineParser()
-    add_flags(parser, "evaluation", [EvaluationConfig])
+    add_flags(parser, "evaluation", EvaluationConfig)
     assert defaults(parser) == EVALUATION_FLAGS
 
 
@@ -206,3 +206,9 @@ def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
 def test_values_that_make_no_sense_together(argv: list[str]) -> None:
     with pytest.raises(InputError, match="--"):
         parse_args(argv)
+
+
+def test_the_readme_names_every_flag() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in {**RUN_FLAGS, **EVALUATION_FLAGS} if f"`--{name}`" not in readme]
+    assert not missing

@@ -109,7 +109,7 @@ def test_device_moves_say_to() -> None:
 
 def test_argparse_stays_at_the_door() -> None:
     users = {name for name, tree in TREES.items() if "argparse" in set(imported_modules(tree))}
-    assert users == {"runtime/flags.py", "training/config.py"}
+    assert users == {"runtime/flags.py"}
     assert not called_attributes(TREES["training/config.py"], "add_argument")
 
 

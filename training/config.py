@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -121,7 +120,7 @@ class RunConfig:
         return "_".join(parts + ([self.training.id] if self.training.id else []))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> OneLineParser:
     """Return the parser of run.py: every flag of every method, in groups."""
     methods = known_methods()
     parser = OneLineParser(
@@ -129,11 +128,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train and compare robust image-text matchers under noisy correspondence.",
         epilog="@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/.",
     )
-    add_flags(parser, "data", [DataConfig])
-    add_flags(parser, "noise", [NoiseConfig])
-    add_flags(parser, "network", [MatcherConfig])
-    add_flags(parser, "training", [TrainingConfig])
-    add_flags(parser, "method", [MethodChoice, MethodConfig, *(m.Config for m in methods.values())])
+    add_flags(parser, "data", DataConfig)
+    add_flags(parser, "noise", NoiseConfig)
+    add_flags(parser, "network", MatcherConfig)
+    add_flags(parser, "training", TrainingConfig)
+    add_flags(parser, "method", MethodChoice)
+    add_flags(parser, "every method", MethodConfig)
+    for name, method in methods.items():
+        add_flags(parser, f"{name} and what builds on it", method.Config)
     return parser
 
 

@@ -31,7 +31,8 @@ class VocabularyConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the captions, write the JSON, say how many words it holds."""
     parser = OneLineParser(prog="python -m vocab.build", description="Build a vocabulary from train and dev captions.")
-    add_flags(parser, "vocabulary", [DataConfig, VocabularyConfig])
+    add_flags(parser, "data", DataConfig)
+    add_flags(parser, "vocabulary", VocabularyConfig)
     namespace = parser.parse_args(argv)
     data = from_namespace(DataConfig, namespace)
     config = from_namespace(VocabularyConfig, namespace)

@@ -137,7 +137,7 @@ class BuilderConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and build the set."""
     parser = OneLineParser(prog="python -m data_utils.emoji_builder", description="Build the embedded emoji set.")
-    add_flags(parser, "builder", [BuilderConfig])
+    add_flags(parser, "builder", BuilderConfig)
     config = from_namespace(BuilderConfig, parser.parse_args(argv))
     assert config.output is not None
     with tempfile.TemporaryDirectory() as temporary:

@@ -129,10 +129,10 @@ def find_pictures(concepts: Sequence[Concept], sets: Sequence[IconSet]) -> list[
     for icons in sets:
         drawn: dict[str, str] = dict(icons.by_code)
         if not drawn:
-            for icon, names in icons.names().items():
-                codes = [labels[n] for n in names if n in labels]
-                codes += [known[n].most_common(1)[0][0] for n in names if n in known]
-                codes += [shortcodes[n] for n in names if n in shortcodes]
+            for icon, aliases in icons.names().items():
+                codes = [labels[n] for n in aliases if n in labels]
+                codes += [known[n].most_common(1)[0][0] for n in aliases if n in known]
+                codes += [shortcodes[n] for n in aliases if n in shortcodes]
                 if codes:
                     drawn.setdefault(codes[0], icon)
         pictures += [icons.picture(index[code], name) for code, name in drawn.items() if code in index]

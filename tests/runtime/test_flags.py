@@ -46,7 +46,8 @@ class Clash:
 
 def parser_of(*configs: type) -> OneLineParser:
     parser = OneLineParser(prog="x")
-    add_flags(parser, "some", configs)
+    for config in configs:
+        add_flags(parser, "some", config)
     return parser
 
 
