@@ -71,7 +71,8 @@ class Trainer:
         self.device = choose_device(self.settings.gpu)
         self.networks = self._build_networks()
         self.best: dict[str, Any] | None = None
-        self.epochs_done = 0  # warm-up epochs included: the step of every record
+        self.epochs_done = 0  # warm-up epochs included: the step of every record but the loss
+        self.steps_done: dict[str, int] = {}  # by network: the step of the loss
         self.started = time.monotonic()
         self._start_from_checkpoint()
         self.log = RunLog(folder)
@@ -293,21 +294,19 @@ class Trainer:
         for network in networks:
             network.matcher.train()
         progress = self.log.progress(title, sum(len(b) for b in batches))
-        losses = []
+        name, losses = "+".join(n.name for n in networks), []
         for number, batch in enumerate(load(self.data.train, batches, self.settings.workers), start=1):
             losses.append(one_step(networks, batch.to(self.device)))
             progress.advance(len(batch), losses[-1])
             if number % self.settings.log_step == 0 or number == len(batches):
-                name = "+".join(n.name for n in networks)
-                recent = float(np.mean(losses[-self.settings.log_step :]))
-                self.log.scalars(
-                    self.epochs_done * len(batches) + number,
-                    {f"loss/{name}": recent},
-                    event="loss",
-                    epoch=self.epochs_done,
-                    network=name,
-                )
+                self._record_loss(name, losses)
+                losses = []
         progress.close()
+
+    def _record_loss(self, name: str, losses: list[float]) -> None:
+        self.steps_done[name] = self.steps_done.get(name, 0) + len(losses)
+        where = {"event": "loss", "epoch": self.epochs_done, "network": name}
+        self.log.scalars(self.steps_done[name], {f"loss/{name}": float(np.mean(losses))}, **where)
 
     # -- validation, test, files --------------------------------------------------------------------------------
 
