@@ -39,7 +39,7 @@ from training.sparse import loss_over_touched_pairs
 BEST = "checkpoint_dev_best.pth.tar"
 WARMED = "checkpoint_warmup.pth.tar"
 
-MAX_RATIO_ERROR = 0.01
+MAX_RATIO_ERROR = 0.01 + 1e-9
 """A noise index that misses the asked ratio by more is warned about."""
 
 
@@ -375,8 +375,12 @@ class Trainer:
         )
 
     def _described_config(self) -> dict[str, Any]:
-        extra = {"shape": asdict(self.data.shape), "noise_report": asdict(self.data.noise)}
-        return {**self.config.as_dict(), **extra}
+        """Return every setting; folders in full, so that evaluation finds the data from anywhere."""
+        settings = self.config.as_dict()
+        for name in ("data_path", "vocab_path"):
+            if settings["data"][name] is not None:
+                settings["data"][name] = str(Path(settings["data"][name]).resolve())
+        return {**settings, "shape": asdict(self.data.shape), "noise_report": asdict(self.data.noise)}
 
     def _build_networks(self) -> list[Network]:
         seed_everything(self.settings.seed)
