@@ -128,7 +128,9 @@ def bank_of(scored: Scored) -> Bank:
 @pytest.mark.parametrize("correction", ["both", "training", "division", "off"])
 @pytest.mark.parametrize("neighbours", ["batch", "bank"])
 def test_division_signal_is_the_twins(neighbours: str, correction: str) -> None:
-    method = MGCS(MGCSConfig(drift_neighbours=neighbours, drift_correction=correction, drift_num_neighbours=3))
+    method = MGCS(
+        MGCSConfig(drift_neighbours=neighbours, drift_correction=correction, drift_num_neighbours=3, drift_own=False)
+    )
     matcher = make_matcher("SGR").eval()
     scored = Scored(matcher, method, make_batch(LENGTHS, image_id=IMAGE_ID))
     f, g, ids = scored.embeddings.image_global, scored.embeddings.caption_global, scored.batch.image_id
@@ -154,7 +156,10 @@ def test_division_signal_is_the_twins(neighbours: str, correction: str) -> None:
 
 def test_until_there_is_a_bank_neighbours_are_in_the_batch() -> None:
     batch, matcher = make_batch(LENGTHS), make_matcher("SGR").eval()
-    one, two = MGCS(MGCSConfig(drift_neighbours="bank")), MGCS(MGCSConfig(drift_neighbours="batch"))
+    one, two = (
+        MGCS(MGCSConfig(drift_neighbours="bank", drift_correction="both")),
+        MGCS(MGCSConfig(drift_neighbours="batch", drift_correction="both")),
+    )
     first, second = Scored(matcher, one, batch), Scored(matcher, two, batch)
     assert torch.equal(first.scores, second.scores)
     one.remember(bank_of(first))
