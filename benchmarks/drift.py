@@ -73,11 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{config.mode_path}: which pairs of {data.train.name} are mismatched is not known")
     device = choose_device(config.gpu)
     matcher = restore(checkpoint, config.mode_path)[0].to(device)
+    plain = MGCSConfig(fit_type=config.fit_type, drift_correction="division", drift_own=False)
     rows = []
     for name, reading in READINGS.items():
         division = divide_pairs(
             matcher,
-            MGCS(replace(MGCSConfig(fit_type=config.fit_type), **reading)),
+            MGCS(replace(plain, **reading)),
             data.train,
             batch_size=settings["training"]["batch_size"],
             generator=generator(settings["training"]["seed"], "division"),
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         metrics = division_metrics(division, data.train.is_matched)
         columns = ("auc_similarity", "auc_drift_factor", "auc_corrected", "auc_signal", "precision", "recall")
-        rows.append([name, *("-" if metrics[c] is None else f"{metrics[c]:.3f}" for c in columns)])
+        unused = ("auc_drift_factor", "auc_corrected") if reading.get("drift_correction") == "off" else ()
+        shown = [None if c in unused else metrics[c] for c in columns]
+        rows.append([name, *("-" if value is None else f"{value:.3f}" for value in shown)])
     print(f"|mean f - mean g| = {division.modality_gap:.3f}, {100 * data.noise.measured_ratio:.1f} % mismatched")
     print(table(("reading", "AUC S", "AUC F", "AUC S*F", "AUC signal", "precision", "recall"), rows))
 
