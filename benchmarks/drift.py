@@ -20,7 +20,7 @@ from models.matcher import MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
 from runtime.log import table
 from runtime.seed import generator
 from training.data import open_data
@@ -53,8 +53,7 @@ class DriftConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.mode_path is None:
-            raise InputError("--mode_path is missing; give a checkpoint that run.py wrote")
+        require(self, "mode_path", "give a checkpoint that run.py wrote")
 
 
 @exit_on_input_error

@@ -47,6 +47,12 @@ def check_range(config: Any, name: str, *, low: float, high: float = float("inf"
         raise InputError(f"--{name} {value} is out of range; it must be at least {low:g}{upper}")
 
 
+def require(config: Any, name: str, advice: str) -> None:
+    """Raise `InputError` if the field `name`, which has no default, was not given; `advice` says what to give."""
+    if getattr(config, name) is None:
+        raise InputError(f"--{name} is missing; {advice}")
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Show defaults, but not that of a flag that is simply unset."""
 

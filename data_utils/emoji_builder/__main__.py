@@ -11,7 +11,7 @@ from data_utils.emoji_builder import captions, documents, pictures, regions, spl
 from data_utils.emoji_builder.concepts import load_concepts
 from data_utils.emoji_builder.sources import ARTISTS, NAMES, fetch
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
 
 
 def compute_cells(pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -127,8 +127,7 @@ class BuilderConfig:
     step: float = flag(0.1, "step of the 8-bit storage")
 
     def __post_init__(self) -> None:
-        if self.output is None:
-            raise InputError("--output is missing; name the folder for the finished files")
+        require(self, "output", "name the folder for the finished files")
         check_range(self, "dims", low=1, high=regions.CHANNELS)
         check_range(self, "step", low=1e-6)
 

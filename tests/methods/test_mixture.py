@@ -1,16 +1,24 @@
-"""Mixtures over a division signal: the slow twin, monotone posteriors, any finite input, clear errors, the division."""
+"""Mixtures over a division signal: slow twins, chunks, monotone posteriors, any finite input, errors, the division."""
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
+from benchmarks import mixture as benchmark
+from methods.blocks import chunks
+from methods.blocks.beta import TINY, BetaMixture
 from methods.blocks.mixture import FITS, clean_probability, divide, fit_bmm, min_max
+from methods.blocks.normal import GMM_EXTRA_VARIANCE, NormalMixture
 from tests import reference
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
@@ -42,6 +50,7 @@ def adversarial() -> dict[str, np.ndarray]:
         "one far outlier": np.concatenate([random.rand(100) * 1e-3, [1.0]]),
         "outliers on both sides": np.concatenate([[-5.0], 0.01 * random.randn(100), [5.0]]),
         "heavy tail": random.standard_cauchy(300),
+        "two narrow modes": np.concatenate([0.2 + 0.02 * other.randn(200), 0.8 + 0.03 * other.randn(100)]),
         "two values": np.repeat([0.2, 0.8], [5, 50]),
         "two pairs": np.array([1.0, 3.0]),
         "three pairs": np.array([1.0, 3.0, 3.1]),
@@ -67,6 +76,86 @@ def test_bmm_is_its_twin(seed: int) -> None:
     inner = (x > 0) & (x < 1)  # at the ends densities may be infinite: 0 / inf is 0 as published, the twin clips x
     np.testing.assert_allclose(ours[inner], twin["clean_probability"][inner], rtol=0, atol=1e-8)
     assert inner.sum() == len(loss) - 2 and np.isfinite(ours).all()
+
+
+@pytest.mark.parametrize("name", ["two narrow modes", "outliers on both sides", "heavy tail"])
+def test_densities_below_the_bound_count_as_the_bound(name: str) -> None:
+    signal = adversarial()[name]
+    twin, mixture = reference.beta_mixture(signal), fit_bmm(min_max(signal))
+    for parameter in ("alphas", "betas", "weights"):
+        np.testing.assert_allclose(getattr(mixture, parameter), twin[parameter], rtol=1e-8)
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+@pytest.mark.parametrize("fit_type", FITS)
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 299, 300, 301])
+def test_chunks_do_not_matter(size: int, fit_type: str, monotone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal = two_modes(size, seed=1)
+    whole = clean_probability(signal, fit_type, monotone=monotone)
+    monkeypatch.setattr(chunks, "CHUNK", 3)
+    again = clean_probability(signal, fit_type, monotone=monotone)
+    np.testing.assert_allclose(again, whole, rtol=0, atol=1e-10)
+
+
+def test_the_order_of_pairs_does_not_matter() -> None:
+    signal = two_modes()
+    backwards = clean_probability(signal[::-1], "bmm")
+    np.testing.assert_allclose(backwards[::-1], clean_probability(signal, "bmm"), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_around_a_full_chunk_bmm_is_the_published_one(extra: int, monotone: bool) -> None:
+    loss = benchmark.two_modes(2 * chunks.CHUNK + extra)
+    ours, published = clean_probability(loss, "bmm", monotone=monotone), benchmark.published_bmm(loss)
+    inner = (min_max(loss) > 0.01) & (min_max(loss) < 0.99) if monotone else np.full(len(loss), True)
+    np.testing.assert_allclose(ours[inner], published[inner], rtol=0, atol=1e-5 if monotone else 1e-10)
+
+
+@pytest.mark.parametrize("fit_type", FITS)
+def test_the_number_of_threads_does_not_change_a_bit(fit_type: str) -> None:
+    signal, before = two_modes(100_003), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = clean_probability(signal, fit_type)
+        torch.set_num_threads(3)
+        together = clean_probability(signal, fit_type)
+    finally:
+        torch.set_num_threads(before)
+    assert (alone == together).all()
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+def test_memory_is_four_columns(monotone: bool) -> None:
+    signal = two_modes(300_000)
+    tracemalloc.start()
+    clean_probability(signal, "bmm", monotone=monotone)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4.1 * signal.nbytes
+
+
+def test_zero_times_log_zero_is_zero() -> None:
+    """Densities 2 (1 - x) and 2 x: at the ends one of them is 0, the other one 2."""
+    start = BetaMixture(np.array([1.0, 2.0]), np.array([2.0, 1.0]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(start.posterior(np.array([0.0, 0.25, 1.0])), [1.0, 0.75, 0.0], rtol=0, atol=1e-11)
+
+
+def test_a_beta_component_without_pairs_or_spread_stays() -> None:
+    start = BetaMixture(np.array([1.0, 2.0]), np.array([2.0, 1.0]), np.array([0.5, 0.5]))
+    total = np.array([4.0, 2.0, 1.2])  # mean 0.5, variance 0.05: alpha = 0.5 (0.25 / 0.05 - 1)
+    with np.errstate(all="raise"):
+        left = start.refitted(np.zeros(3), total)
+    np.testing.assert_allclose([left.alphas, left.betas, left.weights], [[1, 2], [2, 2], [TINY, 1]], rtol=1e-12)
+    point = start.refitted(np.array([1.0, 0.5, 0.25]), np.array([2.0, 1.0, 0.5]))
+    np.testing.assert_allclose([point.alphas, point.betas, point.weights], [[1, 2], [2, 1], [0.5, 0.5]])
+
+
+def test_a_gaussian_component_without_pairs_is_defined() -> None:
+    left = NormalMixture.of_moments(np.array([4.0, 2.0, 1.2]), np.array([4.0, 2.0, 1.2]))
+    np.testing.assert_allclose(left.means, [0.5, 0.0], rtol=1e-12)
+    np.testing.assert_allclose(left.variances, [0.05 + GMM_EXTRA_VARIANCE, GMM_EXTRA_VARIANCE], rtol=1e-12)
+    assert 0 < left.weights[1] < 1e-12
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -99,13 +188,15 @@ def test_the_adversarial_signals_do_turn_the_published_posterior(fit_type: str) 
     assert rises >= 2
 
 
+@pytest.mark.parametrize("chunk", [3, chunks.CHUNK])
 @pytest.mark.parametrize("monotone", [False, True])
 @pytest.mark.parametrize("fit_type", FITS)
 @SETTINGS
 @given(signal=SIGNALS)
-def test_any_finite_signal_has_a_probability(fit_type: str, monotone: bool, signal: list[float]) -> None:
+def test_any_finite_signal_has_a_probability(fit_type: str, monotone: bool, chunk: int, signal: list[float]) -> None:
     values = np.array(signal)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK", chunk)
         warnings.simplefilter("error")
         probability = clean_probability(values, fit_type, monotone=monotone)
     assert probability.shape == values.shape and probability.dtype == np.float64
@@ -149,19 +240,38 @@ def test_shapes_and_names_are_checked() -> None:
         clean_probability(np.zeros(3), "kmeans")
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_gmm_is_sklearns(seed: int) -> None:
-    signal = two_modes(seed=seed)
-    x = ((signal - signal.min()) / (signal.max() - signal.min()))[:, None]
+def sklearns(signal: np.ndarray) -> tuple[GaussianMixture, np.ndarray]:
+    """Return scikit-learn's mixture with NCR's settings, and its clean probability."""
+    x = min_max(signal)[:, None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=0).fit(x)
-    expected = fitted.predict_proba(x)[:, fitted.means_.ravel().argmin()]
+    return fitted, fitted.predict_proba(x)[:, fitted.means_.ravel().argmin()]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gmm_is_sklearns(seed: int) -> None:
+    signal = two_modes(seed=seed)
+    fitted, expected = sklearns(signal)
     np.testing.assert_allclose(clean_probability(signal, "gmm"), expected, rtol=0, atol=1e-9)
-    means, deviations = fitted.means_.ravel(), np.sqrt(fitted.covariances_.ravel())
-    core = (signal > signal.min()) & (x[:, 0] > means.min() - deviations.min()) & (x[:, 0] < means.max())
+    x, means, deviations = min_max(signal), fitted.means_.ravel(), np.sqrt(fitted.covariances_.ravel())
+    core = (signal > signal.min()) & (x > means.min() - deviations.min()) & (x < means.max())
     repaired = clean_probability(signal, "gmm", monotone=True)
     np.testing.assert_allclose(repaired[core], expected[core], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", adversarial())
+def test_gmm_is_sklearns_where_it_is_hard(name: str) -> None:
+    signal = adversarial()[name]
+    np.testing.assert_allclose(clean_probability(signal, "gmm"), sklearns(signal)[1], rtol=0, atol=1e-9)
+
+
+@SETTINGS
+@given(signal=SIGNALS)
+def test_gmm_is_sklearns_on_anything(signal: list[float]) -> None:
+    values = np.array(signal, dtype=np.float64)
+    if values.min() < values.max():
+        np.testing.assert_allclose(clean_probability(values, "gmm"), sklearns(values)[1], rtol=0, atol=1e-9)
 
 
 def test_division_by_threshold() -> None:
@@ -180,3 +290,24 @@ def test_everybody_may_be_noisy_and_one_pair_alone_stays_clean() -> None:
     assert divide(np.full(200, 0.3), 0.5).tolist() == [False] * 200
     assert divide(np.array([0.9]), 0.5).tolist() == [True]
     assert divide(np.ones(300), 0.5).sum() == 297, "equal probabilities too"
+
+
+def test_the_benchmark_compares_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "LARGE", 900)
+    target = tmp_path / "rows.json"
+    benchmark.main(["--sizes", "400,900", "--repeats", "2", "--json", str(target)])
+    rows = json.loads(target.read_text(encoding="utf-8"))
+    assert [row["name"] for row in rows] == [
+        "gmm, 400 pairs",
+        "bmm, 400 pairs",
+        "gmm, 900 pairs (published once)",
+        "bmm, 900 pairs (published once)",
+    ]
+    assert all(row["max_diff"] < 1e-10 for row in rows)
+
+
+@pytest.mark.parametrize("sizes", ["", "1", "a", "100,,200", "-5", "1e6"])
+def test_the_benchmarks_sizes_are_checked(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["--sizes", sizes])
+    assert "--sizes" in capsys.readouterr().err

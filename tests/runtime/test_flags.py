@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ def test_range_ends() -> None:
         check_range(Closed(1.1), "rate", low=0, high=1)
     with pytest.raises(InputError, match=r"at least 0$"):
         check_range(Closed(-1.0), "rate", low=0)
+
+
+def test_a_required_flag() -> None:
+    require(One(size=0), "size", "name a size")
+    with pytest.raises(InputError, match="^--size is missing; name a size$"):
+        require(One(), "size", "name a size")
 
 
 def test_choices_list_the_known_names() -> None:
