@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from models.attention import l2norm
+from models.gru import run_gru
 
 
 class RegionEncoder(nn.Module):
@@ -55,9 +57,11 @@ class CaptionEncoder(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Map token ids (B, W) with lengths (B,) to words (B, W, D), zero beyond each caption's length."""
         vectors = self.dropout(self.embed(tokens))
-        packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
-        if self.cap_rnn.bidirectional:
-            forward, backward = states.chunk(2, dim=2)
-            states = (forward + backward) / 2
-        return l2norm(states) if self._normalise else states
+        positions = torch.arange(tokens.numel()).view(tokens.shape)
+        packed = pack_padded_sequence(positions, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        places = packed.data.to(tokens.device)  # (N,) of the valid words in the flattened (B, W)
+        states = run_gru(self.cap_rnn, vectors.flatten(0, 1).index_select(0, places), packed.batch_sizes)
+        words = (states[0] + states[1]) / 2 if self.cap_rnn.bidirectional else states[0]
+        words = l2norm(words) if self._normalise else words
+        padded = words.new_zeros(tokens.numel(), words.shape[1]).index_copy(0, places, words)
+        return padded.view(*tokens.shape, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.encoders import CaptionEncoder, RegionEncoder
 from tests import reference
@@ -35,6 +36,32 @@ def test_caption_encoder_is_its_twin(bi_gru: bool, num_layers: int, normalise: b
     batch = make_batch((3, 1, 5))
     twin = reference.encode_captions(tensors_of(encoder), batch.tokens, batch.lengths, normalise)
     assert_same(encoder(batch.tokens, batch.lengths), twin, encoder.parameters())
+
+
+@pytest.mark.parametrize("lengths", [(4, 4, 4), (1,), (6,), (1, 1), (2, 7, 1, 7)])
+def test_caption_encoder_is_its_twin_for_any_lengths(lengths: tuple[int, ...]) -> None:
+    """With tokens wider than the longest caption, and without gradients too."""
+    torch.manual_seed(0)
+    encoder = CaptionEncoder(11, 3, 4, num_layers=2, dropout=0.0).double()
+    batch = make_batch(lengths, width=9)
+    twin = reference.encode_captions(tensors_of(encoder), batch.tokens, batch.lengths)
+    assert_same(encoder(batch.tokens, batch.lengths), twin, encoder.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(batch.tokens, batch.lengths), twin, rtol=1e-9, atol=1e-9)
+
+
+def test_dropout_is_drawn_for_the_padded_word_vectors() -> None:
+    """The same seed drops the same numbers as the plain formulation, padding included."""
+    encoder = CaptionEncoder(11, 3, 4, dropout=0.5)
+    batch = make_batch((3, 1, 5), width=6)
+    torch.manual_seed(0)
+    words = encoder(batch.tokens, batch.lengths)
+    torch.manual_seed(0)
+    vectors = encoder.dropout(encoder.embed(batch.tokens))
+    packed = pack_padded_sequence(vectors, batch.lengths, batch_first=True, enforce_sorted=False)
+    states, _ = pad_packed_sequence(encoder.cap_rnn(packed)[0], batch_first=True, total_length=6)
+    twin = reference.l2norm((states[:, :, :4] + states[:, :, 4:]) / 2, dim=2)
+    torch.testing.assert_close(words, twin)
 
 
 def test_words_beyond_the_end_are_zero_and_do_not_matter() -> None:
