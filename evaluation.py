@@ -2,13 +2,15 @@
 
     python evaluation.py --mode_path output/RUN/checkpoint_dev_best.pth.tar
 
-Rows of every similarity matrix are images, columns captions. Which image a caption belongs to is data
-(`image_of_caption`), never a number of captions an image.
+Rows of every similarity matrix are images, columns captions. By default every pair is scored. With `--shortlist K` a
+cheap estimate picks the K best captions of every image and the K best images of every caption, and only those are
+scored; all others rank behind them.
 """
 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,160 +21,21 @@ import torch
 
 from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
-from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
-from models.similarity import ImageSide
+from models.gallery import named_similarities, similarities, similarities_by_name, with_mean
+from models.matcher import Matcher
+from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, folds_of, mean_retrieval, retrieval
+from models.restored import restore
+from models.shortlist import shortlisted_similarities
+from models.similarity import VSE
 from runtime.checkpoint import load_checkpoint, write_atomically, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from runtime.log import table
 from vocab.vocabulary import Vocabulary
 
-IMAGE_BLOCK = 256
-CAPTION_BLOCK = 512
-"""So many images or captions are encoded at a time; only encoded images are kept."""
-
-RECALLS = (1, 5, 10)
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Recalls in percent and rank statistics (1 is best) of one direction."""
-
-    recall: dict[int, float]
-    median_rank: float
-    mean_rank: float
-
-    @classmethod
-    def of(cls, positions: np.ndarray) -> Ranks:
-        """Summarise positions (n,), 0 for a hit at the top. The median is rounded down, as in the lineage."""
-        return cls(
-            recall={k: 100.0 * float((positions < k).mean()) for k in RECALLS},
-            median_rank=float(np.floor(np.median(positions)) + 1),
-            mean_rank=float(positions.mean() + 1),
-        )
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Image-to-text and text-to-image ranks of one similarity matrix."""
-
-    i2t: Ranks
-    t2i: Ranks
-
-    @property
-    def r_sum(self) -> float:
-        """Sum of the six recalls."""
-        return sum(self.i2t.recall.values()) + sum(self.t2i.recall.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers by name, for JSON."""
-        content: dict[str, Any] = {}
-        for name, ranks in (("i2t", self.i2t), ("t2i", self.t2i)):
-            content[name] = {f"R@{k}": ranks.recall[k] for k in RECALLS}
-            content[name] |= {"median_rank": ranks.median_rank, "mean_rank": ranks.mean_rank}
-        return content | {"rSum": self.r_sum}
-
-
-def i2t_positions(sims: np.ndarray, image_of_caption: np.ndarray) -> np.ndarray:
-    """Return (images,): how many captions of other images score at least as high as the image's best own caption.
-
-    Ties count against the model, so that a collapsed one scores what it deserves.
-    """
-    positions = np.empty(len(sims), dtype=np.int64)
-    for image, row in enumerate(sims):
-        is_own = image_of_caption == image
-        positions[image] = (row[~is_own] >= row[is_own].max()).sum()
-    return positions
-
-
-def t2i_positions(sims: np.ndarray, image_of_caption: np.ndarray) -> np.ndarray:
-    """Return (captions,): how many other images score at least as high as the caption's own; ties count against it."""
-    own = sims[image_of_caption, np.arange(sims.shape[1])]
-    return (sims >= own).sum(axis=0) - 1
-
-
-def retrieval(sims: np.ndarray, image_of_caption: np.ndarray) -> Retrieval:
-    """Rank both ways.
-
-    Args:
-        sims: (images, captions) finite scores.
-        image_of_caption: (captions,) the row each caption belongs to; every image needs a caption.
-
-    Example:
-        4 images x 8 captions with `image_of_caption = [0, 0, 1, 1, 2, 2, 3, 3]`: image 1 is found by its better caption
-        of columns 2 and 3; caption 5 is found by the place of row 2 in its column.
-
-    Raises:
-        ValueError: a score is not finite, or shapes disagree.
-    """
-    if sims.ndim != 2 or sims.shape[1] != len(image_of_caption):
-        raise ValueError(f"sims {sims.shape} do not fit {len(image_of_caption)} captions")
-    if not np.isfinite(sims).all():
-        raise ValueError("similarities hold NaN or infinity; they cannot be ranked")
-    return Retrieval(
-        i2t=Ranks.of(i2t_positions(sims, image_of_caption)),
-        t2i=Ranks.of(t2i_positions(sims, image_of_caption)),
-    )
-
-
-def mean_retrieval(parts: Sequence[Retrieval]) -> Retrieval:
-    """Average every number over folds."""
-
-    def average(ranks: Sequence[Ranks]) -> Ranks:
-        return Ranks(
-            recall={k: float(np.mean([r.recall[k] for r in ranks])) for k in RECALLS},
-            median_rank=float(np.mean([r.median_rank for r in ranks])),
-            mean_rank=float(np.mean([r.mean_rank for r in ranks])),
-        )
-
-    return Retrieval(average([p.i2t for p in parts]), average([p.t2i for p in parts]))
-
-
-def folds_of(sims: np.ndarray, image_of_caption: np.ndarray, fold_images: int) -> list[Retrieval]:
-    """Rank within consecutive folds of `fold_images` images and their captions (COCO's 1K protocol)."""
-    results = []
-    for start in range(0, len(sims), fold_images):
-        is_in = (image_of_caption >= start) & (image_of_caption < start + fold_images)
-        results.append(retrieval(sims[start : start + fold_images, is_in], image_of_caption[is_in] - start))
-    return results
-
-
-@torch.no_grad()
-def similarities(matcher: Matcher, split: PrecomputedSplit, device: torch.device) -> np.ndarray:
-    """Return (images, captions) float32 scores of a whole split; the matcher's train mode is restored.
-
-    Every image is encoded once and kept; captions pass in blocks of similar length.
-    """
-    was_training = matcher.training
-    matcher.eval()
-    blocks = np.array_split(np.arange(split.num_images), max(1, -(-split.num_images // IMAGE_BLOCK)))
-    parts = [matcher.encode_images(split.read_images(block).to(device)) for block in blocks]
-    images = ImageSide(torch.cat([p.regions for p in parts]), torch.cat([p.pooled for p in parts]))
-    sims = np.empty((split.num_images, len(split)), dtype=np.float32)
-    by_length = np.argsort(split.lengths, kind="stable")
-    for start in range(0, len(by_length), CAPTION_BLOCK):
-        chosen = by_length[start : start + CAPTION_BLOCK]
-        tokens, lengths = split.tokens(chosen)
-        captions = matcher.encode_captions(tokens.to(device), lengths)
-        sims[:, chosen] = matcher.similarity(images, captions).cpu().numpy()
-    matcher.train(was_training)
-    return sims
-
-
-def named_similarities(
-    matchers: Sequence[Matcher], split: PrecomputedSplit, device: torch.device
-) -> dict[str, np.ndarray]:
-    """Return the scores of each network (`A`, `B`, ...) and, of several, their `mean`."""
-    sims = {chr(ord("A") + k): similarities(matcher, split, device) for k, matcher in enumerate(matchers)}
-    return with_mean(sims)
-
-
-def with_mean(sims: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Add the mean of several score matrices under `mean`."""
-    if len(sims) == 1:
-        return sims
-    return {**sims, "mean": np.stack(list(sims.values())).mean(axis=0, dtype=np.float32)}
+__all__ = ["Ranks", "named_similarities", "restore", "retrieval", "similarities", "with_mean"]
+"""What others import from here, though it lives below."""
 
 
 def result_table(title: str, results: dict[str, Retrieval]) -> str:
@@ -205,27 +68,14 @@ class EvaluationConfig:
     output: str | None = flag(None, "write the results to this JSON file")
     save_sims: str | None = flag(None, "write the score matrices (images x captions, float32) to this .npz file")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
+    shortlist: int = flag(0, "score only so many best candidates of each image and caption; 0: every pair")
+    shortlist_check: int = flag(1_000_000, "up to so many pairs, score all of them too and tell the recall lost")
 
     def __post_init__(self) -> None:
         if self.mode_path is None:
             raise InputError("--mode_path is missing; give a checkpoint that run.py wrote")
-
-
-def restore(checkpoint: dict[str, Any], path: str) -> list[Matcher]:
-    """Build a checkpoint's networks with their weights.
-
-    Raises:
-        InputError: the weights do not fit the dimensions that the checkpoint itself states.
-    """
-    try:
-        config = MatcherConfig(**checkpoint["config"]["matcher"])
-        shape = MatcherShape(**checkpoint["config"]["shape"])
-        matchers = [build_matcher(config, shape) for _ in checkpoint["networks"]]
-        for matcher, weights in zip(matchers, checkpoint["networks"], strict=True):
-            matcher.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged: its weights do not fit its own dimensions ({str(error)[:160]})") from None
-    return matchers
+        check_range(self, "shortlist", low=0)
+        check_range(self, "shortlist_check", low=0)
 
 
 def open_split(data: DataConfig, split: str, checkpoint: dict[str, Any], path: str) -> PrecomputedSplit:
@@ -251,15 +101,22 @@ def open_split(data: DataConfig, split: str, checkpoint: dict[str, Any], path: s
     return opened
 
 
-def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray] | None:
-    """Evaluate one or two checkpoints as the flags say, print the tables, write what was asked for."""
-    paths = [p for p in (config.mode_path, config.mode_path1) if p is not None]
-    for target in (config.output, config.save_sims):
-        if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
-            raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
-    device = choose_device(config.gpu)
-    sims: dict[str, np.ndarray] = {}
-    checkpoints = [load_checkpoint(path) for path in paths]
+@dataclass(frozen=True)
+class Opened:
+    """Networks by name (`A`, `B`, of a second checkpoint `A1`, `B1`) and the split they are evaluated on."""
+
+    matchers: dict[str, Matcher]
+    split: PrecomputedSplit
+    data_name: str
+
+
+def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[str, Any]]) -> Opened:
+    """Restore the networks and open the split.
+
+    Raises:
+        InputError: checkpoints, data and flags do not fit together.
+    """
+    matchers: dict[str, Matcher] = {}
     split: PrecomputedSplit | None = None
     for number, (path, checkpoint) in enumerate(zip(paths, checkpoints, strict=True)):
         stored = checkpoint["config"]["data"]
@@ -268,38 +125,93 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray] | No
             data_path=config.data_path or stored["data_path"],
             vocab_path=config.vocab_path or stored["vocab_path"],
         )
-        matchers = restore(checkpoint, path)
+        matchers |= {f"{chr(ord('A') + k)}{number or ''}": m for k, m in enumerate(restore(checkpoint, path))}
         opened = open_split(data, config.split, checkpoint, path)
         if split is not None and (len(opened), opened.num_images) != (len(split), split.num_images):
             raise InputError(
                 f"{path} evaluates on another number of pairs than {paths[0]}; name one --data_name for both"
             )
         split = opened
-        suffix = "" if number == 0 else str(number)
-        for k, matcher in enumerate(matchers):
-            sims[f"{chr(ord('A') + k)}{suffix}"] = similarities(matcher.to(device), split, device)
     assert split is not None
-    sims = with_mean(sims)
-    results = {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
+    if config.shortlist > min(split.num_images, len(split)):
+        raise InputError(
+            f"--shortlist {config.shortlist} is more than there is to choose from: {config.split} has "
+            f"{split.num_images} images and {len(split)} captions; lower it, or take 0 to score every pair"
+        )
+    return Opened(matchers, split, data.data_name)
+
+
+def ranked(sims: dict[str, np.ndarray], split: PrecomputedSplit) -> dict[str, Retrieval]:
+    """Rank every score matrix of a split."""
+    return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
+
+
+def score_shortlist(
+    opened: Opened, device: torch.device, config: EvaluationConfig, fold_images: int | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Score the shortlisted pairs; return the scores and, for the record, what that saved and lost.
+
+    Prints the recall lost against all pairs, or how to find out where that would take long.
+    """
+    split, started = opened.split, time.perf_counter()
+    folds = fold_members(split.image_of_caption, split.num_images, fold_images) if fold_images else ()
+    found = shortlisted_similarities(opened.matchers, split, device, size=config.shortlist, folds=folds)
+    seconds = time.perf_counter() - started
+    record: dict[str, Any] = {"size": config.shortlist, "share_of_pairs": found.share, "seconds": seconds, "lost": None}
+    done = f"--shortlist {config.shortlist}: {100 * found.share:.2g} % of the pairs scored, {seconds:.1f} s"
+    pairs = split.num_images * len(split)
+    if pairs > config.shortlist_check:
+        print(f"{done}; the recall lost was not measured: --shortlist_check {pairs} scores all pairs too")
+        return found.sims, record
+    started = time.perf_counter()
+    exact, short = ranked(similarities_by_name(opened.matchers, split, device), split), ranked(found.sims, split)
+    record["exact_seconds"] = time.perf_counter() - started
+    record["lost"] = {name: difference(exact[name], short[name]) for name in exact}
+    lost = ", ".join(f"{name} {exact[name].r_sum - short[name].r_sum:.2f}" for name in exact)
+    print(f"{done}; all pairs {record['exact_seconds']:.1f} s; rSum lost: {lost} (below zero: gained)")
+    return found.sims, record
+
+
+def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray]:
+    """Evaluate one or two checkpoints as the flags say, print the tables, write what was asked for."""
+    paths = [p for p in (config.mode_path, config.mode_path1) if p is not None]
+    for target in (config.output, config.save_sims):
+        if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
+            raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
+    device = choose_device(config.gpu)
+    checkpoints = [load_checkpoint(path) for path in paths]
+    opened = open_all(config, paths, checkpoints)
+    split, fold = opened.split, protocol(opened.data_name).fold_images
+    for matcher in opened.matchers.values():
+        matcher.to(device)
+    has_folds = config.split == "testall" and split.num_images > fold
+    shortlist: dict[str, Any] | None = None
+    if config.shortlist and any(isinstance(m.similarity, VSE) for m in opened.matchers.values()):
+        print("--shortlist is left aside: VSE scores every pair as fast as a shortlist is made")
+    elif config.shortlist:
+        sims, shortlist = score_shortlist(opened, device, config, fold if has_folds else None)
+    if shortlist is None:
+        sims = similarities_by_name(opened.matchers, split, device)
+    results = ranked(sims, split)
     size = f"{split.num_images} images x {len(split)} captions"
     chosen = "chosen on dev" if checkpoints[0].get("chosen_on") == "dev" else "not chosen on dev"
-    print(f"{data.data_name} {config.split}, {size}; checkpoint of epoch {checkpoints[0]['epoch']}, {chosen}")
+    print(f"{opened.data_name} {config.split}, {size}; checkpoint of epoch {checkpoints[0]['epoch']}, {chosen}")
     print(result_table(config.split, results))
     record: dict[str, Any] = {
-        "data_name": data.data_name,
+        "data_name": opened.data_name,
         "split": config.split,
         "images": split.num_images,
         "captions": len(split),
         "checkpoints": paths,
         "epochs": [c["epoch"] for c in checkpoints],
         "chosen_on": [c.get("chosen_on") for c in checkpoints],
-        "num_networks": len(sims) - ("mean" in sims),
+        "num_networks": len(opened.matchers),
         "noise": [c["config"].get("noise_report") for c in checkpoints],
         "seeds": [c["config"]["training"]["seed"] for c in checkpoints],
+        "shortlist": shortlist,
         "results": {name: r.as_dict() for name, r in results.items()},
     }
-    fold = protocol(data.data_name).fold_images
-    if config.split == "testall" and split.num_images > fold:
+    if has_folds:
         folds = {n: mean_retrieval(folds_of(m, split.image_of_caption, fold)) for n, m in sims.items()}
         print(result_table(f"{fold}-image folds, mean", folds))
         record["fold_results"] = {name: r.as_dict() for name, r in folds.items()}

@@ -29,6 +29,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which CUDA copies beside its computations."""
+        return Batch(
+            regions=self.regions.pin_memory(),
+            tokens=self.tokens.pin_memory(),
+            lengths=self.lengths,
+            index=self.index.pin_memory(),
+            image_id=self.image_id.pin_memory(),
+        )
+
     def to(self, device: torch.device) -> Batch:
         """Move everything but the lengths to `device`."""
         return Batch(

@@ -21,14 +21,23 @@ def captions_file(folder: Path, split: str) -> Path:
 
 
 def read_captions(folder: Path, split: str) -> list[str]:
-    """Read a split's captions in file order; Windows line ends and a byte-order mark are accepted.
+    """Read a split's captions in file order.
 
     Raises:
-        InputError: missing or empty file, bytes that are not UTF-8, an empty caption, a tsv line without a tab;
-            each with its line number.
+        InputError: missing file, or what `parse_captions` raises.
     """
     path = captions_file(folder, split)
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return parse_captions(path, path.read_bytes())
+
+
+def parse_captions(path: Path, content: bytes) -> list[str]:
+    """Return the captions in a file's `content`; Windows line ends and a byte-order mark are accepted.
+
+    Raises:
+        InputError: empty file, bytes that are not UTF-8, an empty caption, a tsv line without a tab; each with its
+            line number.
+    """
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1].strip() == b"":
         lines.pop()
     if not lines:

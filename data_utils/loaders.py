@@ -1,8 +1,10 @@
-"""Batches of pairs in a seeded order; worker processes change when a batch is read, never what is in it."""
+"""Batches of pairs in a seeded order; workers and prefetching change when a batch is read, never what is in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,18 +15,59 @@ from data_utils.batch import Batch
 from data_utils.precomputed import PrecomputedSplit
 from runtime.errors import InputError
 
+Prepared = TypeVar("Prepared")
+
 MIN_BATCH = 2
 """A pair alone has no negatives, and batch normalisation no variance: a last batch of one pair is left out."""
 
 
-def shuffled_batches(pairs: np.ndarray, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Shuffle the pair numbers (n,) and cut them into batches of at most `batch_size` and at least 2."""
+def shuffled_batches(
+    pairs: np.ndarray,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    lengths: np.ndarray | None = None,
+    window: int = 1,
+) -> list[Tensor]:
+    """Shuffle the pair numbers (n,) and cut them into batches of at most `batch_size` and at least 2.
+
+    With a window, batches hold captions of similar length, which costs less padding: the shuffled pairs are taken
+    `window` batches at a time, sorted by length within that window (ties stay shuffled), cut, and the epoch's batches
+    shuffled. Against `window=1`, which is the plain shuffle bit for bit:
+    - the same: the pairs that an epoch holds, each once; that a pair's place in the epoch is uniform, whatever its
+      length; the number of batches and their sizes. The shorter last batch is cut off before sorting, so that no
+      length is more likely to get fewer batch mates, or to be left out as a batch of one.
+    - different: who meets whom. Batch mates, and with them the negatives, are alike in length, and the more so the
+      wider the window; pairs of very different lengths meet more rarely. An image's captions are often alike in length
+      and meet more often. A batch's mean loss varies more from batch to batch, and batch statistics (SAF) are those of
+      one length.
+
+    Args:
+        lengths: caption length of every pair of the split, by pair number; not needed without a window.
+        window: batches that are sorted together.
+    """
     order = torch.from_numpy(pairs)[torch.randperm(len(pairs), generator=generator)]
-    return [batch for batch in order.split(batch_size) if len(batch) >= MIN_BATCH]
+    full = len(order) // batch_size
+    if window > 1 and full:
+        assert lengths is not None
+        which = torch.arange(full * batch_size) // (window * batch_size)
+        length = torch.from_numpy(lengths)[order[: full * batch_size]]
+        order[: full * batch_size] = order[torch.argsort(which * (int(length.max()) + 1) + length, stable=True)]
+    batches = [batch for batch in order.split(batch_size) if len(batch) >= MIN_BATCH]
+    if window > 1:
+        batches = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
+    return batches
 
 
-def load(split: PrecomputedSplit, batches: list[Tensor], workers: int = 0) -> Iterator[Batch]:
-    """Yield the batches in the given order, read by `workers` processes ahead of time (0: in this process)."""
+def load(
+    split: PrecomputedSplit, batches: list[Tensor], workers: int = 0, *, device: torch.device | None = None
+) -> Iterator[Batch]:
+    """Yield the batches in the given order, read by `workers` processes ahead of time (0: in this process).
+
+    Args:
+        device: with CUDA, batches come on that device, each read, pinned and copied while the one before it is in use.
+            On the CPU, and without it, they come as they are read.
+    """
     loader: DataLoader[Batch] = DataLoader(
         split,  # type: ignore[arg-type]
         batch_size=None,
@@ -34,17 +77,58 @@ def load(split: PrecomputedSplit, batches: list[Tensor], workers: int = 0) -> It
         multiprocessing_context="fork" if workers else None,
     )
     try:
-        yield from loader
+        if device is not None and device.type == "cuda":
+            yield from _onto(device, iter(loader))
+        else:
+            yield from loader
     except InputError as error:  # a worker's comes with its traceback in front of the message
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
 
 
+def one_ahead(batches: Iterator[Batch], prepare: Callable[[Batch], Prepared]) -> Iterator[Prepared]:
+    """Yield every batch, prepared; a thread takes and prepares the next one while the one before it is in use."""
+
+    def take() -> Prepared | None:
+        batch = next(batches, None)
+        return None if batch is None else prepare(batch)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        upcoming = thread.submit(take)
+        while (prepared := upcoming.result()) is not None:
+            upcoming = thread.submit(take)
+            yield prepared
+
+
+def _onto(device: torch.device, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Copy each batch to a CUDA device on a stream of its own, beside the computation on the one before it."""
+    copying = torch.cuda.Stream(device)
+
+    def prepare(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(copying):
+            return batch.pin_memory().to(device), copying.record_event()
+
+    for batch, is_copied in one_ahead(batches, prepare):
+        computing = torch.cuda.current_stream(device)
+        computing.wait_event(is_copied)
+        for values in (batch.regions, batch.tokens, batch.index, batch.image_id):
+            values.record_stream(computing)  # its memory is not the copying stream's again before that one is done
+        yield batch
+
+
 def load_forever(
-    split: PrecomputedSplit, pairs: np.ndarray, batch_size: int, generator: torch.Generator, workers: int = 0
+    split: PrecomputedSplit,
+    pairs: np.ndarray,
+    batch_size: int,
+    generator: torch.Generator,
+    workers: int = 0,
+    *,
+    window: int = 1,
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """Yield shuffled batches of `pairs` without end, shuffled anew each time round."""
     while True:
-        yield from load(split, shuffled_batches(pairs, batch_size, generator), workers)
+        batches = shuffled_batches(pairs, batch_size, generator, lengths=split.lengths, window=window)
+        yield from load(split, batches, workers, device=device)
 
 
 def covering_batches(pairs: np.ndarray, batch_size: int, generator: torch.Generator) -> list[Tensor]:

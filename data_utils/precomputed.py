@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from data_utils.batch import Batch
-from data_utils.captions import captions_file, read_captions
+from data_utils.captions import captions_file
 from data_utils.regions import RegionStore
+from data_utils.tokens import read_tokens
 from runtime.errors import InputError
 from vocab.vocabulary import Vocabulary
 
@@ -25,40 +26,48 @@ class PrecomputedSplit:
         split: `train`, `dev`, `test`, ...
         vocabulary: gives the token ids.
         max_images: use only so many first images.
+        token_cache: folder that keeps tokenised captions; None is the user's cache, `off` none.
 
     Attributes:
         image_of_caption: (captions,) int64, the image each caption was written for, as the files say.
         image_of_pair: the same, or what a noise index made of it (`set_images`).
         captions_per_image: how many captions each image has.
+        lengths: (captions,) int64, ids of each caption, `<start>` and `<end>` included.
 
     Raises:
         InputError: files missing or broken, counts that do not fit together, or a vocabulary of another data set.
     """
 
-    def __init__(self, folder: Path, split: str, vocabulary: Vocabulary, max_images: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        vocabulary: Vocabulary,
+        max_images: int | None = None,
+        *,
+        token_cache: str | None = None,
+    ) -> None:
         self.name = split
         self.regions = RegionStore(folder, split)
-        captions = read_captions(folder, split)
         path = captions_file(folder, split)
-        num_rows = len(self.regions)
-        if len(captions) % num_rows:
+        tokens = read_tokens(path, vocabulary, token_cache)
+        num_rows, num_captions = len(self.regions), len(tokens)
+        if num_captions % num_rows:
             raise InputError(
-                f"counts do not divide: {num_rows} feature rows in {self.regions.path} but {len(captions)} captions in "
+                f"counts do not divide: {num_rows} feature rows in {self.regions.path} but {num_captions} captions in "
                 f"{path}; there must be a whole number of captions for each row"
             )
-        self._rows_per_image = self._repeats() if len(captions) == num_rows else 1
-        self.captions_per_image = len(captions) // num_rows * self._rows_per_image
-        num_images = len(captions) // self.captions_per_image
+        self._rows_per_image = self._repeats() if num_captions == num_rows else 1
+        self.captions_per_image = num_captions // num_rows * self._rows_per_image
+        num_images = num_captions // self.captions_per_image
         self.num_images = min(num_images, max_images) if max_images else num_images
-        captions = captions[: self.num_images * self.captions_per_image]
-        self.image_of_caption = np.arange(len(captions)) // self.captions_per_image
+        tokens = tokens.first(self.num_images * self.captions_per_image)
+        self._tokens, self.lengths = tokens.ids, tokens.lengths
+        self._offsets = np.cumsum(self.lengths) - self.lengths
+        self.image_of_caption = np.arange(len(tokens)) // self.captions_per_image
         self.image_of_pair = self.image_of_caption
 
-        encoded = [vocabulary.encode(caption) for caption in captions]
-        self.lengths = np.array([len(ids) for ids in encoded])
-        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._tokens = np.concatenate([np.array(ids) for ids in encoded])
-        words = int(self.lengths.sum()) - 2 * len(captions)
+        words = len(self._tokens) - 2 * len(tokens)
         unknown = int((self._tokens == vocabulary.unknown_id).sum())
         if unknown > MAX_UNKNOWN_SHARE * words:
             raise InputError(

@@ -1,11 +1,15 @@
 """Region features from disk, larger than memory if need be: `{split}_ims.npy` or `{split}_ims.h5`.
 
-npy: any float dtype, read through a memory map. HDF5: dataset `features` of any float dtype, or int8 with a dataset
-`scales` (D,), value = features * scales. Both have the shape (rows, R regions, D).
+npy: any float dtype; rows are read at their place in the file, or, in Fortran order or foreign byte order, through a
+memory map. HDF5: dataset `features` of any float dtype, or int8 with a dataset `scales` (D,), value = features *
+scales. Both have the shape (rows, R regions, D).
 """
 
 from __future__ import annotations
 
+import os
+import weakref
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -19,6 +23,70 @@ IN_MEMORY_BYTES = 512 * 2**20
 SCAN_BYTES = 2 * 2**30
 SCAN_ROWS = 256
 """A split of up to so many bytes (in float32) is scanned for NaN when it is opened, so many rows at a time."""
+
+MAX_BUFFERS = 1024
+"""Most buffers that one read may fill (IOV_MAX)."""
+
+
+class _RowFile:
+    """Rows of an npy file in C order, read by position.
+
+    Pages of a memory map count as resident memory of every process that touched them, those of a file only as the
+    system's cache. No position is kept between reads, so that worker processes may share the open file.
+
+    Args:
+        path: the file.
+        array: its memory map, for the layout.
+    """
+
+    def __init__(self, path: Path, array: np.memmap) -> None:
+        self.path = path
+        self.row_shape, self.dtype, self.start = array.shape[1:], array.dtype, array.offset
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    @staticmethod
+    def can_read(array: np.memmap) -> bool:
+        """Tell whether rows of this layout lie together and need no swapping of bytes."""
+        return array.flags.c_contiguous and array.dtype.isnative and hasattr(os, "preadv")
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return `rows` (n,) as (n, *row_shape) in the file's dtype; of equal rows the first is read, the rest copied.
+
+        Rows that follow each other in the file are one read, wherever they go.
+
+        Raises:
+            InputError: the file has become shorter than its header says, or the disk fails.
+        """
+        unique, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+        out = np.empty((len(rows), *self.row_shape), dtype=self.dtype)
+        target, size = out.reshape(-1).view(np.uint8).data, out[:1].nbytes
+        buffers = [target[place * size : (place + 1) * size] for place in first.tolist()]
+        cuts = [0, *(np.flatnonzero(np.diff(unique) > 1) + 1).tolist(), len(unique)]
+        runs = [(self.start + int(unique[a]) * size, buffers[a:b]) for a, b in pairwise(cuts) if a < b]
+        if hasattr(os, "posix_fadvise"):  # told all at once, a disk reads them side by side
+            for offset, parts in runs:
+                os.posix_fadvise(self._descriptor, offset, len(parts) * size, os.POSIX_FADV_WILLNEED)
+        for offset, parts in runs:
+            self._fill(parts, offset)
+        again = np.delete(np.arange(len(rows)), first)
+        out[again] = out[first[inverse[again]]]
+        return out
+
+    def _fill(self, buffers: list[memoryview], offset: int) -> None:
+        """Fill all buffers with the bytes from `offset` on, however few of them one call gives."""
+        while buffers:
+            try:
+                count = os.preadv(self._descriptor, buffers[:MAX_BUFFERS], offset)
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+            if not count:
+                raise InputError(f"{self.path} ends before its last row; the file was cut while in use, copy it again")
+            offset += count
+            while count and count >= len(buffers[0]):
+                count -= len(buffers.pop(0))
+            if count:
+                buffers[0] = buffers[0][count:]
 
 
 class RegionStore:
@@ -48,6 +116,9 @@ class RegionStore:
         self.shape: tuple[int, int, int] = tuple(int(n) for n in self._array.shape)  # type: ignore[assignment]
         if self._scales is not None and self._scales.shape != (self.shape[2],):
             raise InputError(f"{self.path}: scales have shape {self._scales.shape}; they must be ({self.shape[2]},)")
+        self._rows: _RowFile | None = None
+        if isinstance(self._array, np.memmap) and _RowFile.can_read(self._array):
+            self._rows = _RowFile(self.path, self._array)
         if isinstance(self._array, h5py.Dataset) and 4 * int(np.prod(self.shape)) <= IN_MEMORY_BYTES:
             self._array, self._scales = self.read(np.arange(self.shape[0])), None
 
@@ -80,23 +151,28 @@ class RegionStore:
         return self.shape[0]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the features of `rows` (n,) as float32 (n, R, D), each row read from disk once.
+        """Return the features of `rows` (n,) as float32 (n, R, D) of its own, each row read from disk once.
 
         Raises:
             InputError: a feature is NaN or infinite; names the row.
         """
-        unique, inverse = np.unique(rows, return_inverse=True)
-        is_plain = len(unique) == len(rows) and np.array_equal(unique, rows)
-        source = self._array[unique] if isinstance(self._array, h5py.Dataset) else self._array[rows]
-        features = np.asarray(source, dtype=np.float32)
-        if self._scales is not None:
-            features = features * self._scales
-        if isinstance(self._array, h5py.Dataset) and not is_plain:
-            features = features[inverse]
-        if not np.isfinite(features).all():
+        if self._rows is not None:
+            features = self._rows.read(rows).astype(np.float32, copy=False)
+        elif isinstance(self._array, h5py.Dataset):
+            features = self._read_hdf5(self._array, rows)
+        else:
+            features = np.asarray(self._array[rows], dtype=np.float32, order="C")
+        if not _is_finite(features):
             bad = int(rows[~np.isfinite(features).all(axis=(1, 2))][0])
             raise InputError(f"{self.path} row {bad} holds NaN or infinite features; extract that image again")
         return features
+
+    def _read_hdf5(self, dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+        unique, inverse = np.unique(rows, return_inverse=True)  # HDF5 wants rows in order, each once
+        features = np.asarray(dataset[unique], dtype=np.float32)
+        if self._scales is not None:
+            features = features * self._scales
+        return features if np.array_equal(unique, rows) else features[inverse]
 
     def check_finite(self) -> None:
         """Read every row once, if that is quick, so that a broken one is told before training.
@@ -109,3 +185,10 @@ class RegionStore:
         if 4 * int(np.prod(self.shape)) <= SCAN_BYTES:
             for start in range(0, len(self), SCAN_ROWS):
                 self.read(np.arange(start, min(start + SCAN_ROWS, len(self))))
+
+
+def _is_finite(features: np.ndarray) -> bool:
+    """Tell whether all values are finite: their squares' sum is, unless it overflows, and then each is looked at."""
+    flat = features.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())

@@ -1,6 +1,6 @@
-"""Norms, masks and cross attention (SCAN, ECCV 2018).
+"""Norms, masks, and the weights of cross attention (SCAN, ECCV 2018).
 
-Legend: I images, C captions, P pairs, R regions, W words (exactly as many as each caption here has), D embed size.
+Legend: I images, C captions, R regions, W words (exactly as many as each caption here has), D embed size.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ def softmax_of_short_rows(logits: Tensor) -> Tensor:
     """Return softmax over the last dimension, for very many rows of a few numbers each.
 
     torch's softmax pays per row. While all logits lie within `SAFE_SPREAD` of each other one maximum serves all rows:
-    no row's sum can then underflow, and the rest is elementwise.
+    no row's sum can then underflow, and the rest is elementwise. Without gradients the logits are overwritten.
     """
-    if logits.is_cuda:
+    if logits.is_cuda or torch.compiler.is_compiling():
         return torch.softmax(logits, dim=-1)
     low, high = torch.aminmax(logits.detach())
     if not high - low < SAFE_SPREAD:  # also where a logit is NaN
         return torch.softmax(logits, dim=-1)
-    exponentials = torch.exp(logits - high)
-    ones = torch.ones(logits.shape[-1], 1, dtype=logits.dtype)
-    return exponentials / (exponentials @ ones)  # a product sums short rows faster than a reduction
+    in_place = not torch.is_grad_enabled()
+    exponentials = logits.sub_(high).exp_() if in_place else torch.exp(logits - high)
+    sums = exponentials @ torch.ones(logits.shape[-1], 1, dtype=logits.dtype)  # faster than a reduction of short rows
+    return exponentials.div_(sums) if in_place else exponentials / sums
 
 
-def _region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
+def region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
     """Turn word-region products (..., R) into weights over regions: LeakyReLU, l2-norm over words, exp(lambda x).
 
     This is the softmax over regions without its denominator, which the l2-norm of the context cancels (but for the 1e-8
@@ -60,30 +61,3 @@ def _region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
     squares = affinity.square().sum(dim=word_dim, keepdim=True)
     norm = squares.clamp(min=1e-30).sqrt()  # the clamp keeps the gradient of a zero region finite
     return torch.exp(affinity * (SOFTMAX_FACTOR / (norm + EPSILON)))
-
-
-def attend_tile(regions: Tensor, words: Tensor) -> Tensor:
-    """Return each word's context in each image.
-
-    Args:
-        regions: (I, R, D).
-        words: (C, W, D), captions of exactly W words each: the l2-norm runs over all of them.
-
-    Returns:
-        (I, C, W, D), l2-normalised.
-
-    Source: SGRAF (AAAI 2021), Eq. 2-3, with SCAN's text-to-image attention.
-    """
-    num_images, num_regions, size = regions.shape
-    num_captions, num_words, _ = words.shape
-    affinity = words.reshape(-1, size) @ regions.reshape(-1, size).t()  # (C W, I R)
-    affinity = affinity.view(num_captions, num_words, num_images, num_regions)
-    weights = _region_weights(affinity, word_dim=1)
-    context = weights.flatten(0, 1).transpose(0, 1) @ regions  # (I, C W, R) @ (I, R, D), without a copy
-    return l2norm(context.view(num_images, num_captions, num_words, size))
-
-
-def attend_pairs(regions: Tensor, words: Tensor) -> Tensor:
-    """Do what `attend_tile` does for single pairs: regions (P, R, D), words (P, W, D) -> (P, W, D)."""
-    weights = _region_weights(words @ regions.transpose(1, 2), word_dim=1)  # (P, W, R)
-    return l2norm(weights @ regions)

@@ -1,143 +1,45 @@
-"""Ranks: a hand-made case, perfect and collapsed models, ties, folds, the slow twin; scores of a whole split."""
+"""evaluation.py: the tables, and `--shortlist` from the flag to the record."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import evaluation
-from data_utils.precomputed import PrecomputedSplit
-from evaluation import (
-    Retrieval,
-    folds_of,
-    i2t_positions,
-    mean_retrieval,
-    retrieval,
-    similarities,
-    t2i_positions,
-    with_mean,
-)
-from models.matcher import MatcherConfig, MatcherShape, build_matcher
-from tests import reference
+from data_utils import catalog
+from models import shortlist
+from models.ranks import retrieval
+from runtime.errors import InputError
+from tests.models.test_ranks import HAND_MADE, OWNERS
+from tests.test_run import train
 from tests.tiny import make_tiny_data
-from vocab.vocabulary import Vocabulary
 
-OWNERS = np.array([0, 0, 1, 1, 2, 2, 3, 3])
-
-HAND_MADE = np.array(
-    [  # two captions an image; its own captions in columns 2 i and 2 i + 1
-        [0.90, 0.10, 0.80, 0.20, 0.30, 0.40, 0.50, 0.60],  # 0.90 is best: place 0
-        [0.95, 0.15, 0.30, 0.70, 0.10, 0.80, 0.20, 0.05],  # 0.95 and 0.80 beat 0.70: place 2
-        [0.10, 0.20, 0.40, 0.50, 0.60, 0.05, 0.60, 0.30],  # 0.60 ties with 0.60: place 1
-        [0.50, 0.60, 0.70, 0.80, 0.90, 0.95, 0.10, 0.40],  # all six others beat 0.40: place 6
-    ]
-)
+IMAGES, CAPTIONS = 8, 40
 
 
-def as_plain(result: Retrieval) -> dict[str, dict[str, float]]:
-    """Put our ranks under the twin's names."""
-    return {
-        name: {
-            "r1": ranks.recall[1],
-            "r5": ranks.recall[5],
-            "r10": ranks.recall[10],
-            "median": ranks.median_rank,
-            "mean": ranks.mean_rank,
-        }
-        for name, ranks in (("i2t", result.i2t), ("t2i", result.t2i))
-    }
+@pytest.fixture(scope="module")
+def sgr_path(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of two small SGR networks; tests only read it."""
+    flags = ["--module_name", "SGR", "--num_epochs", "1", "--warmup_epoch", "1"]
+    return train(tiny_root, tmp_path_factory.mktemp("sgr"), *flags) / "checkpoint_dev_best.pth.tar"
 
 
-def test_hand_made_case() -> None:
-    assert i2t_positions(HAND_MADE, OWNERS).tolist() == [0, 2, 1, 6]
-    # column by column: who else scores at least what the caption's own image does
-    assert t2i_positions(HAND_MADE, OWNERS).tolist() == [1, 3, 3, 1, 1, 3, 3, 1]
-    assert as_plain(retrieval(HAND_MADE, OWNERS)) == {
-        "i2t": {"r1": 25.0, "r5": 75.0, "r10": 100.0, "median": 2.0, "mean": 3.25},
-        "t2i": {"r1": 0.0, "r5": 100.0, "r10": 100.0, "median": 3.0, "mean": 3.0},
-    }
-    assert retrieval(HAND_MADE, OWNERS).r_sum == 400.0
+class Evaluated:
+    """What an evaluation printed and wrote."""
 
-
-def test_results_have_names() -> None:
-    content = retrieval(HAND_MADE, OWNERS).as_dict()
-    assert content["i2t"] == {"R@1": 25.0, "R@5": 75.0, "R@10": 100.0, "median_rank": 2.0, "mean_rank": 3.25}
-    assert content["rSum"] == 400.0 and set(content) == {"i2t", "t2i", "rSum"}
-
-
-def test_a_perfect_model_has_the_largest_sum() -> None:
-    sims = (OWNERS == np.arange(4)[:, None]).astype(np.float32)
-    result = retrieval(sims, OWNERS)
-    assert result.r_sum == 600.0
-    assert [result.i2t.median_rank, result.i2t.mean_rank, result.t2i.median_rank, result.t2i.mean_rank] == [1.0] * 4
-
-
-def test_a_collapsed_model_is_last_everywhere() -> None:
-    """Equal scores tell nothing: ties count against the model."""
-    images, each = 30, 5
-    result = retrieval(np.full((images, images * each), 0.5), np.arange(images * each) // each)
-    assert result.r_sum == 0.0
-    assert result.i2t.mean_rank == result.i2t.median_rank == (images - 1) * each + 1
-    assert result.t2i.mean_rank == result.t2i.median_rank == images
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_ranks_are_the_twins(seed: int) -> None:
-    """Any number of captions an image, in any order, with ties."""
-    random = np.random.RandomState(seed)
-    images = 12
-    owners = random.permutation(np.concatenate([np.arange(images), random.randint(0, images, 20)]))
-    sims = np.round(random.rand(images, len(owners)), 2 if seed % 2 else 1)
-    ours, twin = as_plain(retrieval(sims, owners)), reference.ranks(sims, owners)
-    for name in ("i2t", "t2i"):
-        assert ours[name] == pytest.approx(twin[name], abs=1e-9)
-
-
-def test_correspondence_is_data_and_not_file_order() -> None:
-    """Shuffled captions with their owners are ranked alike."""
-    order = np.array([5, 0, 7, 2, 1, 6, 4, 3])
-    assert as_plain(retrieval(HAND_MADE[:, order], OWNERS[order])) == as_plain(retrieval(HAND_MADE, OWNERS))
-    assert as_plain(retrieval(HAND_MADE[:, order], OWNERS)) != as_plain(retrieval(HAND_MADE, OWNERS))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
-    sims = HAND_MADE.copy()
-    sims[2, 3] = bad
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        retrieval(sims, OWNERS)
-
-
-@pytest.mark.parametrize("sims", [HAND_MADE[:, :7], HAND_MADE.ravel(), HAND_MADE[None]])
-def test_shapes_must_fit(sims: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="do not fit 8 captions"):
-        retrieval(sims, OWNERS)
-
-
-def test_folds_are_ranked_on_their_own() -> None:
-    """Two folds of two images each: only their own captions compete."""
-    folds = folds_of(HAND_MADE, OWNERS, 2)
-    assert [as_plain(f) for f in folds] == [
-        as_plain(retrieval(HAND_MADE[:2, :4], np.array([0, 0, 1, 1]))),
-        as_plain(retrieval(HAND_MADE[2:, 4:], np.array([0, 0, 1, 1]))),
-    ]
-    mean = mean_retrieval(folds)
-    assert mean.i2t.recall[1] == (folds[0].i2t.recall[1] + folds[1].i2t.recall[1]) / 2
-    assert mean.t2i.mean_rank == (folds[0].t2i.mean_rank + folds[1].t2i.mean_rank) / 2
-    assert mean.i2t.median_rank == (folds[0].i2t.median_rank + folds[1].i2t.median_rank) / 2
-    assert mean.r_sum == pytest.approx((folds[0].r_sum + folds[1].r_sum) / 2)
-    assert folds[0].r_sum != folds[1].r_sum
-
-
-def test_the_mean_of_networks_is_a_float32_mean() -> None:
-    one, two = (np.random.RandomState(k).rand(3, 4).astype(np.float32) for k in range(2))
-    named = with_mean({"A": one, "B": two})
-    assert list(named) == ["A", "B", "mean"] and named["mean"].dtype == np.float32
-    assert np.array_equal(named["mean"], (one + two) / np.float32(2))
-    assert list(with_mean({"A": one})) == ["A"]
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], path: Path, *flags: str) -> None:
+        output, saved = folder / "record.json", folder / "sims.npz"
+        capsys.readouterr()
+        targets = ["--output", str(output), "--save_sims", str(saved)]
+        evaluation.main(["--mode_path", str(path), "--gpu", "cpu", *targets, *flags])
+        self.text = capsys.readouterr().out
+        self.record: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+        with np.load(saved) as content:
+            self.sims = dict(content)
 
 
 def test_the_table_shows_every_network() -> None:
@@ -147,26 +49,86 @@ def test_the_table_shows_every_network() -> None:
     assert len(rows) == 2 and all("400" in row and "75" in row for row in rows)
 
 
-@pytest.mark.parametrize("name", ["SGR", "VSE"])
-def test_scores_of_a_split_do_not_depend_on_blocks_and_leave_the_mode_alone(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shortlist_of_everything_is_exact(sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = Evaluated(tmp_path, capsys, sgr_path)
+    assert exact.record["shortlist"] is None and "--shortlist" not in exact.text
+    short = Evaluated(tmp_path, capsys, sgr_path, "--shortlist", str(IMAGES))
+    assert short.record["results"] == exact.record["results"]
+    assert short.record["shortlist"]["share_of_pairs"] == 1.0
+    for name in ("A", "B", "mean"):
+        np.testing.assert_allclose(short.sims[name], exact.sims[name], rtol=0, atol=1e-6)
+        assert short.record["shortlist"]["lost"][name]["rSum"] == 0.0
+    assert "rSum lost: A 0.00, B 0.00, mean 0.00" in short.text
+
+
+def test_the_recall_lost_is_measured(sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = Evaluated(tmp_path, capsys, sgr_path).record
+    short = Evaluated(tmp_path, capsys, sgr_path, "--shortlist", "2")
+    record = short.record["shortlist"]
+    assert record["size"] == 2 and 0.1 < record["share_of_pairs"] < 0.9
+    assert record["seconds"] > 0 and record["exact_seconds"] > 0
+    for name in ("A", "B", "mean"):
+        lost = exact["results"][name]["rSum"] - short.record["results"][name]["rSum"]
+        assert record["lost"][name]["rSum"] == pytest.approx(lost)
+        assert f"{name} {lost:.2f}" in short.text
+    ways = [record["lost"][name][way] for name in ("A", "B", "mean") for way in ("i2t", "t2i")]
+    assert any(value for numbers in ways for value in numbers.values()), "nothing changed: the test could not fail"
+
+
+def test_the_recall_lost_is_not_measured_where_that_takes_long(
+    sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = make_tiny_data(tmp_path, images={"train": 6, "dev": 7, "test": 2})
-    vocabulary = Vocabulary.load(root / "vocab" / "tiny_precomp_vocab.json")
-    split = PrecomputedSplit(root / "data" / "tiny_precomp", "dev", vocabulary, None)
-    torch.manual_seed(0)
-    config = MatcherConfig(module_name=name, word_dim=6, embed_size=8, sim_dim=5)
-    matcher = build_matcher(config, MatcherShape(len(vocabulary), *split.region_shape)).train()
-    cpu = torch.device("cpu")
-    whole = similarities(matcher, split, cpu)
-    assert matcher.training and whole.shape == (7, 35) and whole.dtype == np.float32
-    monkeypatch.setattr(evaluation, "IMAGE_BLOCK", 2)
-    monkeypatch.setattr(evaluation, "CAPTION_BLOCK", 3)
-    np.testing.assert_allclose(similarities(matcher.eval(), split, cpu), whole, rtol=0, atol=1e-6)
-    assert not matcher.training
-    with torch.no_grad():  # one pair at a time, at its place
-        for image, caption in ((0, 0), (3, 17), (6, 34), (5, 2)):
-            tokens, lengths = split.tokens(np.array([caption]))
-            side = matcher.encode_images(split.read_images(np.array([image])))
-            single = matcher.similarity(side, matcher.encode_captions(tokens, lengths))
-            assert float(single) == pytest.approx(whole[image, caption], abs=1e-6)
+    monkeypatch.setattr(evaluation, "similarities_by_name", lambda *_: pytest.fail("every pair was scored"))
+    short = Evaluated(tmp_path, capsys, sgr_path, "--shortlist", "2", "--shortlist_check", str(IMAGES * CAPTIONS - 1))
+    assert "not measured" in short.text and f"--shortlist_check {IMAGES * CAPTIONS}" in short.text
+    assert short.record["shortlist"]["lost"] is None
+
+
+def test_two_checkpoints_with_a_shortlist(sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = Evaluated(tmp_path, capsys, sgr_path, "--shortlist", "3")
+    both = Evaluated(tmp_path, capsys, sgr_path, "--mode_path1", str(sgr_path), "--shortlist", "3")
+    assert list(both.record["results"]) == ["A", "B", "A1", "B1", "mean"]
+    assert both.record["results"]["A"] == one.record["results"]["A"], "a second checkpoint does not help the first"
+    assert both.record["num_networks"] == 4
+
+
+def test_vse_needs_no_shortlist(checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = Evaluated(tmp_path, capsys, checkpoint_path)
+    short = Evaluated(tmp_path, capsys, checkpoint_path, "--shortlist", "2")
+    assert short.record["results"] == exact.record["results"] and short.record["shortlist"] is None
+    (line,) = [line for line in short.text.splitlines() if "--shortlist" in line]
+    assert "left aside" in line and "VSE" in line
+
+
+def test_folds_have_shortlists_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {"train": 40, "dev": 8, "test": 8, "testall": 24}
+    flags = ["--module_name", "SGR", "--num_epochs", "1", "--warmup_epoch", "0", "--no_co_training"]
+    folder = train(make_tiny_data(tmp_path, images=images), tmp_path / "out", *flags)
+    monkeypatch.setitem(catalog.PROTOCOLS, "tiny_precomp", catalog.Protocol(fold_images=8))
+    path = folder / "checkpoint_dev_best.pth.tar"
+    short = Evaluated(tmp_path, capsys, path, "--split", "testall", "--shortlist", "2")
+    real = short.sims["A"] > 0  # sigmoids; all others lie below
+    for start in range(0, 24, 8):
+        fold = real[start : start + 8, 5 * start : 5 * (start + 8)]
+        assert fold.sum(axis=0).min() >= 2 and fold.sum(axis=1).min() >= 2
+    assert "8-image folds" in short.text and short.record["fold_results"]["A"]["rSum"] > 0
+
+
+@pytest.mark.parametrize("size", [IMAGES + 1, CAPTIONS, 10**9, -1])
+def test_a_shortlist_that_makes_no_sense(
+    sgr_path: Path, size: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortlist, "encode_gallery", lambda *_: pytest.fail("encoded before looking at the flag"))
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main(["--mode_path", str(sgr_path), "--gpu", "cpu", "--shortlist", str(size)])
+    line = capsys.readouterr().err
+    assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
+    assert f"--shortlist {size}" in line
+    assert size < 0 or (f"{IMAGES} images" in line and f"{CAPTIONS} captions" in line and "lower it" in line)
+
+
+def test_a_check_below_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="--shortlist_check -1"):
+        evaluation.EvaluationConfig(mode_path="x", shortlist_check=-1)

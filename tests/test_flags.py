@@ -22,6 +22,7 @@ RUN_FLAGS = {
     "data_name": "emoji_precomp",
     "data_path": None,
     "vocab_path": None,
+    "token_cache": None,
     # noise
     "noise_ratio": 0.0,
     "noise_protocol": "caption",
@@ -51,6 +52,10 @@ RUN_FLAGS = {
     "grad_clip": 2.0,
     "negatives": "hardest",
     "anneal_epochs": 10,
+    "negative_shortlist": 0,
+    "length_window": 1,
+    "precision": "fp32",
+    "compile": False,
     "noisy_start": 0.5,
     "no_co_training": False,
     "validate_every": 1,
@@ -93,6 +98,8 @@ EVALUATION_FLAGS = {
     "output": None,
     "save_sims": None,
     "gpu": "0",
+    "shortlist": 0,
+    "shortlist_check": 1_000_000,
 }
 LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --data_path /data --vocab_path /vocab
     --seed 1 --warmup_epoch 10 --warmup_type warmup_sele --id one --warmup_rate 0.5 --p_threshold 0.5 --noise_train

@@ -10,6 +10,7 @@ from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
 from models.matcher import MatcherConfig
+from models.precision import ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from training.optim import LR_RULES
@@ -31,6 +32,9 @@ class TrainingConfig:
     warmup_epoch: int = flag(10, "epochs of warm-up")
     num_epochs: int = flag(40, "epochs after warm-up")
     batch_size: int = flag(128, "pairs a batch; with a noisy side, so many of each side")
+    length_window: int = flag(
+        1, "cut batches of similar caption length from windows of so many shuffled batches (1: no sorting)"
+    )
     learning_rate: float = flag(2e-4, "learning rate of Adam")
     lr_update: int = flag(30, "epochs between steps of the learning rate")
     lr_rule: str = flag(
@@ -41,6 +45,11 @@ class TrainingConfig:
     grad_clip: float = flag(2.0, "largest norm of the gradient over all parameters")
     negatives: str = flag(
         "hardest", "negatives after warm-up: their mean, the hardest, or from mean to hardest", choices=NEGATIVES
+    )
+    negative_shortlist: int = flag(
+        0,
+        "score only so many negatives a row and column, the best by pooled vectors, once negatives are the hardest "
+        "(SGR; 0: all)",
     )
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
     noisy_start: float = flag(0.5, "the noisy side is trained from this share of the epochs on (1: never)")
@@ -62,9 +71,9 @@ class TrainingConfig:
         check_range(self, "batch_size", low=2)
         check_range(self, "learning_rate", low=0.0)
         check_range(self, "grad_clip", low=1e-12)
-        for name in ("warmup_epoch", "num_epochs", "workers", "seed"):
+        for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
             check_range(self, name, low=0)
-        for name in ("lr_update", "anneal_epochs", "validate_every", "log_step"):
+        for name in ("length_window", "lr_update", "anneal_epochs", "validate_every", "log_step"):
             check_range(self, name, low=1)
         if self.num_epochs == 0 and not self.saved_model and not self.warmup_model_path:
             raise InputError("--num_epochs 0 needs a checkpoint to test: give --saved_model or --warmup_model_path")
@@ -94,6 +103,15 @@ class RunConfig:
     method_name: str
     method: MethodConfig
     training: TrainingConfig
+    scoring: ScoringConfig
+
+    def __post_init__(self) -> None:
+        shortlist, module = self.training.negative_shortlist, self.matcher.module_name
+        if shortlist and module != "SGR":
+            why = (
+                "one product scores all pairs" if module == "VSE" else "all pairs of a caption are coupled in training"
+            )
+            raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
 
     def build_method(self) -> Method:
         """Return a fresh `Method`, for one network."""
@@ -132,6 +150,7 @@ def build_parser() -> OneLineParser:
     add_flags(parser, "noise", NoiseConfig)
     add_flags(parser, "network", MatcherConfig)
     add_flags(parser, "training", TrainingConfig)
+    add_flags(parser, "scoring", ScoringConfig)
     add_flags(parser, "method", MethodChoice)
     add_flags(parser, "every method", MethodConfig)
     for name, method in methods.items():
@@ -154,4 +173,5 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
         method_name=choice.method,
         method=from_namespace(known_methods()[choice.method].Config, namespace),
         training=from_namespace(TrainingConfig, namespace),
+        scoring=from_namespace(ScoringConfig, namespace),
     )

@@ -42,9 +42,9 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
     """
     folder, rules = locate(data), protocol(data.data_name)
     vocabulary = Vocabulary.load(vocabulary_file(data))
-    train = PrecomputedSplit(folder, "train", vocabulary)
-    dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images)
-    test = PrecomputedSplit(folder, "test", vocabulary)
+    train = PrecomputedSplit(folder, "train", vocabulary, token_cache=data.token_cache)
+    dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images, token_cache=data.token_cache)
+    test = PrecomputedSplit(folder, "test", vocabulary, token_cache=data.token_cache)
     for split in (train, dev, test):
         split.regions.check_finite()
         if split.region_shape != train.region_shape:

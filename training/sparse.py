@@ -1,7 +1,7 @@
-"""Differentiate only the pairs that a loss touches; exact for any loss on the score matrix.
+"""Losses that depend on few of the B x B scores: look at all pairs cheaply, score exactly those that matter.
 
-A hinge leaves most of the B x B pairs without gradient: with hardest negatives at most 3 B carry any. So all pairs are
-scored without gradient first, the loss says which scores it depends on, and only those are scored again with gradient.
+The gradient is sparse by itself (models/tiles.py differentiates only what the loss touches). What is left is the look
+at all pairs, and with hardest negatives it need not be exact: in lower precision, or at pooled vectors only.
 Legend: B pairs.
 """
 
@@ -12,39 +12,87 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.attention import l2norm
 from models.matcher import Embeddings, Matcher
 
-DENSE_SHARE = 0.4
-"""If the loss touches a larger share of the pairs, scoring all of them in tiles is cheaper than one by one."""
+DENSE_SHARE = 0.25
+"""If more of the pairs must be scored exactly, scoring all of them at once is cheaper."""
+
+SAFETY = 2.0
+"""A score in lower precision is trusted to within so many times the largest error seen in the batch. That largest error
+is taken over 2 B pairs or more, so that one beyond twice its size among B^2 is out of the question in practice."""
 
 
-def loss_over_touched_pairs(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return `loss_of(matcher.score(embeddings))` with the same gradient, at a fraction of its cost.
+def hardest_loss(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `loss_of(matcher.score(embeddings))`, with the same gradient, for a loss of few scores.
 
-    With g = d loss / d sims, sum(g * sims) has the gradient that the loss sends through the scores; the entries where g
-    is zero need not be there. What the loss sends past the scores (MGCS's factors) flows as usual. The encoders have
-    run once, so that both passes see the same dropout.
+    Where `scoring_dtype` asks for it all pairs are looked at in lower precision first. Then scores that could change
+    what the loss depends on are replaced by exact ones until none is left: each is shifted by the largest error up and
+    down, and those that the loss then touches are scored again. What stays inexact cannot be a hardest negative.
 
     Args:
         matcher: the network, in train mode.
         embeddings: encoded batch, with gradient.
-        loss_of: (B, B) plain similarities -> scalar.
+        loss_of: (B, B) plain similarities -> scalar, monotone in each of them.
     """
-    if matcher.similarity.differentiate_all:
+    similarity = matcher.similarity
+    if similarity.scoring_dtype is None or similarity.couples_pairs:
         return loss_of(matcher.score(embeddings))
+    fixed = embeddings.detach()
     with torch.no_grad():
-        sims = matcher.score(embeddings.detach())
-    sims.requires_grad_()
+        sims = matcher.score(fixed)
+    size = len(sims)
+    own = torch.arange(size, device=sims.device)
+    is_exact = torch.zeros_like(sims, dtype=torch.bool)
+    wanted = torch.zeros_like(is_exact)
+    wanted[own, own] = wanted[own, own.roll(1)] = True
+    largest_error = 0.0
+    while wanted.any():
+        is_exact |= wanted
+        if is_exact.float().mean() > DENSE_SHARE:
+            return loss_of(matcher.score(embeddings))
+        with torch.no_grad():
+            exact = similarity(fixed.images, fixed.captions, wanted.cpu(), exact=True)
+        largest_error = max(largest_error, float((exact - sims)[wanted].abs().max()))
+        sims = torch.where(wanted, exact, sims)
+        shift = (SAFETY * largest_error) * ~is_exact
+        wanted = (touched(loss_of, sims + shift) | touched(loss_of, sims - shift)) & ~is_exact
+    exact = similarity(embeddings.images, embeddings.captions, is_exact.cpu())
+    return loss_of(torch.where(is_exact, exact, sims))
+
+
+def touched(loss_of: Callable[[Tensor], Tensor], sims: Tensor) -> Tensor:
+    """Return which scores (B, B) the loss depends on, bool."""
+    sims = sims.detach().requires_grad_()
     loss = loss_of(sims)
     if not loss.requires_grad:  # a loss over no pair at all is a constant
-        return loss
-    (gradient,) = torch.autograd.grad(loss, sims, retain_graph=True)
-    image, caption = torch.nonzero(gradient, as_tuple=True)
-    if not len(image):
-        return loss
-    if len(image) > DENSE_SHARE * sims.numel():
-        chosen = matcher.score(embeddings)[image, caption]
-    else:
-        chosen = matcher.similarity.score_pairs(embeddings.images, embeddings.captions, image, caption)
-    through_scores = (gradient[image, caption] * chosen).sum()
-    return loss + through_scores - through_scores.detach()
+        return torch.zeros_like(sims, dtype=torch.bool)
+    (gradient,) = torch.autograd.grad(loss, sims, allow_unused=True)
+    return torch.zeros_like(sims, dtype=torch.bool) if gradient is None else gradient != 0
+
+
+def shortlisted(embeddings: Embeddings, count: int) -> Tensor:
+    """Return (B, B) bool: matched pairs, and of each row and column the `count` best by cosine of the mean vectors."""
+    cosine = l2norm(embeddings.image_global.detach()) @ l2norm(embeddings.caption_global.detach()).t()
+    cosine.fill_diagonal_(float("inf"))
+    count = min(count + 1, len(cosine))  # and the matched pair itself
+    is_listed = torch.zeros_like(cosine, dtype=torch.bool)
+    is_listed.scatter_(1, cosine.topk(count, dim=1).indices, True)
+    return is_listed.scatter_(0, cosine.topk(count, dim=0).indices, True)
+
+
+def shortlisted_loss(
+    matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Tensor], Tensor], count: int
+) -> Tensor:
+    """Return the loss over shortlisted pairs; the others count as similarity 0, below every real one."""
+    wanted = shortlisted(embeddings, count)
+    return loss_of(matcher.similarity(embeddings.images, embeddings.captions, wanted.cpu()))
+
+
+@torch.no_grad()
+def share_kept(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Tensor], Tensor], count: int) -> float:
+    """Return which share of the scores that the whole loss depends on is on the shortlist."""
+    sims = matcher.score(embeddings.detach())
+    with torch.enable_grad():
+        needed = touched(loss_of, sims)
+    return float((needed & shortlisted(embeddings, count)).sum() / needed.sum().clamp(min=1))

@@ -7,8 +7,9 @@ Legend: B pairs of a batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH, load, load_forever, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, named_similarities, result_table, retrieval
-from methods import Method
-from methods.blocks.method import Scored, SoftLabels, Views
-from models.matcher import Embeddings, Matcher, build_matcher
+from models.matcher import build_matcher
+from models.precision import prepare_scoring
 from runtime.checkpoint import load_checkpoint, save_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError
@@ -33,33 +32,19 @@ from runtime.seed import generator, seed_everything
 from training.config import RunConfig
 from training.data import RunData
 from training.division import Division, divide_pairs, division_metrics
+from training.network import Network
 from training.optim import LR_RULES, build_optimiser, set_learning_rate
-from training.sparse import loss_over_touched_pairs
+from training.step import Part, share_of_hardest_kept, soft_labels, train_step
+from training.warmup import warm_up_alone, warm_up_together
 
 BEST = "checkpoint_dev_best.pth.tar"
 WARMED = "checkpoint_warmup.pth.tar"
 
+SHORTLIST_CHECK = 10
+"""Every so many records of the loss `--negative_shortlist` is compared with all pairs."""
+
 MAX_RATIO_ERROR = 0.01 + 1e-9
 """A noise index that misses the asked ratio by more is warned about."""
-
-
-@dataclass
-class Network:
-    """One of the co-taught networks."""
-
-    name: str
-    matcher: Matcher
-    optimiser: Adam
-    method: Method
-
-
-@dataclass(frozen=True)
-class Part:
-    """A share of a training step: a batch, its labels (B,) and which of its pairs enter the loss (None: all)."""
-
-    batch: Batch
-    labels: Tensor
-    kept: Tensor | None = None
 
 
 class Trainer:
@@ -73,9 +58,13 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.epochs_done = 0  # warm-up epochs included: the step of every record but the loss
         self.steps_done: dict[str, int] = {}  # by network: the step of the loss
+        self.step_number = 0  # of the current pass over the data
         self.started = time.monotonic()
         self._start_from_checkpoint()
+        scoring = prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
         self.log = RunLog(folder)
+        for line in scoring:
+            self.log.say(line)
 
     def train(self) -> dict[str, Any]:
         """Run the whole recipe; return the content of results.json."""
@@ -110,54 +99,15 @@ class Trainer:
 
     def warm_up(self, epoch: int) -> None:
         """Train one warm-up epoch with the mean hinge, on all pairs or on those of small loss."""
-        everything = np.arange(len(self.data.train))
-        if self.settings.warmup_type == "co_teaching":
-            batches = shuffled_batches(everything, self.settings.batch_size, self._generator("warm-up", epoch))
-            self._run(f"warm-up {epoch + 1}", self.networks, batches, self._co_teach)
+        settings, title = self.settings, f"warm-up {epoch + 1}"
+        if settings.warmup_type == "co_teaching":
+            batches = self._batches(np.arange(len(self.data.train)), "warm-up", epoch)
+            self._run(title, self.networks, batches, lambda batch: warm_up_together(self.networks, batch, settings))
             return
         for network in self.networks:
-            batches = shuffled_batches(
-                everything, self.settings.batch_size, self._generator("warm-up", network.name, epoch)
-            )
-            self._run(f"warm-up {epoch + 1} {network.name}", [network], batches, self._warm_up_alone)
-
-    def _warm_up_alone(self, networks: list[Network], batch: Batch) -> float:
-        """Update a network on all pairs, or on those it finds easy itself (`warmup_sele`)."""
-        (network,) = networks
-        embeddings = network.matcher.embed(batch)
-
-        def loss_of(sims: Tensor) -> Tensor:
-            losses = self._warm_up_losses(network, sims, embeddings, batch)
-            return (losses[self._small(losses)] if self.settings.warmup_type == "warmup_sele" else losses).sum()
-
-        return self.step(network, loss_over_touched_pairs(network.matcher, embeddings, loss_of)) / len(batch)
-
-    def _co_teach(self, networks: list[Network], batch: Batch) -> float:
-        """Update each network on the pairs that its peer finds easy (Han et al., NeurIPS 2018)."""
-        embeddings = [network.matcher.embed(batch) for network in networks]
-        with torch.no_grad():
-            easy = [
-                self._small(self._warm_up_losses(network, network.matcher.score(own), own, batch))
-                for network, own in zip(networks, embeddings, strict=True)
-            ]
-        total = 0.0
-        for network, own, picked in zip(networks, embeddings, reversed(easy), strict=True):
-
-            def loss_of(
-                sims: Tensor, network: Network = network, own: Embeddings = own, picked: Tensor = picked
-            ) -> Tensor:
-                return self._warm_up_losses(network, sims, own, batch)[picked].sum()
-
-            total += self.step(network, loss_over_touched_pairs(network.matcher, own, loss_of))
-        return total / (len(networks) * len(batch))
-
-    def _warm_up_losses(self, network: Network, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
-        return network.method.per_pair_loss(network.method.warmup_scores(sims, embeddings, batch), batch)
-
-    def _small(self, losses: Tensor) -> Tensor:
-        """Return the numbers of the `--warmup_rate` share of pairs of smallest loss, at least one."""
-        count = max(1, int(self.settings.warmup_rate * len(losses)))
-        return torch.argsort(losses.detach(), stable=True)[:count]
+            batches = self._batches(np.arange(len(self.data.train)), "warm-up", network.name, epoch)
+            one_step = partial(warm_up_alone, network, settings=settings)
+            self._run(f"{title} {network.name}", [network], batches, one_step)
 
     # -- division -----------------------------------------------------------------------------------------------
 
@@ -226,7 +176,7 @@ class Trainer:
             self.log.say(f"  warning: {peer.name} finds no clean side; {student.name} is not trained this epoch")
             return
         settings, name = self.settings, student.name
-        batches = shuffled_batches(clean, settings.batch_size, self._generator("clean", name, epoch))
+        batches = self._batches(clean, "clean", name, epoch)
         noisy_batches: Iterator[Batch | None] = repeat(None)
         if epoch >= settings.noisy_start * settings.num_epochs and len(noisy) >= MIN_BATCH:
             shuffle = self._generator("noisy", name, epoch)
@@ -234,74 +184,47 @@ class Trainer:
         hardness = self.hardness(epoch)
         chances = torch.from_numpy(probability).float()
 
-        def one_step(networks: list[Network], batch: Batch) -> float:
+        def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             other = None if other is None else other.to(self.device)
-            labels = self.soft_labels(student, peer, batch, other, chances[batch.index.cpu()].to(self.device))
+            labels = soft_labels(student, peer, batch, other, chances[batch.index.cpu()].to(self.device))
             parts = [Part(batch, labels.clean)]
             if other is not None and labels.noisy is not None:
                 parts.append(Part(other, labels.noisy, labels.noisy_kept))
-            return self.train_step(student, parts, hardness)
+            if settings.negative_shortlist and hardness == 1.0:
+                self._check_shortlist(student, parts[0])
+            return train_step(
+                student, parts, hardness, grad_clip=settings.grad_clip, shortlist=settings.negative_shortlist
+            )
 
         self._run(f"epoch {epoch + 1} {name}", [student], batches, one_step)
 
-    def soft_labels(
-        self, student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor
-    ) -> SoftLabels:
-        """Ask the method for labels; both networks look at the pairs in eval mode."""
-        both = (student, peer)
-        for network in both:
-            network.matcher.eval()
-        views = [
-            None if batch is None else Views(*(Scored(n.matcher, n.method, batch) for n in both))
-            for batch in (clean, noisy)
-        ]
-        assert views[0] is not None
-        with torch.no_grad():
-            labels = student.method.refine(views[0], views[1], probability)
-        for network in both:
-            network.matcher.train()
-        assert labels.clean.shape == (len(clean),)
-        return labels
-
-    def train_step(self, network: Network, parts: list[Part], hardness: float) -> float:
-        """Take one optimiser step on the summed loss of the parts; return that loss per pair."""
-        loss = torch.stack([self.part_loss(network, part, hardness) for part in parts]).sum()
-        return self.step(network, loss) / sum(len(part.batch) for part in parts)
-
-    def part_loss(self, network: Network, part: Part, hardness: float) -> Tensor:
-        """Return the loss of one batch."""
-        method, batch = network.method, part.batch
-        embeddings = network.matcher.embed(batch)
-
-        def loss_of(sims: Tensor) -> Tensor:
-            scores = method.scores(sims, embeddings, batch)
-            return method.loss(scores, batch, part.labels, kept=part.kept, hardness=hardness)
-
-        return loss_over_touched_pairs(network.matcher, embeddings, loss_of)
-
-    def step(self, network: Network, loss: Tensor) -> float:
-        """Differentiate, clip, update; the only backward pass of the suite. Return the loss."""
-        network.optimiser.zero_grad(set_to_none=True)
-        if loss.requires_grad:
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.matcher.parameters(), self.settings.grad_clip)
-            network.optimiser.step()
-        return float(loss.detach())
-
-    def _run(self, title: str, networks: list[Network], batches: list[Tensor], one_step: Any) -> None:
+    def _run(
+        self, title: str, networks: list[Network], batches: list[Tensor], one_step: Callable[[Batch], float]
+    ) -> None:
         """Walk over an epoch's batches: train mode, device, step, progress, records."""
         for network in networks:
             network.matcher.train()
         progress = self.log.progress(title, sum(len(b) for b in batches))
         name, losses = "+".join(n.name for n in networks), []
         for number, batch in enumerate(load(self.data.train, batches, self.settings.workers), start=1):
-            losses.append(one_step(networks, batch.to(self.device)))
+            self.step_number = number
+            losses.append(one_step(batch.to(self.device)))
             progress.advance(len(batch), losses[-1])
             if number % self.settings.log_step == 0 or number == len(batches):
                 self._record_loss(name, losses)
                 losses = []
         progress.close()
+
+    def _check_shortlist(self, network: Network, part: Part) -> None:
+        """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""
+        if self.step_number % (SHORTLIST_CHECK * self.settings.log_step) != 1:
+            return
+        share = share_of_hardest_kept(network, part, self.settings.negative_shortlist)
+        values = {f"negative_shortlist/{network.name}/share_kept": share}
+        step = self.steps_done.get(network.name, 0) + self.step_number
+        self.log.scalars(step, values, event="shortlist", network=network.name)
+        self.log.say(f"  {network.name}: the shortlist keeps {100 * share:.1f} % of the hardest negatives")
 
     def _record_loss(self, name: str, losses: list[float]) -> None:
         self.steps_done[name] = self.steps_done.get(name, 0) + len(losses)
@@ -420,6 +343,13 @@ class Trainer:
                     f"{own.get(key, 'absent')} here; use the network flags it was trained with"
                 )
             network.matcher.load_state_dict(weights)
+
+    def _batches(self, pairs: np.ndarray, *purpose: str | int) -> list[Tensor]:
+        """Shuffle pair numbers into an epoch's batches."""
+        settings, shuffle = self.settings, self._generator(*purpose)
+        return shuffled_batches(
+            pairs, settings.batch_size, shuffle, lengths=self.data.train.lengths, window=settings.length_window
+        )
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.settings.seed, *purpose)

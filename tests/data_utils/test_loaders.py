@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from data_utils import regions
 from data_utils.batch import Batch
-from data_utils.loaders import MIN_BATCH, covering_batches, load, load_forever, shuffled_batches
+from data_utils.loaders import MIN_BATCH, covering_batches, load, load_forever, one_ahead, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from runtime.errors import InputError
 from runtime.seed import generator
@@ -60,6 +62,70 @@ def test_the_order_is_the_seeds() -> None:
     first, again, other = (shuffled_batches(pairs, 8, generator(0, p)) for p in ("a", "a", "b"))
     assert numbers(first) == numbers(again) != numbers(other)
     assert numbers(first) != sorted(numbers(first))
+
+
+# -- batches of similar length ----------------------------------------------------------------------------------------
+
+LENGTHS = np.random.RandomState(0).randint(2, 30, 500)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 41, 80, 100, 129])
+@pytest.mark.parametrize("window", [2, 3, 10, 1000])
+def test_a_window_keeps_pairs_and_sizes(count: int, window: int) -> None:
+    pairs = np.random.RandomState(1).permutation(500)[:count]
+    plain = shuffled_batches(pairs, 8, generator(0, "x"))
+    sorted_ = shuffled_batches(pairs, 8, generator(0, "x"), lengths=LENGTHS, window=window)
+    assert sorted(len(b) for b in sorted_) == sorted(len(b) for b in plain)
+    assert sorted(sum([b.tolist() for b in sorted_], [])) == sorted(sum([b.tolist() for b in plain], []))
+
+
+def test_a_window_of_one_is_the_plain_shuffle() -> None:
+    one, other = generator(0, "x"), generator(0, "x")
+    plain = shuffled_batches(np.arange(100), 8, one)
+    windowed = shuffled_batches(np.arange(100), 8, other, lengths=LENGTHS, window=1)
+    assert numbers(plain) == numbers(windowed)
+    assert torch.equal(one.get_state(), other.get_state()), "nothing more is drawn"
+
+
+@pytest.mark.parametrize("window", [2, 4, 5])
+def test_batches_are_those_of_sorted_windows(window: int) -> None:
+    """The slow way: take windows of the plain shuffle, sort each, cut."""
+    pairs = np.arange(200, 413)
+    plain = numbers(shuffled_batches(pairs, 8, generator(3, "x")))
+    expected = [plain[208:]]
+    for start in range(0, 208, 8 * window):
+        taken = sorted(plain[start : min(start + 8 * window, 208)], key=lambda pair: LENGTHS[pair])
+        expected += [taken[k : k + 8] for k in range(0, len(taken), 8)]
+    found = [b.tolist() for b in shuffled_batches(pairs, 8, generator(3, "x"), lengths=LENGTHS, window=window)]
+    assert sorted(found) == sorted(expected) and found != expected
+
+
+def test_a_window_saves_padding() -> None:
+    def padded(window: int) -> int:
+        batches = shuffled_batches(np.arange(500), 8, generator(0, "x"), lengths=LENGTHS, window=window)
+        return sum(int(LENGTHS[b.numpy()].max()) * len(b) for b in batches)
+
+    assert padded(1) > 1.2 * padded(4) > padded(16) > LENGTHS.sum()
+
+
+def test_a_window_does_not_bias_when_a_pair_comes() -> None:
+    """The mean length is the same at every place of an epoch, in the shorter batch too, and ties are shuffled."""
+    places: list[list[float]] = [[] for _ in range(5)]
+    short, first_of_ties = [], []
+    for epoch in range(400):
+        batches = shuffled_batches(np.arange(36), 8, generator(epoch, "x"), lengths=LENGTHS, window=4)
+        for place, batch in zip(places, batches, strict=True):
+            place.append(LENGTHS[batch.numpy()].mean())
+        short += [LENGTHS[b.numpy()].mean() for b in batches if len(b) == 4]
+        equal = shuffled_batches(np.arange(32), 8, generator(epoch, "x"), lengths=np.full(32, 5), window=4)
+        first_of_ties.append(float(numbers(equal)[0]))
+    expected, spread = LENGTHS[:36].mean(), LENGTHS[:36].std()
+    for place in [*places, short]:
+        assert len(place) == 400 and abs(np.mean(place) - expected) < 4 * spread / np.sqrt(400)
+    assert abs(np.mean(first_of_ties) - 15.5) < 4 * np.std(np.arange(32)) / np.sqrt(400)
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
 
 
 def test_workers_change_nothing(tiny_root: Path) -> None:
@@ -109,3 +175,88 @@ def test_load_forever_goes_round(tiny_root: Path) -> None:
     rounds = [[b.index.tolist() for b in islice(stream, 2)] for _ in range(4)]
     assert all(sorted(sum(r, [])) == pairs.tolist() for r in rounds)
     assert len({str(r) for r in rounds}) > 1, "every round has its own order"
+    lengths = np.sort(split.lengths[np.arange(48)])
+    sorted_ = next(load_forever(split, np.arange(48), 16, generator(0, "x"), window=3)).lengths
+    assert sorted(sorted_.tolist()) in [lengths[k : k + 16].tolist() for k in (0, 16, 32)]
+
+
+def test_the_cpu_gets_batches_as_they_are_read(tiny_root: Path) -> None:
+    split = open_train(tiny_root)
+    batches = shuffled_batches(np.arange(len(split)), 32, generator(0, "x"))
+    threads = threading.active_count()
+    for one, other in zip(load(split, batches, device=torch.device("cpu")), load(split, batches), strict=True):
+        assert_equal(one, other)
+        assert threading.active_count() == threads and not one.regions.is_pinned()
+
+
+def test_one_batch_is_prepared_ahead(tiny_root: Path) -> None:
+    split = open_train(tiny_root)
+    taken: list[int] = []
+    second_is_taken = threading.Event()
+
+    def source() -> Iterator[Batch]:
+        for number in range(4):
+            taken.append(number)
+            if number == 1:
+                second_is_taken.set()
+            yield split[torch.tensor([number, number + 1])]
+
+    stream = one_ahead(source(), lambda batch: (batch, threading.current_thread()))
+    first, thread = next(stream)
+    assert second_is_taken.wait(10) and thread is not threading.current_thread()
+    assert taken == [0, 1] and first.index.tolist() == [0, 1]
+    assert [batch.index.tolist() for batch, _ in stream] == [[1, 2], [2, 3], [3, 4]]
+
+
+def test_a_stream_that_is_left_ends_its_thread(tiny_root: Path) -> None:
+    split = open_train(tiny_root)
+    threads = threading.active_count()
+    stream = one_ahead(iter([split[torch.arange(2)]] * 9), lambda batch: batch)
+    next(stream)
+    assert threading.active_count() == threads + 1
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("prepare_fails", [False, True])
+def test_a_fault_ahead_comes_in_its_turn(tiny_root: Path, prepare_fails: bool) -> None:
+    split = open_train(tiny_root)
+
+    def source() -> Iterator[Batch]:
+        yield split[torch.arange(2)]
+        if not prepare_fails:
+            raise InputError("cannot be read")
+        yield split[torch.arange(3)]
+
+    def prepare(batch: Batch) -> Batch:
+        if len(batch) == 3:
+            raise InputError("cannot be read")
+        return batch
+
+    stream = one_ahead(source(), prepare)
+    assert len(next(stream)) == 2
+    with pytest.raises(InputError, match="cannot be read"):
+        next(stream)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_gpu_gets_the_same_batches(tiny_root: Path, workers: int) -> None:
+    split = open_train(tiny_root)
+    device = torch.device("cuda", 0)
+    batches = shuffled_batches(np.arange(len(split)), 16, generator(0, "x"))
+    busy = torch.randn(2048, 2048, device=device)
+    kept = []
+    for moved, asked in zip(load(split, batches, workers, device=device), batches, strict=True):
+        assert {t.device for t in (moved.regions, moved.tokens, moved.index, moved.image_id)} == {device}
+        assert moved.lengths.device.type == "cpu"
+        for _ in range(20):
+            busy = torch.nn.functional.normalize(busy @ busy)  # copies run beside it
+        kept.append((moved.regions * 1.0, moved, asked))
+    for copied, moved, asked in kept:
+        expected = split[asked]
+        assert torch.equal(copied.cpu(), expected.regions)
+        assert_equal(
+            Batch(*(getattr(moved, field.name).cpu() for field in fields(Batch))),
+            expected,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -47,6 +48,36 @@ def test_a_batch(tiny_root: Path) -> None:
         assert row[:length].tolist() == expected and not row[length:].any()
     assert batch.tokens.shape == (5, int(batch.lengths.max()))
     assert batch.lengths.min() < batch.lengths.max(), "the batch has padding"
+
+
+def test_repeated_and_missing_captions(tiny_root: Path) -> None:
+    split = open_split(tiny_root)
+    tokens, lengths = split.tokens(np.array([9, 9, 2]))
+    assert torch.equal(tokens[0], tokens[1]) and lengths[0] == lengths[1]
+    assert [t.shape for t in split.tokens(np.arange(0))] == [(0, 0), (0,)]
+
+
+def test_the_token_cache_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts without it, with it, and with it for fewer images give equal tokens; one file a text (dev = test here)."""
+    root = make_tiny_data(tmp_path)
+    vocabulary = Vocabulary.load(root / "vocab" / "tiny_precomp_vocab.json")
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "unused"))
+    data = DataConfig(data_name="tiny_precomp", data_path=str(root / "data"), vocab_path=str(root / "vocab"))
+    runs = [
+        open_data(replace(data, token_cache=place), NoiseConfig(), MatcherConfig())
+        for place in (str(cache), str(cache), "off")
+    ]
+    assert len(list(cache.iterdir())) == 2
+    for split in ("train", "dev", "test"):
+        whole = [getattr(run, split) for run in runs]
+        whole.append(PrecomputedSplit(root / "data" / "tiny_precomp", split, vocabulary, 5, token_cache=str(cache)))
+        for opened in whole:
+            everything = np.arange(25)
+            for one, other in zip(opened.tokens(everything), whole[0].tokens(everything), strict=True):
+                assert torch.equal(one, other)
+        assert len(whole[-1]) == 25 < len(whole[0])
+    assert len(list(cache.iterdir())) == 2 and not (tmp_path / "unused").exists()
 
 
 def test_moving_keeps_the_lengths(tiny_root: Path) -> None:

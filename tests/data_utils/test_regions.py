@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
+import warnings
 from pathlib import Path
 
 import h5py
@@ -15,16 +19,29 @@ from runtime.errors import InputError
 SCALES = np.array([0.5, 0.25, 2.0], dtype=np.float32)
 CODES = np.random.RandomState(0).randint(-127, 128, (7, 2, 3)).astype(np.int8)
 FEATURES = CODES * SCALES  # halves and quarters: the same in float16, float32 and int8 with scales
-ROWS = [[0, 1, 2], [6], [4, 1, 1, 0, 4], [3, 3], []]
+ROWS = [[0, 1, 2], [6], [4, 1, 1, 0, 4], [3, 3], [6, 5, 2, 3, 4, 0], [5, 6, 5, 6, 0, 1, 0], []]
+LAYOUTS = {
+    "npy": np.float32,
+    "npy float64": np.float64,
+    "npy float16": np.float16,
+    "npy big-endian": np.dtype(">f4"),
+    "npy longdouble": np.longdouble,
+    "npy Fortran": np.float32,
+}
+BY_POSITION = ("npy", "npy float64", "npy float16", "npy longdouble")
+
+
+def mapped_bytes() -> int:
+    """Return how much of this process's resident memory is pages of files."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssFile:")[1].split()[0])
 
 
 def store(folder: Path, kind: str) -> RegionStore:
     """Write FEATURES in one of the layouts and open them."""
     path = folder / f"train_ims.{'npy' if kind.startswith('npy') else 'h5'}"
-    if kind == "npy":
-        np.save(path, FEATURES.astype(np.float32))
-    elif kind == "npy float64":
-        np.save(path, FEATURES.astype(np.float64))
+    if kind in LAYOUTS:
+        np.save(path, FEATURES.astype(LAYOUTS[kind], order="F" if kind == "npy Fortran" else "C"))
     else:
         with h5py.File(path, "w") as file:
             if kind == "int8":
@@ -35,24 +52,113 @@ def store(folder: Path, kind: str) -> RegionStore:
 
 
 @pytest.mark.parametrize("kept_bytes", [regions.IN_MEMORY_BYTES, 0])
-@pytest.mark.parametrize("kind", ["npy", "npy float64", "float16", "int8"])
+@pytest.mark.parametrize("kind", [*LAYOUTS, "float16", "int8"])
 def test_all_layouts_give_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, kept_bytes: int
 ) -> None:
     monkeypatch.setattr(regions, "IN_MEMORY_BYTES", kept_bytes)
     opened = store(tmp_path, kind)
     assert opened.shape == (7, 2, 3) and len(opened) == 7
-    for rows in ROWS[:-1]:
-        read = opened.read(np.array(rows))
-        assert read.dtype == np.float32
+    for rows in ROWS:
+        read = opened.read(np.array(rows, dtype=np.int64))
+        assert read.dtype == np.float32 and read.flags.c_contiguous
         np.testing.assert_array_equal(read, FEATURES[rows])
 
 
-def test_npy_is_not_read_whole(tmp_path: Path) -> None:
-    opened = store(tmp_path, "npy")
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_npy_is_not_read_whole(tmp_path: Path, kind: str) -> None:
+    opened = store(tmp_path, kind)
     assert isinstance(opened._array, np.memmap)
+    assert (opened._rows is not None) == (kind in BY_POSITION)
     opened.read(np.array([1]))[:] = 0  # a copy: the file stays as it is
     np.testing.assert_array_equal(opened.read(np.array([1])), FEATURES[[1]])
+
+
+def test_each_row_is_read_once_and_neighbours_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, calls = store(tmp_path, "npy"), []
+    preadv = os.preadv
+
+    def noted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append(((offset - 128) // 24, len(buffers)))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", noted)
+    np.testing.assert_array_equal(opened.read(np.array([6, 1, 4, 1, 5, 0, 6])), FEATURES[[6, 1, 4, 1, 5, 0, 6]])
+    assert calls == [(0, 2), (4, 3)], "first row and number of rows of each read"
+
+
+@pytest.mark.parametrize("limit", [1, 5, 24, 25, 60])
+@pytest.mark.parametrize("buffers", [1, 2, 1024])
+def test_reads_that_give_less_than_asked_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, buffers: int
+) -> None:
+    """Network file systems may, and the system never gives more than 2 GiB at once."""
+    opened, preadv = store(tmp_path, "npy"), os.preadv
+
+    def short(descriptor: int, asked: list[memoryview], offset: int) -> int:
+        assert len(asked) <= buffers
+        parts, left = [], limit
+        for part in asked:
+            parts.append(part[:left])
+            left -= len(parts[-1])
+        return preadv(descriptor, parts, offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    monkeypatch.setattr(regions, "MAX_BUFFERS", buffers)
+    for rows in ROWS:
+        np.testing.assert_array_equal(opened.read(np.array(rows, dtype=np.int64)), FEATURES[rows])
+
+
+def test_a_file_cut_while_open_is_told(tmp_path: Path) -> None:
+    opened = store(tmp_path, "npy")
+    os.truncate(opened.path, opened.path.stat().st_size - 1)
+    np.testing.assert_array_equal(opened.read(np.array([0, 5])), FEATURES[[0, 5]])
+    with pytest.raises(InputError, match="train_ims.npy ends before its last row"):
+        opened.read(np.array([6]))
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    opened = store(tmp_path, "npy")
+    monkeypatch.setattr(os, "preadv", fails)
+    with pytest.raises(InputError, match="train_ims.npy cannot be read: Input/output error"):
+        opened.read(np.array([0]))
+
+
+def test_the_file_is_closed_with_its_store(tmp_path: Path) -> None:
+    opened = store(tmp_path, "npy")
+    assert opened._rows is not None
+    descriptor = opened._rows._descriptor
+    os.fstat(descriptor)
+    del opened
+    gc.collect()
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="resident memory is read from /proc")
+def test_reading_leaves_no_pages_of_the_file_resident(tmp_path: Path) -> None:
+    """A memory map's pages would count: 32 MB here, all of the file in an epoch."""
+    np.save(tmp_path / "train_ims.npy", np.ones((512, 16, 1024), np.float32))
+    opened = RegionStore(tmp_path, "train")
+    before = mapped_bytes()
+    for start in range(0, 512, 32):
+        opened.read(np.arange(start, start + 32))
+    assert mapped_bytes() - before < 2**20
+    assert isinstance(opened._array, np.memmap)
+    float(opened._array.sum())
+    assert mapped_bytes() - before > 30 * 2**20, "this is how a memory map shows"
+
+
+@pytest.mark.parametrize("value", [3e38, 1e20])
+def test_large_numbers_are_finite(tmp_path: Path, value: float) -> None:
+    """The sum of their squares is not."""
+    np.save(tmp_path / "train_ims.npy", np.full((3, 2, 3), value, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert RegionStore(tmp_path, "train").read(np.arange(3)).min() == np.float32(value)
 
 
 def test_large_hdf5_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

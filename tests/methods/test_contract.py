@@ -14,8 +14,9 @@ from methods import Method, MethodConfig, known_methods
 from methods.blocks.method import Scored, SoftLabels, Views
 from methods.blocks.mixture import FITS, clean_probability
 from runtime.errors import InputError
-from tests.models.networks import gradients, make_batch, make_matcher
-from training.trainer import Network, Part, Trainer
+from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
+from training.network import Network
+from training.step import Part, part_loss
 
 LENGTHS = (3, 2, 5, 3, 4, 2, 3, 6, 2, 3, 4, 5)
 SIZE = len(LENGTHS)
@@ -181,10 +182,10 @@ def test_scoring_touched_pairs_again_is_the_dense_loss(
         matcher = make_matcher(module_name).train()
         if shortcut:
             network = Network("A", matcher, cast(torch.optim.Adam, None), method)
-            loss = Trainer.part_loss(object.__new__(Trainer), network, Part(batch, labels, kept), hardness)
+            loss = part_loss(network, Part(batch, labels, kept), hardness)
         else:
             embeddings = matcher.embed(batch)
-            scores = method.scores(matcher.score(embeddings), embeddings, batch)
+            scores = method.scores(dense_scores(matcher, embeddings), embeddings, batch)
             loss = method.loss(scores, batch, labels, kept=kept, hardness=hardness)
         found.append((loss.detach(), gradients(loss, matcher.parameters())))
     (dense, dense_gradients), (sparse, sparse_gradients) = found

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.batch import Batch
-from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.sgraf import TiledSimilarity
+from models.word_similarity import gram
 
 VOCABULARY, REGIONS, REGION_DIM = 11, 3, 5
 LENGTHS = (3, 2, 5, 3)
@@ -53,6 +55,22 @@ def make_batch(
         index=torch.arange(size),
         image_id=torch.arange(size) if image_id is None else torch.tensor(image_id),
     )
+
+
+def dense_scores(matcher: Matcher, embeddings: Embeddings) -> Tensor:
+    """Score a batch without tiles: one caption at a time, one graph for everything."""
+    similarity = matcher.similarity
+    if not isinstance(similarity, TiledSimilarity):
+        return matcher.score(embeddings)
+    images, captions = embeddings.images, embeddings.captions
+    weights = similarity.tile_weights(captions.words.dtype)
+    columns = [
+        similarity.score_tile(
+            weights, images.regions, gram(images.regions), images.pooled, words[None, :length], pooled[None]
+        )
+        for words, length, pooled in zip(captions.words, captions.lengths.tolist(), captions.pooled, strict=True)
+    ]
+    return torch.cat(columns, dim=1)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

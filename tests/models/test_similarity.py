@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 
 import pytest
 import torch
 from torch import Tensor
 
-from models import attention, similarity
-from models.similarity import CaptionSide, ImageSide, Similarity, _GraphReasoning
+from benchmarks import published
+from models import attention, sgraf, tiles
+from models.sgraf import GraphReasoning, reason
+from models.sides import CaptionSide, ImageSide, Similarity
 from tests import reference
 from tests.models.networks import LENGTHS, assert_same, gradients, make_batch, make_matcher, randomise, tensors_of
 
@@ -54,6 +56,7 @@ def test_scores_gradients_and_running_statistics_are_the_twins(
     twin = TWINS[name](tensors_of(module), *inputs)
     torch.testing.assert_close(score(module, inputs), twin, rtol=0, atol=1e-5)
     monkeypatch.setattr(attention, "EPSILON", 0.0)
+    monkeypatch.setattr(sgraf, "EPSILON", 0.0)
     monkeypatch.setattr(reference, "EPS", 0.0)
     module.train(training)
     state = tensors_of(module)
@@ -98,34 +101,32 @@ def test_single_pairs_are_entries_of_the_whole(name: str) -> None:
     assert_same(chosen, module(images, captions)[image, caption], [*inputs[:2], *module.parameters()])
 
 
-@pytest.mark.parametrize(("tile_images", "tile_words", "pair_words"), [(3, 6, 6), (2, 1, 1), (1, 4, 3)])
+@pytest.mark.parametrize("shape", [(3, 6), (2, 1), (1, 4)])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["SGR", "SAF"])
 def test_tiles_do_not_matter(
-    name: str, training: bool, tile_images: int, tile_words: int, pair_words: int, monkeypatch: pytest.MonkeyPatch
+    name: str, training: bool, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = draw((3, 2, 5, 3, 3, 2, 3, 1), images=7)
-    image, caption = torch.arange(7), torch.tensor([6, 0, 3, 4, 1, 1, 2])
+    wanted = torch.rand(7, 8, generator=torch.Generator().manual_seed(0)) < 0.4
 
-    def everything() -> tuple[Tensor, Tensor | None, dict[str, Tensor], Similarity]:
+    def everything() -> tuple[Tensor, Tensor, dict[str, Tensor], Similarity]:
         module = make(name).train(training)
         images, captions = sides(module, inputs)
+        buffers = dict(module.named_buffers())
         sims = module(images, captions)
-        pairs = None if training and module.couples_pairs else module.score_pairs(images, captions, image, caption)
-        return sims, pairs, dict(module.named_buffers()), module
+        buffers = {key: value.clone() for key, value in buffers.items()}
+        return sims, module(images, captions, wanted)[wanted], buffers, module
 
-    calls = count_calls(monkeypatch, type(make(name)))
-    sims, pairs, buffers, module = everything()
-    before = dict(calls)
-    monkeypatch.setattr(similarity, "TILE_IMAGES", tile_images)
-    monkeypatch.setattr(similarity, "TILE_WORDS", tile_words)
-    monkeypatch.setattr(similarity, "PAIR_WORDS", pair_words)
-    tiled, tiled_pairs, tiled_buffers, tiled_module = everything()
-    assert calls["score_tile"] > 2 * before["score_tile"], "nothing was cut into tiles"
+    calls = count_tiles(monkeypatch, type(make(name)))
+    sims, chosen, buffers, module = everything()
+    before = calls[0]
+    monkeypatch.setattr(tiles, "tile_shape", lambda *_: shape)
+    tiled, tiled_chosen, tiled_buffers, tiled_module = everything()
+    assert calls[0] > 2 * before, "nothing was cut into tiles"
     torch.testing.assert_close(tiled, sims, rtol=1e-12, atol=1e-12)
-    if pairs is not None and tiled_pairs is not None:
-        assert calls["score_group"] > 2 * before["score_group"]
-        torch.testing.assert_close(tiled_pairs, pairs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(chosen, sims[wanted], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tiled_chosen, chosen, rtol=1e-12, atol=1e-12)
     for key, value in buffers.items():
         torch.testing.assert_close(tiled_buffers[key], value, rtol=1e-12, atol=1e-12)
     own = zip(
@@ -137,22 +138,33 @@ def test_tiles_do_not_matter(
         torch.testing.assert_close(cut, whole, rtol=1e-10, atol=1e-12)
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch, kind: type[Similarity]) -> dict[str, int]:
-    """Count how often tiles and groups are scored."""
-    calls = {"score_tile": 0, "score_group": 0}
+def count_tiles(monkeypatch: pytest.MonkeyPatch, kind: type[Similarity]) -> list[int]:
+    """Count how often tiles are scored."""
+    calls = [0]
+    inner = kind.score_tile  # type: ignore[attr-defined]
 
-    def counted(name: str) -> Callable[..., Tensor]:
-        inner = getattr(kind, name)
+    def call(*args: object) -> Tensor:
+        calls[0] += 1
+        return inner(*args)
 
-        def call(*args: object) -> Tensor:
-            calls[name] += 1
-            return inner(*args)
-
-        return call
-
-    for name in calls:
-        monkeypatch.setattr(kind, name, counted(name))
+    monkeypatch.setattr(kind, "score_tile", call)
     return calls
+
+
+@pytest.mark.parametrize("name", ["SGR", "SAF"])
+def test_published_formulation_agrees_in_float32(name: str) -> None:
+    """One caption at a time, as timed by the benchmarks: scores and every gradient of the whole network."""
+    found = []
+    for compute in (published.batch_scores, lambda m, b: m.score(m.embed(b))):
+        matcher = make_matcher(name).float().train()
+        batch = make_batch()
+        sims = compute(matcher, dataclasses.replace(batch, regions=batch.regions.float()))
+        sims.square().sum().backward()
+        found.append((sims.detach(), [torch.zeros_like(p) if p.grad is None else p.grad for p in matcher.parameters()]))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-5)
+    scale = max(float(g.abs().max()) for g in found[0][1])
+    for mine, theirs in zip(found[1][1], found[0][1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -185,7 +197,6 @@ def test_only_saf_in_training_couples_pairs(name: str) -> None:
     """Whoever says that pairs are apart must have them apart: the trainer then scores chosen pairs alone."""
     module = make(name).train()
     assert module.couples_pairs == (name == "SAF")
-    assert module.differentiate_all or not module.couples_pairs
     images, captions = sides(module, draw())
     whole, fewer = module(images, captions), module(images[torch.tensor([0, 1])], captions)
     assert torch.allclose(whole[:2], fewer) != module.couples_pairs
@@ -194,13 +205,17 @@ def test_only_saf_in_training_couples_pairs(name: str) -> None:
 @pytest.mark.parametrize("first_only", [False, True])
 def test_merged_query_and_key_maps_are_the_separate_ones(first_only: bool) -> None:
     torch.manual_seed(0)
-    step = _GraphReasoning(5).double()
+    step = GraphReasoning(5).double()
     randomise(step)
     nodes = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     edges = torch.softmax(step.graph_query_w(nodes) @ step.graph_key_w(nodes).transpose(1, 2), dim=-1)
     twin = torch.relu(step.sim_graph_w(edges @ nodes))
     assert twin.abs().max() > 0.1
-    assert_same(step(nodes, first_only=first_only), twin[:, :1] if first_only else twin, [nodes, *step.parameters()])
+    found = reason(nodes, step.weights(torch.float64), first_only=first_only)
+    assert_same(found, twin[:, :1] if first_only else twin, [nodes, *step.parameters()])
+    with torch.no_grad():
+        found = reason(nodes, step.weights(torch.float64), first_only=first_only)
+    torch.testing.assert_close(found, twin[:, :1] if first_only else twin)
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -17,11 +17,14 @@ from data_utils.batch import Batch
 from evaluation import Ranks, Retrieval
 from methods.blocks.method import SoftLabels
 from runtime.checkpoint import load_checkpoint
+from tests.models.networks import dense_scores
 from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
-from training import sparse
+from training import trainer as trainer_module
 from training.division import Division
-from training.trainer import BEST, Network, Part, Trainer
+from training.network import Network
+from training.step import Part, part_loss, soft_labels, train_step
+from training.trainer import BEST, Trainer
 
 Weights = list[dict[str, Tensor]]
 
@@ -44,7 +47,7 @@ def division_of(probability: np.ndarray) -> Division:
 def dense_loss(network: Network, part: Part, hardness: float) -> Tensor:
     """Every pair scored with gradient: what `part_loss` must equal."""
     embeddings = network.matcher.embed(part.batch)
-    scores = network.method.scores(network.matcher.score(embeddings), embeddings, part.batch)
+    scores = network.method.scores(dense_scores(network.matcher, embeddings), embeddings, part.batch)
     return network.method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
 
 
@@ -62,29 +65,27 @@ def loss_and_gradients(
 @pytest.mark.parametrize("hardness", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("mask", ["--mask_same_image", "--no-mask_same_image"])
 @pytest.mark.parametrize(
-    ("module", "method", "share"),
-    [("SGR", "ncr", 1.0), ("SGR", "mgcs", 1.0), ("SGR", "mgcs", 0.0), ("VSE", "mgcs", 0.4), ("SAF", "mgcs", 0.4)],
+    ("module", "method", "low"),
+    [
+        ("SGR", "ncr", False),
+        ("SGR", "mgcs", False),
+        ("SGR", "mgcs", True),
+        ("VSE", "mgcs", False),
+        ("SAF", "mgcs", True),
+    ],
 )
-def test_the_sparse_loss_is_the_dense_one(
-    tiny_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: str,
-    method: str,
-    share: float,
-    mask: str,
-    hardness: float,
-    kept: bool,
+def test_the_loss_is_that_of_a_dense_graph(
+    tiny_root: Path, tmp_path: Path, module: str, method: str, low: bool, mask: str, hardness: float, kept: bool
 ) -> None:
-    """Scored pair by pair (share 1: always), or in tiles (share 0), in value and every gradient, under dropout."""
-    monkeypatch.setattr(sparse, "DENSE_SHARE", share)
+    """In value and every gradient, under dropout, also where all pairs are looked at in bfloat16 first."""
     trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--method", method, "--dropout", "0.4", mask)
     network = trainer.networks[0]
     network.matcher.train()
+    network.matcher.similarity.scoring_dtype = torch.bfloat16 if low else None
     batch = trainer.data.train[torch.arange(0, 48, 2)]
     chosen = torch.arange(24) % 3 != 0 if kept else None
     part = Part(batch, torch.linspace(0, 1, 24), chosen)
-    loss, gradients = loss_and_gradients(trainer.part_loss, network, part, hardness)
+    loss, gradients = loss_and_gradients(part_loss, network, part, hardness)
     dense, dense_gradients = loss_and_gradients(dense_loss, network, part, hardness)
     assert dense > 0
     torch.testing.assert_close(loss, dense, rtol=1e-4, atol=1e-5)
@@ -93,35 +94,14 @@ def test_the_sparse_loss_is_the_dense_one(
         torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("module", "is_sparse"), [("SGR", True), ("SAF", False)])
-def test_hardest_negatives_are_scored_pair_by_pair(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, is_sparse: bool
-) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, "--module_name", module)
-    network = trainer.networks[0]
-    network.matcher.train()
-    scored: list[int] = []
-    similarity = network.matcher.similarity
-    original = similarity.score_pairs
-
-    def count(images: Any, captions: Any, image: Tensor, caption: Tensor) -> Tensor:
-        scored.append(len(image))
-        return original(images, captions, image, caption)
-
-    monkeypatch.setattr(similarity, "score_pairs", count)
-    trainer.part_loss(network, Part(trainer.data.train[torch.arange(0, 100, 5)], torch.ones(20)), 1.0)
-    assert len(scored) == is_sparse
-    assert all(20 < n <= 60 for n in scored), "the matched pairs and the hardest negatives, at most 3 B"
-
-
 def test_a_loss_of_zero_has_no_gradient(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--module_name", "SGR", "--method", "ncr")
     network = trainer.networks[0]
     batch = trainer.data.train[torch.arange(0, 100, 5)]
-    loss = trainer.part_loss(network, Part(batch, torch.ones(20), torch.zeros(20, dtype=torch.bool)), 1.0)
+    loss = part_loss(network, Part(batch, torch.ones(20), torch.zeros(20, dtype=torch.bool)), 1.0)
     assert float(loss.detach()) == 0.0
     before = weights_of(trainer)
-    trainer.step(network, loss)
+    network.step(loss, 2.0)
     parameters = dict(network.matcher.named_parameters())
     assert all(torch.equal(before[0][key], value) for key, value in parameters.items())
 
@@ -129,7 +109,7 @@ def test_a_loss_of_zero_has_no_gradient(tiny_root: Path, tmp_path: Path) -> None
 def test_no_pair_at_all_is_no_step(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path)
     before = weights_of(trainer)
-    assert trainer.step(trainer.networks[0], torch.zeros(())) == 0.0
+    assert trainer.networks[0].step(torch.zeros(()), 2.0) == 0.0
     assert are_equal(before, weights_of(trainer))
 
 
@@ -137,7 +117,7 @@ def test_the_gradient_is_clipped(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--grad_clip", "0.5")
     network = trainer.networks[0]
     batch = trainer.data.train[torch.arange(0, 100, 5)]
-    trainer.step(network, 1e4 * trainer.part_loss(network, Part(batch, torch.ones(20)), 1.0))
+    network.step(1e4 * part_loss(network, Part(batch, torch.ones(20)), 1.0), trainer.settings.grad_clip)
     norms = [p.grad.norm() for p in network.matcher.parameters() if p.grad is not None]
     assert float(torch.stack(norms).norm()) == pytest.approx(0.5, rel=1e-3)
 
@@ -151,8 +131,8 @@ def test_the_loss_of_a_step_is_per_pair(tiny_root: Path, tmp_path: Path) -> None
         Part(trainer.data.train[torch.arange(1, 50, 5)], torch.linspace(0, 1, 10), torch.arange(10) > 2),
     ]
     with torch.no_grad():
-        expected = sum(float(trainer.part_loss(network, part, 1.0)) for part in parts) / 30
-    assert trainer.train_step(network, parts, 1.0) == pytest.approx(expected, rel=1e-5)
+        expected = sum(float(part_loss(network, part, 1.0)) for part in parts) / 30
+    assert train_step(network, parts, 1.0, grad_clip=2.0) == pytest.approx(expected, rel=1e-5)
 
 
 # -- seeds ----------------------------------------------------------------------------------------------------------
@@ -180,111 +160,6 @@ def test_same_seed_same_bits(tiny_root: Path, tmp_path: Path) -> None:
 def test_the_two_networks_differ(tiny_root: Path, tmp_path: Path) -> None:
     one, other = weights_of(make_trainer(tiny_root, tmp_path))
     assert not are_equal([one], [other])
-
-
-# -- warm-up --------------------------------------------------------------------------------------------------------
-
-
-class Script:
-    """Stand-ins for warm-up losses and steps: given losses go in, which pairs each network is stepped on comes out."""
-
-    def __init__(self, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, losses: dict[str, list[float]]) -> None:
-        self.leaves = {name: torch.tensor(values, requires_grad=True) for name, values in losses.items()}
-        self.stepped: dict[str, list[int]] = {}
-        monkeypatch.setattr(trainer, "_warm_up_losses", self.losses)
-        monkeypatch.setattr(trainer, "step", self.step)
-
-    def losses(self, network: Network, sims: Tensor, embeddings: Any, batch: Batch) -> Tensor:
-        return self.leaves[network.name] + 0 * sims.diagonal()
-
-    def step(self, network: Network, loss: Tensor) -> float:
-        (gradient,) = torch.autograd.grad(loss, self.leaves[network.name])
-        self.stepped[network.name] = torch.nonzero(gradient).flatten().tolist()
-        return float(loss.detach())
-
-
-LOSSES = {"A": [5.0, 1, 4, 2, 3, 9, 8, 7, 6, 10], "B": [1.0, 9, 2, 8, 3, 7, 4, 6, 5, 10]}
-
-
-@pytest.mark.parametrize(
-    ("kind", "rate", "expected"),
-    [
-        ("warmup_sele", "0.3", {"A": [1, 3, 4]}),
-        ("warmup_sele", "0.39", {"A": [1, 3, 4]}),
-        ("warmup_sele", "0.01", {"A": [1]}),
-        ("warmup_sele", "1.0", {"A": list(range(10))}),
-        ("warmup", "0.3", {"A": list(range(10))}),
-        ("co_teaching", "0.3", {"A": [0, 2, 4], "B": [1, 3, 4]}),
-        ("co_teaching", "0.2", {"A": [0, 2], "B": [1, 3]}),
-    ],
-)
-def test_which_pairs_a_warm_up_step_takes(
-    tiny_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    rate: str,
-    expected: dict[str, list[int]],
-) -> None:
-    """int(rate * B) pairs of small loss; under co-teaching those that the peer finds easy."""
-    trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind, "--warmup_rate", rate)
-    script = Script(trainer, monkeypatch, LOSSES)
-    batch = trainer.data.train[torch.arange(10)]
-    if kind == "co_teaching":
-        loss = trainer._co_teach(trainer.networks, batch)
-    else:
-        loss = trainer._warm_up_alone(trainer.networks[:1], batch)
-    assert script.stepped == expected
-    sums = [sum(LOSSES[name][k] for k in picked) for name, picked in expected.items()]
-    assert loss == pytest.approx(sum(sums) / len(sums) / 10), "recorded per pair"
-
-
-@pytest.mark.parametrize(("kind", "walks"), [("warmup", ["A", "B"]), ("co_teaching", ["AB"])])
-def test_a_warm_up_epoch_sees_every_pair(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, walks: list[str]
-) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind)
-    seen: dict[str, list[int]] = {}
-
-    def record(networks: list[Network], batch: Batch) -> float:
-        seen.setdefault("".join(n.name for n in networks), []).extend(batch.index.tolist())
-        return 0.0
-
-    monkeypatch.setattr(trainer, "_co_teach", record)
-    monkeypatch.setattr(trainer, "_warm_up_alone", record)
-    trainer.warm_up(0)
-    assert list(seen) == walks
-    assert all(sorted(numbers) == list(range(200)) for numbers in seen.values())
-    assert len({str(numbers) for numbers in seen.values()}) == len(walks), "each network has its own order"
-
-
-@pytest.mark.parametrize("module", ["VSE", "SGR"])
-@pytest.mark.parametrize("kind", ["warmup", "warmup_sele"])
-def test_warm_up_takes_the_mean_hinge(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str
-) -> None:
-    flags = ("--dropout", "0", "--method", "mgcs", "--warmup_type", kind, "--module_name", module)
-    trainer = make_trainer(tiny_root, tmp_path, *flags)
-    network = trainer.networks[0]
-    batch = trainer.data.train[torch.arange(0, 100, 5)]
-    network.matcher.train()
-    sims = network.matcher.score(network.matcher.embed(batch))
-    losses = network.method.per_pair_loss(sims, batch, hardness=0.0)
-    expected = losses.sum() if kind == "warmup" else losses.sort().values[:6].sum()  # int(0.3 * 20) of smallest loss
-    parameters = list(network.matcher.parameters())
-    gradients = torch.autograd.grad(expected, parameters, allow_unused=True)
-    taken: list[Tensor] = []
-
-    def step(network: Network, loss: Tensor) -> float:
-        taken.extend(torch.autograd.grad(loss, parameters, allow_unused=True))
-        return float(loss.detach())
-
-    monkeypatch.setattr(trainer, "step", step)
-    assert trainer._warm_up_alone([network], batch) == pytest.approx(float(expected.detach()) / 20, rel=1e-4)
-    for own, wanted in zip(taken, gradients, strict=True):
-        assert (own is None) == (wanted is None)
-        if own is not None:
-            torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-4)
 
 
 # -- schedules ------------------------------------------------------------------------------------------------------
@@ -327,8 +202,8 @@ def test_when_the_noisy_side_is_trained(
         seen[-1].add(noisy is not None)
         return SoftLabels(torch.ones(len(clean)))
 
-    monkeypatch.setattr(trainer, "soft_labels", label)
-    monkeypatch.setattr(trainer, "train_step", lambda network, parts, hardness: 0.0)
+    monkeypatch.setattr(trainer_module, "soft_labels", label)
+    monkeypatch.setattr(trainer_module, "train_step", lambda network, parts, hardness, **settings: 0.0)
     for epoch in range(4):
         seen.append(set())
         trainer.train_epoch(*trainer.networks, epoch, division_of(probability))
@@ -383,8 +258,8 @@ def test_labels_are_made_in_eval_mode_and_train_mode_comes_back(tiny_root: Path,
     for network in trainer.networks:
         network.matcher.train()
     probability = torch.full((12,), 0.7)
-    first = trainer.soft_labels(student, peer, clean, noisy, probability)
-    second = trainer.soft_labels(student, peer, clean, noisy, probability)
+    first = soft_labels(student, peer, clean, noisy, probability)
+    second = soft_labels(student, peer, clean, noisy, probability)
     assert torch.equal(first.clean, second.clean), "no dropout"
     assert first.noisy is not None and first.noisy.shape == (8,) and first.clean.shape == (12,)
     assert not first.clean.requires_grad

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.tokenize import PunktSentenceTokenizer
 
 from data_utils.captions import read_captions
 from runtime.errors import InputError
 from vocab import build
-from vocab.vocabulary import SPECIAL, Vocabulary, tokenize
+from vocab import vocabulary as module
+from vocab.vocabulary import SPECIAL, Vocabulary, tokenize, tokenize_by_nltk
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "vocab" / "emoji_precomp_vocab.json"
@@ -43,6 +48,85 @@ EMBEDDED = ROOT / "vocab" / "emoji_precomp_vocab.json"
 )
 def test_tokens(caption: str, tokens: list[str]) -> None:
     assert tokenize(caption) == tokens
+
+
+def is_plain(caption: str) -> bool:
+    """Tell whether a caption is split without NLTK."""
+    text = caption.lower()
+    return module._PLAIN.fullmatch(text) is not None and module._UNLIKE.search(text) is None
+
+
+WORDS = st.sampled_from(
+    """a dog runs 3 1,000 3.50 red-and-white dog's dogs' isn't o'clock cannot can't gimme gonna gotta lemme wanna not
+    'tis 'twas d'ye more'n whaddya wha'dya whatcha me.na 's 't , . - -- ... ! ? ; : ( ) " '' ` `` & % $5 mr. u.s. \u212a
+    café \u2019s 5th st. 10:30 dog, dog. ,5 ,, wan-na can-not gon na wanna, cannot. GONNA I'm he'll""".split()
+)
+SEPARATORS = st.sampled_from([" ", " ", " ", "", "  ", "-", ",", ", ", ".", ". ", "'", "'s ", "\t", "\u00a0"])
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.lists(st.tuples(WORDS, SEPARATORS), max_size=12))
+def test_ordinary_captions_get_nltks_tokens(parts: list[tuple[str, str]]) -> None:
+    caption = "".join(word + separator for word, separator in parts)
+    assert tokenize(caption) == tokenize_by_nltk(caption)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text(max_size=30))
+def test_any_text_gets_nltks_tokens(caption: str) -> None:
+    assert tokenize(caption) == tokenize_by_nltk(caption)
+
+
+def test_every_short_text_of_ordinary_characters_gets_nltks_tokens() -> None:
+    """All arrangements of up to five characters: every rule of NLTK that looks at neighbours sees its neighbours."""
+    for length in range(6):
+        for characters in product("as1 ,-.'", repeat=length):
+            text = "".join(characters)
+            if is_plain(text):
+                assert tokenize(text) == tokenize_by_nltk(text), text
+
+
+@pytest.mark.parametrize("word", ["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
+@pytest.mark.parametrize("frame", ["{} go", "they {}", "they {}.", "x-{}-y", "{}s", "a{}", "{}, then", "{}'s hat"])
+def test_words_that_nltk_takes_apart(word: str, frame: str) -> None:
+    caption = frame.format(word)
+    assert tokenize(caption) == tokenize_by_nltk(caption)
+
+
+def test_punkt_would_find_one_sentence_in_an_ordinary_caption() -> None:
+    """Its trained data only weigh the places where a sentence may end; inside ordinary captions there are none."""
+    punkt = PunktSentenceTokenizer()
+    for caption in ("a dog.", " a dog, 3 cats - the man's.  ", "a dog .", "a dog", "1.", "."):
+        assert is_plain(caption)
+        assert [sentence.strip() for sentence in punkt.tokenize(caption)] == [caption.strip()]
+    assert not is_plain("a dog. a cat.") and len(punkt.tokenize("a dog runs. a cat sits.")) == 2
+
+
+def test_most_captions_are_ordinary() -> None:
+    captions = [
+        "A man in a blue shirt is standing on a ladder cleaning a window .",
+        "Two young, White males are outside near many bushes.",
+        "A dog's owner throws a well-worn ball",
+    ]
+    assert all(is_plain(caption) for caption in captions)
+    assert not any(is_plain(caption) for caption in ('a "stop" sign', "he isn't", "1,000 birds", "a dog. a cat"))
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_the_embedded_captions_get_nltks_tokens(split: str) -> None:
+    captions = read_captions(ROOT / "data" / "emoji_precomp", split)
+    assert [tokenize(c) for c in captions] == [tokenize_by_nltk(c) for c in captions]
+    assert sum(map(is_plain, captions)) > 0.9 * len(captions)
+
+
+def test_all_captions_at_once_get_the_same_ids() -> None:
+    words = Vocabulary([*SPECIAL, "a", "dog"])
+    captions = ["A dog barks", "a", 'dog, "dog"', "a. a!"]
+    ids, lengths = words.encode_all(iter(captions))
+    assert (ids.dtype, lengths.dtype) == ("int32", "int64")
+    assert ids.tolist() == [k for caption in captions for k in words.encode(caption)]
+    assert lengths.tolist() == [len(words.encode(caption)) for caption in captions]
+    assert [len(part) for part in words.encode_all([])] == [0, 0]
 
 
 def test_build_keeps_words_seen_often_enough() -> None:

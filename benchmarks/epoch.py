@@ -1,0 +1,150 @@
+"""How long does an epoch of a recipe take: division and training of both networks, published formulation against ours.
+
+    python -m benchmarks.epoch --recipe recipes/emoji_mgcs_0.4.args --share 0.1 --profile
+
+Both sides run the same trainer on the same first pictures; the published one scores one caption at a time, with
+autograd through every pair, and has torch's GRU. Epochs follow each other on both sides; what is compared after the
+first is the weights. Without `--start`, a checkpoint of warmed-up networks, division by untrained networks leaves the
+epoch few clean pairs. `--profile` prints where our time goes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import published
+from benchmarks.measure import Results, check_target, compare, result_rows, write_rows
+from data_utils.catalog import locate, protocol
+from data_utils.noise import inject
+from data_utils.precomputed import PrecomputedSplit
+from models.attention import l2norm
+from models.matcher import Embeddings, Matcher
+from models.sides import CaptionSide
+from runtime.device import choose_device
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.log import table
+from runtime.seed import seed_everything
+from training.config import RunConfig, parse_args
+from training.data import RunData, open_data
+from training.trainer import Trainer
+
+SHOWN = 15
+"""So many operators of a profile are shown."""
+
+
+@dataclass(frozen=True)
+class EpochConfig:
+    """Flags of this benchmark."""
+
+    recipe: str = flag("recipes/emoji_mgcs_0.4.args", "file of run.py's flags")
+    share: float = flag(0.1, "share of the training pictures that is used, the first ones, in (0, 1]")
+    start: str | None = flag(None, "checkpoint of the recipe's networks after warm-up")
+    repeats: int = flag(3, "timed epochs of each side")
+    device: str = flag("cpu", "cpu, or cuda (the first GPU)")
+    precision: str = flag("fp32", "our scoring without gradient", choices=("fp32", "bf16", "auto"))
+    profile: bool = flag(False, "print the operators that take most of our time")
+    json: str | None = flag(None, "write the row to this JSON file")
+
+    def __post_init__(self) -> None:
+        check_range(self, "share", low=1e-6, high=1.0)
+        check_range(self, "repeats", low=1)
+        check_target(self.json)
+        if not Path(self.recipe).is_file():
+            raise InputError(f"--recipe {self.recipe} is not a file; recipes/ has some")
+
+
+class PublishedMatcher(Matcher):
+    """A matcher that scores one caption at a time and lets torch differentiate its GRU."""
+
+    def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionSide:
+        encoder = self.caption_encoder
+        vectors = encoder.dropout(encoder.embed(tokens))
+        packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(encoder.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
+        forward, backward = states.chunk(2, dim=2)
+        return self.similarity.caption_side(l2norm((forward + backward) / 2), lengths)
+
+    def score(self, embeddings: Embeddings) -> Tensor:
+        captions = embeddings.captions
+        encoded = published.Encoded(embeddings.images.regions, captions.words, captions.lengths.tolist())
+        return published.score(self, encoded)
+
+
+def first_images(config: RunConfig, data: RunData, share: float) -> RunData:
+    """Return the data with the first training images only, noise injected among them."""
+    count = max(2, int(share * data.train.num_images))
+    train = PrecomputedSplit(locate(config.data), "train", data.vocabulary, count)
+    has_real_noise = protocol(config.data.data_name).has_real_noise
+    index, noise = inject(config.noise, count, train.captions_per_image, has_real_noise=has_real_noise)
+    train.set_images(index)
+    return replace(data, train=train, noise=noise)
+
+
+def epochs_of(trainer: Trainer) -> Callable[[], Results]:
+    """Return what trains one more epoch, as in the last epochs of a run, and returns all weights."""
+    last = trainer.settings.num_epochs - 1
+
+    def epoch() -> Results:
+        seed_everything(trainer.settings.seed)  # the same dropout on both sides
+        divisions = trainer.divide(last)
+        for student, peer in trainer.pairs():
+            trainer.train_epoch(student, peer, last, divisions.get(peer.name))
+        weights = [p.detach().flatten() for n in trainer.networks for p in n.matcher.parameters()]
+        return {"weights": torch.cat(weights)}
+
+    return epoch
+
+
+def profile_table(epoch: Callable[[], Results]) -> str:
+    """Return the operators of one epoch by their own time."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        epoch()
+    found = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in found)
+    rows = [[e.key, f"{100 * e.self_cpu_time_total / total:.1f} %", e.count] for e in found[:SHOWN]]
+    return table(["operator", "share", "calls"], rows)
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time epochs of both sides and print the row."""
+    parser = OneLineParser(prog="python -m benchmarks.epoch", description="An epoch of a recipe.")
+    add_flags(parser, "benchmark", EpochConfig)
+    config = from_namespace(EpochConfig, parser.parse_args(argv))
+    gpu = "0" if config.device == "cuda" else "cpu"
+    if choose_device(gpu).type != config.device:
+        raise InputError(f"--device {config.device!r}: there is none here; known: cpu, cuda")
+    flags = [f"@{config.recipe}", "--gpu", gpu, "--precision", config.precision]
+    run = parse_args(flags + (["--warmup_model_path", config.start] if config.start else []))
+    data = first_images(run, open_data(run.data, run.noise, run.matcher), config.share)
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        theirs, ours = Trainer(run, data, Path(first)), Trainer(run, data, Path(second))
+        for network in theirs.networks:
+            network.matcher.__class__ = PublishedMatcher
+        row = compare(
+            f"{Path(config.recipe).name}, {len(data.train)} pairs, both networks",
+            epochs_of(theirs),
+            epochs_of(ours),
+            repeats=config.repeats,
+            device=ours.device,
+        )
+        print(result_rows([row]))
+        if config.profile:
+            print(profile_table(epochs_of(ours)))
+        for trainer in (theirs, ours):
+            trainer.log.close()
+    if config.json is not None:
+        write_rows(config.json, [row])
+
+
+if __name__ == "__main__":
+    main()

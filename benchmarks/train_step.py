@@ -1,0 +1,208 @@
+"""How long does a training step take: the published formulation against ours, alternately in one process.
+
+    python -m benchmarks.train_step --json train_step.json
+
+A step is everything: encode, score, loss, backward, clip, Adam. Published: one caption at a time against all images,
+autograd through every pair (benchmarks/published.py), torch's GRU and plain Adam. Differences are of the first step,
+from the same weights: scores, loss, and the gradient of all parameters. Dropout is off, since the two draw other masks.
+The last row compares our MGCS step with our BiCro step, both with a clean and a noisy batch and its soft labels; there
+`published` is BiCro.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from benchmarks import published
+from benchmarks.measure import (
+    Results,
+    Row,
+    check_target,
+    compare,
+    relative_difference,
+    relative_differences,
+    result_rows,
+    write_rows,
+)
+from benchmarks.published_sizes import published_matcher, random_batch
+from data_utils.batch import Batch
+from methods.baseline import METHOD as BASELINE
+from methods.bicro import BiCro, BiCroConfig
+from methods.blocks.method import Method, MethodConfig
+from methods.mgcs import MGCS, MGCSConfig
+from models.matcher import Matcher
+from models.precision import ScoringConfig, prepare_scoring
+from runtime.device import choose_device
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from training.config import TrainingConfig
+from training.network import Network
+from training.optim import build_optimiser
+from training.step import Part, part_loss, soft_labels, train_step
+from training.warmup import small, warm_up_alone
+
+MARGIN, CLIP, LEARNING_RATE, SELECTED = 0.2, 2.0, 2e-4, 0.5
+
+
+@dataclass(frozen=True)
+class TrainStepConfig:
+    """Flags of this benchmark."""
+
+    rows: str = flag(
+        "all", "rows to measure, separated by commas: " + "hard, hard_bf16, warmup, sele, saf, mgcs or all"
+    )
+    batch_size: int = flag(128, "pairs a batch")
+    repeats: int = flag(5, "timed steps of each side")
+    device: str = flag("cpu", "cpu, or cuda (the first GPU)")
+    compile: bool = flag(False, "compile our tiles")
+    json: str | None = flag(None, "write the rows to this JSON file")
+
+    def __post_init__(self) -> None:
+        check_range(self, "batch_size", low=2)
+        check_range(self, "repeats", low=1)
+        check_target(self.json)
+        unknown = set(self.chosen()) - ROWS.keys()
+        if unknown:
+            raise InputError(f"--rows {', '.join(sorted(unknown))} is unknown; known: all, {', '.join(ROWS)}")
+
+    def chosen(self) -> list[str]:
+        """Return the rows by name."""
+        return list(ROWS) if self.rows == "all" else [name.strip() for name in self.rows.split(",")]
+
+
+def _results(matcher: Matcher, loss: Tensor | float) -> Results:
+    """Return the loss and the clipped gradient of all parameters."""
+    gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in matcher.parameters()]
+    return {"loss": torch.as_tensor(loss).detach().reshape(1), "gradient": torch.cat(gradients)}
+
+
+@torch.no_grad()
+def _difference_of_scores(matcher: Matcher, batch: Batch) -> float:
+    twin = copy.deepcopy(matcher)  # in train mode scoring moves running statistics
+    embeddings = matcher.embed(batch)
+    ours = matcher.similarity(embeddings.images, embeddings.captions, exact=True)
+    return relative_difference(published.batch_scores(twin, batch), ours)
+
+
+def _network(matcher: Matcher, method: Method) -> Network:
+    return Network("A", matcher, build_optimiser(matcher, LEARNING_RATE), method)
+
+
+def _published_side(matcher: Matcher, batch: Batch, loss_of: Callable[[Tensor], Tensor]) -> Callable[[], Results]:
+    optimiser = Adam(matcher.parameters(), lr=LEARNING_RATE)
+
+    def step() -> Results:
+        optimiser.zero_grad()
+        scores = published.batch_scores(matcher, batch)
+        loss = loss_of(scores)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(matcher.parameters(), CLIP)
+        optimiser.step()
+        return _results(matcher, loss)
+
+    return step
+
+
+def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR", precision: str = "fp32") -> Row:
+    matcher = published_matcher(module).to(device).train()
+    batch = random_batch(config.batch_size).to(device)
+    theirs = _published_side(copy.deepcopy(matcher), batch, lambda s: published.hinge(s, MARGIN, hardest=True).sum())
+    for line in prepare_scoring([matcher], ScoringConfig(precision=precision, compile=config.compile), device):
+        print(line)
+    network = _network(matcher, BASELINE(MethodConfig()))
+    part = Part(batch, torch.ones(len(batch), device=device))
+
+    def ours() -> Results:
+        loss = part_loss(network, part, 1.0)
+        return _results(matcher, network.step(loss, CLIP))
+
+    scores = {"scores": _difference_of_scores(copy.deepcopy(matcher), batch)}
+    return compare(
+        f"hardest negatives, {module}" + (", bf16 scoring" if precision == "bf16" else ""),
+        theirs,
+        ours,
+        repeats=config.repeats,
+        device=device,
+        differences=lambda a, b: scores | relative_differences(a, b),
+    )
+
+
+def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> Row:
+    matcher = published_matcher().to(device).train()
+    batch = random_batch(config.batch_size).to(device)
+
+    def loss_of(scores: Tensor) -> Tensor:
+        losses = published.hinge(scores, MARGIN, hardest=False)
+        return losses[small(losses, SELECTED)].sum() if kind == "warmup_sele" else losses.sum()
+
+    theirs = _published_side(copy.deepcopy(matcher), batch, loss_of)
+    network = _network(matcher, BASELINE(MethodConfig()))
+    settings = TrainingConfig(warmup_type=kind, warmup_rate=SELECTED, grad_clip=CLIP)
+
+    def ours() -> Results:
+        return _results(matcher, warm_up_alone(network, batch, settings) * len(batch))
+
+    name = "warm-up, mean hinge, SGR" + (f", warmup_sele {SELECTED}" if kind == "warmup_sele" else "")
+    return compare(name, theirs, ours, repeats=config.repeats, device=device)
+
+
+def _mgcs(config: TrainStepConfig, device: torch.device) -> Row:
+    size = config.batch_size
+    clean, noisy = random_batch(size).to(device), random_batch(size, seed=1).to(device)
+    probability = torch.linspace(0.5, 1, size, device=device)
+
+    def side(method: Callable[[], Method]) -> Callable[[], Results]:
+        student, peer = (_network(published_matcher(seed=k).to(device).train(), method()) for k in range(2))
+
+        def step() -> Results:
+            labels = soft_labels(student, peer, clean, noisy, probability)
+            assert labels.noisy is not None
+            parts = [Part(clean, labels.clean), Part(noisy, labels.noisy, labels.noisy_kept)]
+            train_step(student, parts, 1.0, grad_clip=CLIP)
+            return {}
+
+        return step
+
+    paper = MGCSConfig(drift_correction="both", drift_neighbours="batch", drift_own=False)
+    sides = side(lambda: BiCro(BiCroConfig())), side(lambda: MGCS(paper))
+    return compare("MGCS against BiCro, both ours", *sides, repeats=config.repeats, device=device)
+
+
+ROWS: dict[str, Callable[[TrainStepConfig, torch.device], Row]] = {
+    "hard": _hard,
+    "hard_bf16": lambda config, device: _hard(config, device, precision="bf16"),
+    "warmup": lambda config, device: _warm_up(config, device, "warmup"),
+    "sele": lambda config, device: _warm_up(config, device, "warmup_sele"),
+    "saf": lambda config, device: _hard(config, device, module="SAF"),
+    "mgcs": _mgcs,
+}
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the chosen rows and print the table."""
+    parser = OneLineParser(prog="python -m benchmarks.train_step", description="Training steps at published sizes.")
+    add_flags(parser, "benchmark", TrainStepConfig)
+    config = from_namespace(TrainStepConfig, parser.parse_args(argv))
+    device = choose_device("0" if config.device == "cuda" else "cpu")
+    if device.type != config.device:
+        raise InputError(f"--device {config.device!r}: there is none here; known: cpu, cuda")
+    rows = []
+    for name in config.chosen():
+        try:
+            rows.append(ROWS[name](config, device))
+        except InputError as error:
+            print(f"{name}: left out: {error}")
+    print(result_rows(rows))
+    if config.json is not None:
+        write_rows(config.json, rows)
+
+
+if __name__ == "__main__":
+    main()

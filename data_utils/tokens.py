@@ -1,0 +1,117 @@
+"""Token ids of a split's captions, kept on disk between starts.
+
+A cache file holds arrays `ids` and `lengths` (see `Tokens`) and `key`, what they were made from: the caption file's
+content, the vocabulary, and how captions become tokens. Its name is a hash of that key. Files may be deleted at any
+time; one that is damaged, or not ours, is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.captions import parse_captions
+from runtime.checkpoint import write_atomically
+from runtime.errors import InputError
+from vocab.vocabulary import Vocabulary, punkt_is_installed
+
+OFF = "off"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Captions as ids.
+
+    Attributes:
+        ids: (ids of all captions,) int32, caption after caption, each `<start> w1 .. wn <end>`.
+        lengths: (captions,) int64.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def first(self, captions: int) -> Tokens:
+        """Return the first `captions` captions."""
+        lengths = self.lengths[:captions]
+        return Tokens(self.ids[: lengths.sum()], lengths)
+
+
+def cache_folder(token_cache: str | None) -> Path | None:
+    """Return the folder that `--token_cache` means; None where tokens are not kept."""
+    if token_cache is not None:
+        return None if token_cache == OFF else Path(token_cache)
+    place = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(place) if os.path.isabs(place) else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+    return base / "noisy-correspondence" / "tokens"
+
+
+def read_tokens(path: Path, vocabulary: Vocabulary, token_cache: str | None = None) -> Tokens:
+    """Return a caption file's tokens, from the cache if they are there, and leave them there if they were not.
+
+    A cache that cannot be written costs time at the next start and is no fault.
+
+    Raises:
+        InputError: what `parse_captions` raises.
+    """
+    content = path.read_bytes()
+    folder = cache_folder(token_cache)
+    if folder is None:
+        return Tokens(*vocabulary.encode_all(parse_captions(path, content)))
+    key = _key(path, content, vocabulary)
+    place = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    tokens = _load(place, key, len(vocabulary))
+    if tokens is None:
+        tokens = Tokens(*vocabulary.encode_all(parse_captions(path, content)))
+        with contextlib.suppress(OSError, InputError):
+            folder.mkdir(parents=True, exist_ok=True)
+            _save(place, key, tokens)
+    return tokens
+
+
+def _key(path: Path, content: bytes, vocabulary: Vocabulary) -> str:
+    """Return all that the ids depend on, in words."""
+    return (
+        f"format {FORMAT}, {path.suffix} {hashlib.sha256(content).hexdigest()}, vocabulary {vocabulary.digest()}, "
+        f"nltk {version('nltk')}, punkt {punkt_is_installed()}"
+    )
+
+
+def _save(place: Path, key: str, tokens: Tokens) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, key=np.array(key), ids=tokens.ids, lengths=tokens.lengths)
+    write_atomically(place, buffer.getvalue())
+
+
+def _load(place: Path, key: str, num_words: int) -> Tokens | None:
+    """Return what a cache file holds, None if there is none, or it is damaged, or not what `key` says."""
+    try:
+        with np.load(place, allow_pickle=False) as content:
+            if content["key"].shape != () or str(content["key"]) != key:
+                return None
+            tokens = Tokens(content["ids"], content["lengths"])
+    except Exception:  # there is none, or the bytes of another file, which can lead the reader into any exception
+        return None
+    ids, lengths = tokens.ids, tokens.lengths
+    is_whole = (
+        (ids.ndim, ids.dtype, lengths.ndim, lengths.dtype) == (1, np.int32, 1, np.int64)
+        and len(lengths) > 0
+        and lengths.min() >= 2
+        and lengths.sum() == len(ids)
+        and 0 <= ids.min()
+        and ids.max() < num_words
+    )
+    return tokens if is_whole else None

@@ -1,0 +1,131 @@
+"""A split, encoded to be ranked: images all at once and kept, captions in blocks of similar length.
+
+Legend: I images, C captions, R regions, D embed size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.attention import masked_mean, word_mask
+from models.matcher import Matcher
+from models.similarity import CaptionSide, ImageSide
+
+IMAGE_BLOCK = 256
+CAPTION_BLOCK = 512
+"""So many images or captions are encoded at a time."""
+
+
+class Split(Protocol):
+    """What is encoded."""
+
+    num_images: int
+    lengths: np.ndarray
+
+    def read_images(self, images: np.ndarray) -> Tensor:
+        """Return the features (n, R, dimensions) of image numbers (n,)."""
+
+    def tokens(self, captions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return token ids (n, W) and lengths (n,) of caption numbers (n,)."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Everything that is ranked, encoded.
+
+    Attributes:
+        images: all I images.
+        blocks: captions of similar length.
+        columns: which captions each block holds; together 0 .. C - 1, each once.
+    """
+
+    images: ImageSide
+    blocks: list[CaptionSide]
+    columns: list[Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(I, C)."""
+        return len(self.images.regions), sum(len(c) for c in self.columns)
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """Return what the similarity pools, next to the plain mean: (I, 2 D) of images and (C, 2 D) of captions."""
+        images = torch.cat([self.images.pooled, self.images.regions.mean(dim=1)], dim=1)
+        captions = images.new_empty(self.shape[1], images.shape[1])
+        for block, columns in zip(self.blocks, self.columns, strict=True):
+            mask = word_mask(block.lengths, block.words.shape[1], images.device)
+            captions[columns.to(images.device)] = torch.cat([block.pooled, masked_mean(block.words, mask)], dim=1)
+        return images, captions
+
+
+@contextmanager
+def evaluating(matcher: Matcher) -> Iterator[None]:
+    """Evaluation mode without gradients; the train mode is restored afterwards."""
+    was_training = matcher.training
+    matcher.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        matcher.train(was_training)
+
+
+def _encoded_images(matcher: Matcher, split: Split, device: torch.device) -> ImageSide:
+    blocks = np.array_split(np.arange(split.num_images), max(1, -(-split.num_images // IMAGE_BLOCK)))
+    parts = [matcher.encode_images(split.read_images(block).to(device)) for block in blocks]
+    return ImageSide(torch.cat([p.regions for p in parts]), torch.cat([p.pooled for p in parts]))
+
+
+def _encoded_captions(matcher: Matcher, split: Split, device: torch.device) -> Iterator[tuple[np.ndarray, CaptionSide]]:
+    by_length = np.argsort(split.lengths, kind="stable")
+    for start in range(0, len(by_length), CAPTION_BLOCK):
+        chosen = by_length[start : start + CAPTION_BLOCK]
+        tokens, lengths = split.tokens(chosen)
+        yield chosen, matcher.encode_captions(tokens.to(device), lengths)
+
+
+def encode_gallery(matcher: Matcher, split: Split, device: torch.device) -> Gallery:
+    """Encode a whole split and keep it."""
+    with evaluating(matcher):
+        images = _encoded_images(matcher, split, device)
+        captions = list(_encoded_captions(matcher, split, device))
+    return Gallery(images, [side for _, side in captions], [torch.from_numpy(chosen) for chosen, _ in captions])
+
+
+def similarities(matcher: Matcher, split: Split, device: torch.device) -> np.ndarray:
+    """Return all scores of a split, (I, C) float32. Images are kept encoded, captions pass."""
+    sims = np.empty((split.num_images, len(split.lengths)), dtype=np.float32)
+    with evaluating(matcher):
+        images = _encoded_images(matcher, split, device)
+        for chosen, captions in _encoded_captions(matcher, split, device):
+            sims[:, chosen] = matcher.similarity(images, captions).cpu().numpy()
+    return sims
+
+
+def similarities_by_name(matchers: Mapping[str, Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:
+    """Return all scores of each network and, of several, their `mean`."""
+    return with_mean({name: similarities(matcher, split, device) for name, matcher in matchers.items()})
+
+
+def named_similarities(matchers: Sequence[Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:
+    """Do the same for networks without names: they are `A`, `B`, ..."""
+    return similarities_by_name({chr(ord("A") + k): matcher for k, matcher in enumerate(matchers)}, split, device)
+
+
+def with_mean(sims: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the mean of several score matrices under `mean`."""
+    if len(sims) == 1:
+        return sims
+    first, *others = sims.values()
+    mean = first.copy()
+    for other in others:
+        mean += other
+    mean /= np.float32(len(sims))
+    return {**sims, "mean": mean}

@@ -1,0 +1,273 @@
+"""SGR and SAF (SGRAF, AAAI 2021): similarity vectors of words and of the whole pair, read by a graph or by attention.
+
+Parameters carry SGRAF's own names, so that checkpoints of the lineage map one to one.
+Legend: I images, C captions, R regions, W words, D embed size, S sim_dim, N = W + 1 nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, word_mask
+from models.sides import CaptionSide, ImageSide, Similarity
+from models.tiles import TileInputs, score_tiles, score_tiles_with_gradient
+from models.word_similarity import project_differences
+from models.workspace import WORKSPACE, results_are_kept
+
+
+class _SelfAttentionPooling(nn.Module):
+    """Weigh elements by how they agree with their own mean (SGRAF, Eq. 1), then add them up.
+
+    Images: BatchNorm over the R regions on the local side and over D on the global one. Captions: none, so that words
+    may be padded; mean and softmax see the valid words only.
+    """
+
+    def __init__(self, size: int, dropout: float, num_regions: int | None = None) -> None:
+        super().__init__()
+        local: list[nn.Module] = [nn.Linear(size, size)]
+        glob: list[nn.Module] = [nn.Linear(size, size)]
+        if num_regions is not None:
+            local.append(nn.BatchNorm1d(num_regions))
+            glob.append(nn.BatchNorm1d(size))
+        self.embedding_local = nn.Sequential(*local, nn.Tanh(), nn.Dropout(dropout))
+        self.embedding_global = nn.Sequential(*glob, nn.Tanh(), nn.Dropout(dropout))
+        self.embedding_common = nn.Sequential(nn.Linear(size, 1))
+
+    def forward(self, elements: Tensor, mean: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool elements (B, K, D) with their mean (B, D) to (B, D), l2-normalised; mask (B, K) names the valid ones."""
+        gated = self.embedding_local(elements) * self.embedding_global(mean)[:, None]
+        logits = self.embedding_common(gated).squeeze(2)  # (B, K)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        return l2norm(torch.einsum("bk,bkd->bd", torch.softmax(logits, dim=1), elements))
+
+
+class TiledSimilarity(Similarity):
+    """What SGR and SAF share: a similarity vector for each word and one for the whole pair; subclasses read them."""
+
+    def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float) -> None:
+        super().__init__()
+        self.v_global_w = _SelfAttentionPooling(embed_size, dropout, num_regions)
+        self.t_global_w = _SelfAttentionPooling(embed_size, dropout)
+        self.sim_tranloc_w = nn.Linear(embed_size, sim_dim)
+        self.sim_tranglo_w = nn.Linear(embed_size, sim_dim)
+        self.sim_eval_w = nn.Linear(sim_dim, 1)
+        self._compiled_tile: Callable[..., Tensor] | None = None
+
+    def _initialise(self) -> None:
+        """Xavier-uniform weights and zero biases for linear maps, ones and zeros for batch norms (SGRAF)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def image_side(self, regions: Tensor) -> ImageSide:
+        return ImageSide(regions, self.v_global_w(regions, regions.mean(dim=1)))
+
+    def caption_side(self, words: Tensor, lengths: Tensor) -> CaptionSide:
+        mask = word_mask(lengths, words.shape[1], words.device)
+        return CaptionSide(words, lengths, self.t_global_w(words, masked_mean(words, mask), mask))
+
+    def forward(
+        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+    ) -> Tensor:
+        sides = TileInputs(images.regions, images.pooled, captions.words, captions.pooled)
+        if torch.is_grad_enabled():
+            parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
+            parameters: list[Tensor] = [p for part in parts for p in part.parameters()]
+            return score_tiles_with_gradient(self, parameters, sides, captions.lengths, wanted)
+        return score_tiles(self, sides, captions.lengths, wanted, None if exact else self.scoring_dtype)
+
+    @property
+    def embed_size(self) -> int:
+        """D."""
+        return self.sim_tranloc_w.in_features
+
+    def compile_tiles(self) -> None:
+        """Compile what scores a tile without gradient; the first tiles then wait for the compiler."""
+        self._compiled_tile = torch.compile(self.score_tile, dynamic=True)
+
+    def plain_tile(self, *tensors: Any) -> Tensor:
+        """Do what `score_tile` does, compiled if asked for; for use without gradient."""
+        return (self._compiled_tile or self.score_tile)(*tensors)
+
+    def reader(self) -> nn.Module:
+        """Return the module that reads the similarity vectors."""
+        raise NotImplementedError
+
+    def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
+        """Return what `read` needs of the reader's parameters."""
+        raise NotImplementedError
+
+    def read(self, nodes: Tensor, weights: list[Tensor]) -> Tensor:
+        """Turn nodes (I, C, N, S) into vectors (I, C, S) that `sim_eval_w` scores."""
+        raise NotImplementedError
+
+    def tile_weights(self, dtype: torch.dtype) -> list[Tensor]:
+        maps = (self.sim_tranloc_w, self.sim_tranglo_w)
+        projections = [t.to(dtype) for linear in maps for t in (linear.weight, linear.bias)]
+        return [*projections, self.sim_eval_w.weight, self.sim_eval_w.bias, *self.reader_weights(dtype)]
+
+    def score_tile(
+        self,
+        weights: list[Tensor],
+        regions: Tensor,
+        products: Tensor,
+        image_pooled: Tensor,
+        words: Tensor,
+        caption_pooled: Tensor,
+    ) -> Tensor:
+        local = project_differences(regions, products, words, *weights[:2])  # (I, C, W, S)
+        squares = (image_pooled[:, None] - caption_pooled).square().to(local.dtype)  # (I, C, D)
+        pooled = F.linear(squares, *weights[2:4])
+        vectors = self.read(_join(pooled, local), weights[6:])
+        return torch.sigmoid(F.linear(vectors.to(words.dtype), *weights[4:6])).squeeze(-1)
+
+
+def _join(pooled: Tensor, local: Tensor) -> Tensor:
+    """Return the nodes [s_0, s_1 .. s_W], (I, C, N, S), each l2-normalised."""
+    pooled = l2norm(pooled)[:, :, None]
+    if results_are_kept():
+        return torch.cat([pooled, l2norm(local)], dim=2)
+    shape = (*local.shape[:2], local.shape[2] + 1, local.shape[3])
+    nodes = WORKSPACE.empty("nodes", shape, local)
+    nodes[:, :, :1] = pooled
+    norms = torch.linalg.vector_norm(local, dim=-1, keepdim=True).add_(EPSILON)
+    torch.div(local, norms, out=nodes[:, :, 1:])
+    return nodes
+
+
+class GraphReasoning(nn.Module):
+    """One step X <- ReLU(W_g (softmax(Q(X) K(X)^T) X)) (SGRAF, Eq. 6-7)."""
+
+    def __init__(self, sim_dim: int) -> None:
+        super().__init__()
+        self.graph_query_w = nn.Linear(sim_dim, sim_dim)
+        self.graph_key_w = nn.Linear(sim_dim, sim_dim)
+        self.sim_graph_w = nn.Linear(sim_dim, sim_dim)
+
+    def weights(self, dtype: torch.dtype) -> list[Tensor]:
+        """Return what `reason` needs: query and key maps merged, M (S, S) and v (S,), and the graph map.
+
+        A term that is the same for every key does not change the softmax over keys, so that Q(x) . K(y) may be replaced
+        by (M x + v) . y with M = W_k^T W_q and v = W_k^T b_q.
+        """
+        merged = self.graph_key_w.weight.t() @ self.graph_query_w.weight
+        offset = self.graph_query_w.bias @ self.graph_key_w.weight
+        return [merged.to(dtype), offset.to(dtype), self.sim_graph_w.weight.to(dtype), self.sim_graph_w.bias.to(dtype)]
+
+
+def reason(nodes: Tensor, weights: list[Tensor], *, first_only: bool = False) -> Tensor:
+    """Take one reasoning step: nodes (X, N, S) to (X, N, S), or to the new node 0 alone, (X, 1, S)."""
+    merged, offset, graph, bias = weights
+    asking = nodes[:, :1] if first_only else nodes
+    query = WORKSPACE.linear("query", asking.flatten(0, 1), merged, offset).view_as(asking)
+    edges = softmax_of_short_rows(WORKSPACE.bmm("edges", query, nodes.transpose(1, 2)))
+    mixed = WORKSPACE.bmm("mixed", edges, nodes)
+    return WORKSPACE.linear("reasoned", mixed.flatten(0, 1), graph, bias).relu_().view_as(asking)
+
+
+class SGR(TiledSimilarity):
+    """Similarity graph reasoning: `num_steps` steps over the nodes, then node 0 gives the score."""
+
+    def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float, num_steps: int) -> None:
+        super().__init__(embed_size, sim_dim, num_regions, dropout)
+        self.SGR_module = nn.ModuleList(GraphReasoning(sim_dim) for _ in range(num_steps))
+        self._initialise()
+
+    def reader(self) -> nn.Module:
+        return self.SGR_module
+
+    def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
+        return [w for step in self.SGR_module for w in step.weights(dtype)]  # type: ignore[operator]
+
+    def read(self, nodes: Tensor, weights: list[Tensor]) -> Tensor:
+        x = nodes.flatten(0, 1)  # (pairs, N, S)
+        for k in range(0, len(weights), 4):
+            x = reason(x, weights[k : k + 4], first_only=k + 4 == len(weights))  # only node 0 is read after the last
+        return x[:, 0].view(*nodes.shape[:2], -1)
+
+
+class _Attention1d(nn.Module):
+    """SAF's weights: sigmoid(BatchNorm(w . s)), l1-normalised over the nodes.
+
+    In training the BatchNorm sees one caption at a time: its statistics run over the images and nodes of that caption,
+    and the running ones are updated caption after caption.
+    """
+
+    def __init__(self, sim_dim: int) -> None:
+        super().__init__()
+        self.attn_sim_w = nn.Linear(sim_dim, 1)
+        self.bn = nn.BatchNorm1d(1)
+
+
+class SAF(TiledSimilarity):
+    """Similarity attention filtration: a weighted sum of the nodes gives the score (SGRAF, Eq. 8-9)."""
+
+    def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float) -> None:
+        super().__init__(embed_size, sim_dim, num_regions, dropout)
+        self.SAF_module = _Attention1d(sim_dim)
+        self._initialise()
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def couples_pairs(self) -> bool:  # type: ignore[override]
+        """In training, where a caption's statistics run over all images."""
+        return self.training
+
+    def forward(
+        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+    ) -> Tensor:
+        self._seen = []
+        sims = super().forward(images, captions, wanted, exact=exact)
+        if self.training and torch.is_grad_enabled():  # a pass that only looks leaves no trace
+            self._update_running_statistics(captions.lengths)
+        return sims
+
+    @torch.no_grad()
+    def _update_running_statistics(self, lengths: Tensor) -> None:
+        """Apply the updates of all captions in batch order at once.
+
+        After C updates r <- (1 - m) r + m x_c, r = (1 - m)^C r + sum_c m (1 - m)^(C - 1 - c) x_c.
+        """
+        bn = self.SAF_module.bn
+        assert bn.momentum is not None and bn.running_mean is not None and bn.running_var is not None
+        assert bn.num_batches_tracked is not None
+        order = torch.argsort(lengths, stable=True)  # in which tiles take the captions
+        back = torch.argsort(order).to(bn.running_mean.device)
+        keep = 1 - bn.momentum
+        weights = bn.momentum * keep ** torch.arange(len(order) - 1, -1, -1, device=back.device)
+        for running, k in ((bn.running_mean, 0), (bn.running_var, 1)):
+            values = torch.cat([seen[k] for seen in self._seen])[back]
+            running.mul_(keep ** len(order)).add_((weights * values).sum())
+        bn.num_batches_tracked += len(order)
+        self._seen = []
+
+    def reader(self) -> nn.Module:
+        return self.SAF_module
+
+    def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
+        attention = self.SAF_module
+        linear = [attention.attn_sim_w.weight.to(dtype), attention.attn_sim_w.bias.to(dtype)]
+        return [*linear, attention.bn.weight, attention.bn.bias]
+
+    def read(self, nodes: Tensor, weights: list[Tensor]) -> Tensor:
+        bn = self.SAF_module.bn
+        logits = F.linear(nodes, *weights[:2]).squeeze(-1).to(weights[2].dtype)  # (I, C, N)
+        if self.training:
+            count = logits.shape[0] * logits.shape[2]
+            variance, mean = torch.var_mean(logits, dim=(0, 2), correction=0)  # (C,)
+            self._seen.append((mean.detach(), variance.detach() * count / max(count - 1, 1)))
+            mean, variance = mean[:, None], variance[:, None]
+        else:
+            assert bn.running_mean is not None and bn.running_var is not None
+            mean, variance = bn.running_mean, bn.running_var
+        scaled = (logits - mean) * torch.rsqrt(variance + bn.eps) * weights[2] + weights[3]
+        gates = torch.sigmoid(scaled)
+        gates = gates / (gates.sum(dim=-1, keepdim=True) + EPSILON)
+        return l2norm(gates.to(nodes.dtype)[:, :, None] @ nodes).squeeze(2)

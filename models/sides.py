@@ -1,0 +1,76 @@
+"""What a similarity is: it prepares images and captions once each, then scores images against captions.
+
+Legend: I images, C captions, P pairs, R regions, W words, D embed size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ImageSide:
+    """Images ready for scoring: regions (I, R, D) and one vector each (I, D)."""
+
+    regions: Tensor
+    pooled: Tensor
+
+    def __getitem__(self, index: slice | Tensor) -> ImageSide:
+        return ImageSide(self.regions[index], self.pooled[index])
+
+    def detach(self) -> ImageSide:
+        """Cut the gradient."""
+        return ImageSide(self.regions.detach(), self.pooled.detach())
+
+
+@dataclass(frozen=True)
+class CaptionSide:
+    """Captions ready for scoring: words (C, W, D), lengths (C,) on the CPU, one vector each (C, D)."""
+
+    words: Tensor
+    lengths: Tensor
+    pooled: Tensor
+
+    def detach(self) -> CaptionSide:
+        """Cut the gradient."""
+        return CaptionSide(self.words.detach(), self.lengths, self.pooled.detach())
+
+
+class Similarity(nn.Module):
+    """Base: pooled vectors of both sides, and scores of all pairs or of wanted ones."""
+
+    couples_pairs = False
+    """True where, in training, a pair's score depends on the other pairs of its caption."""
+
+    scoring_dtype: torch.dtype | None = None
+    """What the large products are computed in while no gradient is asked for; None: as everything else."""
+
+    def image_side(self, regions: Tensor) -> ImageSide:
+        """Prepare images (I, R, D)."""
+        raise NotImplementedError
+
+    def caption_side(self, words: Tensor, lengths: Tensor) -> CaptionSide:
+        """Prepare captions (C, W, D) of `lengths` (C,)."""
+        raise NotImplementedError
+
+    def forward(
+        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+    ) -> Tensor:
+        """Score images against captions, (I, C).
+
+        Args:
+            images: I images.
+            captions: C captions.
+            wanted: (I, C) bool, the pairs to be scored; the others may be zero. None: all.
+            exact: do not use `scoring_dtype`.
+        """
+        raise NotImplementedError
+
+    def score_pairs(self, images: ImageSide, captions: CaptionSide, image: Tensor, caption: Tensor) -> Tensor:
+        """Score single pairs: image number (P,) against caption number (P,) -> (P,)."""
+        wanted = torch.zeros(len(images.regions), len(captions.lengths), dtype=torch.bool)
+        wanted[image.cpu(), caption.cpu()] = True
+        return self(images, captions, wanted)[image, caption]

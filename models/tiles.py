@@ -1,0 +1,236 @@
+"""Score many pairs a tile at a time, and differentiate a tile at a time: never more than one tile is in memory.
+
+A tile is a group of captions of exactly equal length (no padding enters a norm or a softmax) against a block of images.
+The derivative scores a tile again, with gradient this time, and leaves it at once. Pairs that the loss gives no
+gradient are not scored again: with hardest negatives at most 3 B of B^2 pairs carry any. Randomness (dropout) happens
+before scoring, so that both passes see the same.
+Legend: I images, C captions, R regions, W words, D embed size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from models.word_similarity import gram
+
+TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**26}
+"""The largest temporary of a tile, images x words x D, has about so many numbers, by kind of device. 16 MiB on a
+processor keep its products large and its buffers warm (benchmarks/RESULTS.md has the figures from 2^20 to 2^24)."""
+
+TILE_WORDS = 64
+TILE_IMAGES = 16
+"""A tile has at least so many words and images, if there are so many."""
+
+FEW_IMAGES = 8
+"""A caption wanted with fewer images is scored pair by pair, together with others of its length."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Captions of one length against images, both by their numbers (on the CPU).
+
+    Attributes:
+        is_paired: the k-th caption is scored against the k-th image alone.
+    """
+
+    length: int
+    captions: Tensor
+    images: slice | Tensor
+    is_paired: bool = False
+
+    def index(self, device: torch.device) -> tuple[slice | Tensor, Tensor]:
+        """Return what picks the tile's entries out of a matrix (I, C) in the shape of its scores."""
+        captions = self.captions.to(device)
+        if isinstance(self.images, slice):
+            return self.images, captions
+        return self.images.to(device)[:, None], captions[:, None] if self.is_paired else captions
+
+
+class TileScorer(Protocol):
+    """What scores tiles, a similarity."""
+
+    def tile_weights(self, dtype: torch.dtype) -> list[Tensor]:
+        """Return everything that tiles need of the parameters, large maps in `dtype`."""
+
+    def score_tile(
+        self,
+        weights: list[Tensor],
+        regions: Tensor,
+        products: Tensor,
+        image_pooled: Tensor,
+        words: Tensor,
+        caption_pooled: Tensor,
+    ) -> Tensor:
+        """Return (I, C) scores of regions (I, R, D) with their Gram products (I, R, R) and vectors (I, D), and words
+        (C, W, D) with vectors (C, D); or (I, 1) scores of single pairs, words (I, 1, W, D) and vectors (I, 1, D)."""
+
+    def plain_tile(self, *tensors: Any) -> Tensor:
+        """Do what `score_tile` does, without gradient."""
+
+    @property
+    def couples_pairs(self) -> bool:
+        """Whether a tile must hold all images, since the scores of a caption depend on each other."""
+
+
+@dataclass(frozen=True)
+class TileInputs:
+    """What is scored: regions (I, R, D), image vectors (I, D), words (C, W, D), caption vectors (C, D)."""
+
+    regions: Tensor
+    image_pooled: Tensor
+    words: Tensor
+    caption_pooled: Tensor
+
+    def of(self, tile: Tile, products: Tensor) -> list[Tensor]:
+        """Return a tile's share, in the order of `TileScorer.score_tile`."""
+        captions = tile.captions.to(self.words.device)
+        images = tile.images if isinstance(tile.images, slice) else tile.images.to(self.regions.device)
+        words, caption_pooled = self.words[captions, : tile.length], self.caption_pooled[captions]
+        if tile.is_paired:
+            words, caption_pooled = words[:, None], caption_pooled[:, None]
+        return [self.regions[images], products[images], self.image_pooled[images], words, caption_pooled]
+
+    def add(
+        self, tile: Tile, products: Tensor, regions: Tensor, own: Tensor, image: Tensor, words: Tensor, caption: Tensor
+    ) -> None:
+        """Add a tile's share of gradients, as `of` gives them, to these and to those of the products."""
+        totals, parts = (self.regions, products, self.image_pooled), (regions, own, image)
+        for total, part in zip(totals, parts, strict=True):
+            if isinstance(tile.images, slice):
+                total[tile.images] += part
+            else:
+                total.index_add_(0, tile.images.to(total.device), part)
+        captions = tile.captions.to(self.words.device)
+        if tile.is_paired:
+            words, caption = words.squeeze(1), caption.squeeze(1)
+        self.words[:, : tile.length].index_add_(0, captions, words)
+        self.caption_pooled.index_add_(0, captions, caption)
+
+
+def tile_shape(num_images: int, size: int, device: torch.device) -> tuple[int, int]:
+    """Return images and words of a tile, for vectors of `size` numbers."""
+    numbers = TILE_NUMBERS.get(device.type, TILE_NUMBERS["cpu"]) // size
+    images = min(num_images, max(TILE_IMAGES, numbers // TILE_WORDS))
+    return images, max(TILE_WORDS, numbers // images)
+
+
+def all_tiles(lengths: Tensor, num_images: int, shape: tuple[int, int]) -> Iterator[Tile]:
+    """Cut all pairs into tiles of at most `shape` images and words."""
+    for length in lengths.unique().tolist():
+        for captions in torch.nonzero(lengths == length).flatten().split(max(1, shape[1] // length)):
+            for start in range(0, num_images, shape[0]):
+                yield Tile(length, captions, slice(start, min(start + shape[0], num_images)))
+
+
+def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int]) -> Iterator[Tile]:
+    """Cut the wanted pairs, (I, C) bool on the CPU, into tiles.
+
+    Captions of one length that want the same images share tiles; those that want few go pair by pair.
+    """
+    counts = wanted.sum(dim=0)
+    per_tile = max(1, shape[0] * shape[1] // 4)  # words of single pairs: their regions are gathered and weigh as well
+    for length in lengths[counts > 0].unique().tolist():
+        few = torch.nonzero((lengths == length) & (counts > 0) & (counts < FEW_IMAGES)).flatten()
+        if len(few):
+            place, image = torch.nonzero(wanted[:, few].t(), as_tuple=True)
+            pairs = max(1, per_tile // length)
+            for captions, images in zip(few[place].split(pairs), image.split(pairs), strict=True):
+                yield Tile(length, captions, images, is_paired=True)
+        alike: dict[bytes, list[int]] = {}
+        for number in torch.nonzero((lengths == length) & (counts >= FEW_IMAGES)).flatten().tolist():
+            alike.setdefault(wanted[:, number].numpy().tobytes(), []).append(number)
+        for numbers in alike.values():
+            images = torch.nonzero(wanted[:, numbers[0]]).flatten()
+            for captions in torch.tensor(numbers).split(max(1, shape[1] // length)):
+                for block in images.split(shape[0]):
+                    first, last = int(block[0]), int(block[-1])
+                    is_run = last - first + 1 == len(block)
+                    yield Tile(length, captions, slice(first, last + 1) if is_run else block)
+
+
+def _cut(scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor | None) -> Iterator[Tile]:
+    num_images, size = len(sides.regions), sides.regions.shape[2]
+    shape = tile_shape(num_images, size, sides.regions.device)
+    if scorer.couples_pairs:
+        shape = (num_images, max(1, shape[0] * shape[1] // num_images))
+        wanted = None if wanted is None else wanted.any(dim=0, keepdim=True).expand(num_images, -1)
+    if wanted is None or bool(wanted.all()):
+        return all_tiles(lengths, num_images, shape)
+    return tiles_where(wanted, lengths, shape)
+
+
+@torch.no_grad()
+def score_tiles(
+    scorer: TileScorer,
+    sides: TileInputs,
+    lengths: Tensor,
+    wanted: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Score without gradient.
+
+    Args:
+        scorer: the similarity.
+        sides: images and captions.
+        lengths: (C,) on the CPU.
+        wanted: (I, C) bool on the CPU; None: every pair.
+        dtype: what the large products are computed in; None: the dtype of the regions.
+
+    Returns:
+        (I, C), zero where nothing was wanted.
+    """
+    sims = sides.regions.new_zeros(len(sides.regions), len(lengths))
+    weights, products = scorer.tile_weights(dtype or sides.regions.dtype), gram(sides.regions)
+    for tile in _cut(scorer, sides, lengths, wanted):
+        sims[tile.index(sims.device)] = scorer.plain_tile(weights, *sides.of(tile, products)).to(sims.dtype)
+    return sims
+
+
+def score_tiles_with_gradient(
+    scorer: TileScorer, parameters: list[Tensor], sides: TileInputs, lengths: Tensor, wanted: Tensor | None = None
+) -> Tensor:
+    """Do what `score_tiles` does, differentiably; `parameters` are those that `tile_weights` is made from."""
+    tensors = (sides.regions, sides.image_pooled, sides.words, sides.caption_pooled)
+    return _TiledScores.apply(scorer, lengths, wanted, *tensors, *parameters)
+
+
+class _TiledScores(torch.autograd.Function):
+    """Scores whose derivative is taken a tile at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, scorer: TileScorer, lengths: Tensor, wanted: Tensor | None, *tensors: Tensor) -> Tensor:
+        ctx.scorer, ctx.lengths = scorer, lengths
+        ctx.save_for_backward(*tensors)
+        return score_tiles(scorer, TileInputs(*tensors[:4]), lengths, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        sides = TileInputs(*(t.detach() for t in ctx.saved_tensors[:4]))
+        parameters = ctx.saved_tensors[4:]
+        with torch.enable_grad():
+            made = ctx.scorer.tile_weights(sides.regions.dtype)
+        weights = [w.detach().requires_grad_() for w in made]
+        weight_sums = [torch.zeros_like(w) for w in weights]
+        products = gram(sides.regions)
+        sums, products_sum = (
+            TileInputs(*(torch.zeros_like(t) for t in ctx.saved_tensors[:4])),
+            torch.zeros_like(products),
+        )
+        for tile in _cut(ctx.scorer, sides, ctx.lengths, (gradient != 0).cpu()):
+            share = [x.detach().requires_grad_() for x in sides.of(tile, products)]
+            with torch.enable_grad():
+                scores = ctx.scorer.score_tile(weights, *share)
+            found = torch.autograd.grad(scores, [*share, *weights], gradient[tile.index(gradient.device)])
+            sums.add(tile, products_sum, *found[:5])
+            for total, part in zip(weight_sums, found[5:], strict=True):
+                total += part
+        sums.regions.baddbmm_(products_sum + products_sum.transpose(1, 2), sides.regions)
+        through = torch.autograd.grad(made, parameters, weight_sums, allow_unused=True)
+        return None, None, None, sums.regions, sums.image_pooled, sums.words, sums.caption_pooled, *through

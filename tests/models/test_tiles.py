@@ -1,0 +1,121 @@
+"""Every wanted pair lies in exactly one tile, tiles keep to their size, and gradients touch what they must."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import tiles as module
+from models.tiles import Tile, all_tiles, tile_shape, tiles_where
+from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
+
+CPU = torch.device("cpu")
+
+
+def counted(tiles: Iterable[Tile], lengths: Tensor, num_images: int, shape: tuple[int, int]) -> Tensor:
+    """Return how often each pair is scored, (I, C), and check each tile's length and size."""
+    times = torch.zeros(num_images, len(lengths), dtype=torch.long)
+    for tile in tiles:
+        assert (lengths[tile.captions] == tile.length).all()
+        hits = torch.zeros_like(times)
+        hits[tile.index(CPU)] += 1
+        times += hits
+        if not tile.is_paired:
+            assert len(tile.captions) == 1 or len(tile.captions) * tile.length <= shape[1]
+            assert int(hits.any(dim=1).sum()) <= shape[0]
+    return times
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 20), st.integers(1, 7), st.integers(1, 30))
+def test_all_tiles_cover_every_pair_once(lengths: list[int], images: int, tile_images: int, tile_words: int) -> None:
+    shape = (tile_images, tile_words)
+    times = counted(all_tiles(torch.tensor(lengths), images, shape), torch.tensor(lengths), images, shape)
+    assert (times == 1).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 12), st.sampled_from([0.0, 0.05, 0.4, 0.9, 1.0]))
+def test_wanted_pairs_are_covered_once_and_no_others(seed: int, images: int, captions: int, share: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    wanted = torch.rand(images, captions, generator=random) < share
+    wanted[:, torch.rand(captions, generator=random) < 0.3] = wanted[
+        :, :1
+    ].clone()  # some captions want the same images
+    lengths = torch.randint(1, 4, (captions,), generator=random)
+    times = counted(tiles_where(wanted, lengths, (5, 6)), lengths, images, (5, 6))
+    assert torch.equal(times, wanted.long())
+
+
+def test_captions_that_want_the_same_images_share_tiles() -> None:
+    wanted = torch.zeros(20, 6, dtype=torch.bool)
+    wanted[:10, :4] = True
+    found = list(tiles_where(wanted, torch.full((6,), 3), (64, 64)))
+    assert len(found) == 1 and found[0].captions.tolist() == [0, 1, 2, 3] and found[0].images == slice(0, 10)
+
+
+def test_a_tile_grows_as_vectors_shrink() -> None:
+    assert tile_shape(128, 1024, CPU) == (64, 64)
+    assert tile_shape(5000, 1024, CPU) == (64, 64)
+    images, words = tile_shape(48, 128, CPU)
+    assert images == 48 and 600 < words < 700
+    assert tile_shape(3, 10**9, CPU) == (3, 64)
+
+
+@pytest.mark.parametrize("name", ["SGR", "SAF"])
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_few_scores_are_those_of_a_dense_graph(name: str, training: bool) -> None:
+    """The derivative scores again only what has gradient; the dense graph knows of no tiles."""
+    lengths = (3, 2, 5, 3, 3, 2, 3, 1, 4, 3)
+    matcher, batch = make_matcher(name).train(training), make_batch(lengths)
+    embeddings = matcher.embed(batch)
+    weights = torch.zeros(len(lengths), len(lengths), dtype=torch.float64)
+    weights[0, 1] = weights[3, 3] = weights[9, 3] = 1.0
+    weights[:, 6] = torch.linspace(-1, 1, len(lengths))
+    inputs = [p for p in matcher.parameters() if p.requires_grad]
+    ours, dense = matcher.score(embeddings), dense_scores(matcher, embeddings)
+    torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-12)
+    pairs = zip(gradients((ours * weights).sum(), inputs), gradients((dense * weights).sum(), inputs), strict=True)
+    found = [(mine, theirs) for mine, theirs in pairs]
+    assert max(float(theirs.abs().max()) for _, theirs in found) > 1e-3
+    for mine, theirs in found:
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_only_touched_pairs_are_scored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher, batch = make_matcher("SGR").train(), make_batch((3,) * 12)
+    sims = matcher.score(matcher.embed(batch))
+    scored: list[int] = []
+    original = type(matcher.similarity).score_tile
+
+    def count(self: object, *tensors: Tensor) -> Tensor:
+        scores = original(self, *tensors)  # type: ignore[arg-type]
+        scored.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(type(matcher.similarity), "score_tile", count)
+    (sims.diagonal().sum() + sims[0, 5]).backward()
+    assert sum(scored) == 13
+
+
+def test_no_more_than_a_tile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the graph of B^2 scores keeps alive does not grow with the number of tiles."""
+    kept = []
+    for shape in ((12, 100), (2, 3)):
+        monkeypatch.setattr(module, "tile_shape", lambda *_, shape=shape: shape)
+        matcher, batch = make_matcher("SGR").train(), make_batch((3,) * 12)
+        embeddings = matcher.embed(batch)
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            matcher.score(embeddings)
+        kept.append(sum(sizes))
+    assert kept[0] == kept[1] < 12 * 12 * 3 * 6, "activations of all pairs are kept"
