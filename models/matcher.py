@@ -96,6 +96,15 @@ class Matcher(nn.Module):
         """Encode token ids (C, W) of `lengths` (C,)."""
         return self.similarity.caption_side(self.caption_encoder(tokens, lengths), lengths)
 
+    def image_means(self, regions: Tensor) -> Tensor:
+        """Return the mean region vector (I, D) of regions (I, R, img_dim)."""
+        return self.region_encoder(regions).mean(dim=1)
+
+    def caption_means(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return the mean word vector (C, D) of token ids (C, W) of `lengths` (C,)."""
+        words = self.caption_encoder(tokens, lengths)
+        return masked_mean(words, word_mask(lengths, words.shape[1], words.device))
+
     def embed(self, batch: Batch) -> Embeddings:
         """Encode a batch's images and captions."""
         images = self.encode_images(batch.regions)

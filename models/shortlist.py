@@ -36,6 +36,9 @@ RIDGE = 0.3
 SURE = 1e-6
 """Scores are kept so far from 0 and 1, where the logit ends."""
 
+TIE = 1e-4
+"""Estimates that differ by a smaller share are equal; captions of the same words differ in their last bits."""
+
 BLOCK = 512
 """So many rows or columns of a score matrix are handled at a time."""
 
@@ -97,8 +100,11 @@ def _ridge(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def best_pairs(scores: Tensor, size: int) -> Tensor:
     """Name the `size` best captions of every image and the `size` best images of every caption.
 
+    Whatever ties with the last of them is in as well: ties count against a network, and a cut through captions of the
+    same words would be in its favour.
+
     Args:
-        scores: (I, C).
+        scores: (I, C), positive.
         size: of fewer candidates all are taken.
 
     Returns:
@@ -108,7 +114,9 @@ def best_pairs(scores: Tensor, size: int) -> Tensor:
     for matrix, marks in ((scores, is_best), (scores.t(), is_best.t())):
         best = min(size, matrix.shape[1])
         for block, block_marks in zip(matrix.split(BLOCK), marks.split(BLOCK), strict=True):
-            block_marks.scatter_(1, block.contiguous().topk(best, dim=1, sorted=False).indices, True)
+            values = block.contiguous()
+            last = values.topk(best, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+            block_marks |= values >= last * (1 - TIE)
     return is_best
 
 

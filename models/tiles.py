@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -26,6 +27,9 @@ processor keep its products large and its buffers warm (benchmarks/RESULTS.md ha
 TILE_WORDS = 64
 TILE_IMAGES = 16
 """A tile has at least so many words and images, if there are so many."""
+
+TILE_COST = 2**18
+"""What a tile costs beyond its arithmetic, in pairs x words x D (about a millisecond)."""
 
 FEW_IMAGES = 8
 """A caption wanted with fewer images is scored pair by pair, together with others of its length."""
@@ -128,10 +132,11 @@ def all_tiles(lengths: Tensor, num_images: int, shape: tuple[int, int]) -> Itera
                 yield Tile(length, captions, slice(start, min(start + shape[0], num_images)))
 
 
-def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int]) -> Iterator[Tile]:
-    """Cut the wanted pairs, (I, C) bool on the CPU, into tiles.
+def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int], size: int) -> Iterator[Tile]:
+    """Cut the wanted pairs, (I, C) bool on the CPU, into tiles of vectors of `size` numbers.
 
-    Captions of one length that want the same images share tiles; those that want few go pair by pair.
+    Captions of one length share a tile with all the images that any of them wants, as long as scoring the pairs that
+    nobody wants costs less than another tile; captions that want few images go pair by pair.
     """
     counts = wanted.sum(dim=0)
     per_tile = max(1, shape[0] * shape[1] // 4)  # words of single pairs: their regions are gathered and weigh as well
@@ -142,16 +147,34 @@ def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int]) -> Iter
             pairs = max(1, per_tile // length)
             for captions, images in zip(few[place].split(pairs), image.split(pairs), strict=True):
                 yield Tile(length, captions, images, is_paired=True)
-        alike: dict[bytes, list[int]] = {}
-        for number in torch.nonzero((lengths == length) & (counts >= FEW_IMAGES)).flatten().tolist():
-            alike.setdefault(wanted[:, number].numpy().tobytes(), []).append(number)
-        for numbers in alike.values():
-            images = torch.nonzero(wanted[:, numbers[0]]).flatten()
-            for captions in torch.tensor(numbers).split(max(1, shape[1] // length)):
+        many = torch.nonzero((lengths == length) & (counts >= FEW_IMAGES)).flatten()
+        for numbers, is_wanted in _alike(wanted[:, many].t().numpy(), TILE_COST // (length * size)):
+            images = torch.from_numpy(np.flatnonzero(is_wanted))
+            for captions in many[numbers].split(max(1, shape[1] // length)):
                 for block in images.split(shape[0]):
                     first, last = int(block[0]), int(block[-1])
                     is_run = last - first + 1 == len(block)
                     yield Tile(length, captions, slice(first, last + 1) if is_run else block)
+
+
+def _alike(rows: np.ndarray, waste: int) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Group rows (n, I) bool, the fullest first: their numbers and what any of them holds.
+
+    A row joins the group before it if no more than `waste` entries are added that no row holds.
+    """
+    counts = rows.sum(axis=1)
+    group: list[int] = []
+    union = np.zeros(rows.shape[1], dtype=bool)
+    for number in np.argsort(-counts, kind="stable").tolist():
+        wider = union | rows[number]
+        before, after = int(union.sum()) * len(group), int(wider.sum()) * (len(group) + 1)
+        if group and after - before - int(counts[number]) > waste:
+            yield group, union
+            group, wider = [], rows[number]
+        group.append(number)
+        union = wider
+    if group:
+        yield group, union
 
 
 def _cut(scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor | None) -> Iterator[Tile]:
@@ -162,7 +185,7 @@ def _cut(scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor 
         wanted = None if wanted is None else wanted.any(dim=0, keepdim=True).expand(num_images, -1)
     if wanted is None or bool(wanted.all()):
         return all_tiles(lengths, num_images, shape)
-    return tiles_where(wanted, lengths, shape)
+    return tiles_where(wanted, lengths, shape, size)
 
 
 @torch.no_grad()

@@ -69,19 +69,22 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
 
 
 @torch.no_grad()
-def collect_bank(matcher: Matcher, batches: list[Tensor], split: PrecomputedSplit, device: torch.device) -> Bank:
-    """Encode the training set and keep one row an image: f, and f minus the mean g of the captions it was given."""
-    image: Tensor | None = None
-    for batch in load(split, batches):
-        embeddings = matcher.embed(batch.to(device))
-        if image is None:
-            image = torch.zeros(split.num_images, embeddings.image_global.shape[1], device=device)
-            caption, count = torch.zeros_like(image), torch.zeros(split.num_images, device=device)
-        where = batch.image_id.to(device)
-        image[where] = embeddings.image_global
-        caption.index_add_(0, where, embeddings.caption_global)
+def collect_bank(matcher: Matcher, split: PrecomputedSplit, batch_size: int, device: torch.device) -> Bank:
+    """Encode the training set and keep one row an image: f, and f minus the mean g of the captions it was given.
+
+    Every image is encoded once, whatever its number of captions, and captions of similar length together.
+    """
+    means = []
+    for numbers in np.array_split(np.arange(split.num_images), -(-split.num_images // batch_size)):
+        means.append(matcher.image_means(split.read_images(numbers).to(device)))
+    image = torch.cat(means)
+    caption, count = torch.zeros_like(image), torch.zeros(len(image), device=device)
+    by_length = np.argsort(split.lengths, kind="stable")
+    for numbers in np.array_split(by_length, -(-len(by_length) // batch_size)):
+        tokens, lengths = split.tokens(numbers)
+        where = torch.from_numpy(split.image_of_pair[numbers]).to(device)
+        caption.index_add_(0, where, matcher.caption_means(tokens.to(device), lengths))
         count.index_add_(0, where, torch.ones(len(where), device=device))
-    assert image is not None
     used = torch.nonzero(count).flatten()  # under caption noise an image may be left without a caption
     return Bank(image[used], image[used] - caption[used] / count[used][:, None], used)
 
@@ -109,14 +112,14 @@ def divide_pairs(
     matcher.eval()
     batches = covering_batches(np.arange(len(split)), batch_size, generator)
     if method.needs_bank:
-        method.remember(collect_bank(matcher, batches, split, device))
+        method.remember(collect_bank(matcher, split, batch_size, device))
     signal = np.empty(len(split))
     diagnostics: dict[str, np.ndarray] = {}
     image_sum: Tensor | float = 0.0
     caption_sum: Tensor | float = 0.0
-    for batch in load(split, batches, workers):
+    for batch in load(split, batches, workers, device=device):
         scored = Scored(matcher, method, batch.to(device))
-        where = batch.index.numpy()
+        where = batch.index.cpu().numpy()
         signal[where] = _per_pair(scored.batch, method.pair_signal(scored))
         for name, values in method.diagnostics(scored).items():
             diagnostics.setdefault(name, np.empty(len(split)))[where] = _per_pair(scored.batch, values)

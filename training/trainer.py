@@ -180,7 +180,15 @@ class Trainer:
         noisy_batches: Iterator[Batch | None] = repeat(None)
         if epoch >= settings.noisy_start * settings.num_epochs and len(noisy) >= MIN_BATCH:
             shuffle = self._generator("noisy", name, epoch)
-            noisy_batches = load_forever(self.data.train, noisy, settings.batch_size, shuffle, settings.workers)
+            noisy_batches = load_forever(
+                self.data.train,
+                noisy,
+                settings.batch_size,
+                shuffle,
+                settings.workers,
+                window=settings.length_window,
+                device=self.device,
+            )
         hardness = self.hardness(epoch)
         chances = torch.from_numpy(probability).float()
 
@@ -207,7 +215,8 @@ class Trainer:
             network.matcher.train()
         progress = self.log.progress(title, sum(len(b) for b in batches))
         name, losses = "+".join(n.name for n in networks), []
-        for number, batch in enumerate(load(self.data.train, batches, self.settings.workers), start=1):
+        ready = load(self.data.train, batches, self.settings.workers, device=self.device)
+        for number, batch in enumerate(ready, start=1):
             self.step_number = number
             losses.append(one_step(batch.to(self.device)))
             progress.advance(len(batch), losses[-1])

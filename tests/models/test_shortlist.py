@@ -47,6 +47,13 @@ def test_the_best_of_both_directions(size: int, monkeypatch: pytest.MonkeyPatch)
     assert best_pairs(scores.t().contiguous(), size).t().equal(best_pairs(scores, size)), "both directions are alike"
 
 
+def test_ties_with_the_last_are_in() -> None:
+    """Row 0 is nobody's best: what is listed there is its own two best and what ties with the second."""
+    scores = torch.tensor([[0.3, 0.2, 0.2 - 1e-6, 0.2, 0.1], [0.5, 0.6, 0.7, 0.8, 0.9], [0.9, 0.8, 0.7, 0.6, 0.5]])
+    assert best_pairs(scores, 2)[0].tolist() == [True, True, True, True, False]
+    assert best_pairs(scores.t().contiguous(), 2)[:, 0].tolist() == [True, True, True, True, False]
+
+
 def test_listed_pairs_rank_first_and_the_others_by_the_estimate() -> None:
     estimates = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]])
     is_listed = torch.tensor([[True, False, False], [False, True, True]])
@@ -165,6 +172,16 @@ def test_equal_scores_give_an_estimate(split: PrecomputedSplit) -> None:
     encoded = encode_gallery(small_matcher(split, "SGR"), split, CPU)
     estimates = estimated_scores(_Metric(torch.zeros(8)), encoded, generator(0, "x"))
     torch.testing.assert_close(estimates, torch.full((12, 60), float(torch.sigmoid(torch.tensor(-1.0)))))
+
+
+def test_vectors_that_are_all_alike_give_an_estimate() -> None:
+    """A network that encodes everything alike."""
+    side = ImageSide(torch.ones(4, 2, 3), torch.ones(4, 3))
+    encoded = Gallery(
+        side, [CaptionSide(torch.ones(5, 2, 3), torch.full((5,), 2), torch.zeros(5, 3))], [torch.arange(5)]
+    )
+    estimates = estimated_scores(_Metric(torch.ones(3)), encoded, generator(0, "x"))
+    torch.testing.assert_close(estimates, torch.full((4, 5), float(torch.sigmoid(torch.tensor(2.0)))))
 
 
 def test_a_split_of_one_image(tmp_path: Path) -> None:

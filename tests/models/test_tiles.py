@@ -47,15 +47,23 @@ def test_wanted_pairs_are_covered_once_and_no_others(seed: int, images: int, cap
         :, :1
     ].clone()  # some captions want the same images
     lengths = torch.randint(1, 4, (captions,), generator=random)
-    times = counted(tiles_where(wanted, lengths, (5, 6)), lengths, images, (5, 6))
-    assert torch.equal(times, wanted.long())
+    times = counted(tiles_where(wanted, lengths, (5, 6), 2 * module.TILE_COST), lengths, images, (5, 6))
+    assert torch.equal(times, wanted.long()), "at such a size not one pair may be wasted"
+    cheap = counted(tiles_where(wanted, lengths, (5, 6), 1), lengths, images, (5, 6))
+    assert (cheap[wanted] == 1).all() and (cheap <= 1).all()
 
 
 def test_captions_that_want_the_same_images_share_tiles() -> None:
     wanted = torch.zeros(20, 6, dtype=torch.bool)
     wanted[:10, :4] = True
-    found = list(tiles_where(wanted, torch.full((6,), 3), (64, 64)))
-    assert len(found) == 1 and found[0].captions.tolist() == [0, 1, 2, 3] and found[0].images == slice(0, 10)
+    lengths = torch.full((6,), 3)
+    (tile,) = tiles_where(wanted, lengths, (64, 64), module.TILE_COST)
+    assert tile.captions.tolist() == [0, 1, 2, 3] and tile.images == slice(0, 10)
+    wanted[3, 1] = False
+    apart = list(tiles_where(wanted, lengths, (64, 64), module.TILE_COST))
+    assert [t.captions.tolist() for t in apart] == [[0, 2, 3], [1]]
+    (tile,) = tiles_where(wanted, lengths, (64, 64), module.TILE_COST // 3)
+    assert sorted(tile.captions.tolist()) == [0, 1, 2, 3], "one wasted pair is cheaper than a tile"
 
 
 def test_a_tile_grows_as_vectors_shrink() -> None:

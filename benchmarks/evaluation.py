@@ -1,0 +1,137 @@
+"""How fast is an evaluation? The published formulation against ours, in turn in one process, at published sizes.
+
+    python -m benchmarks.evaluation --json evaluation.json
+    python -m benchmarks.evaluation --mode_path output/RUN/checkpoint_dev_best.pth.tar --split dev
+
+Both encode, score and rank a whole split: 36 regions x 2,048 dimensions, embedding 1,024, similarity vectors of 256 and
+Flickr30K's lengths of captions, all made up. The published one scores one caption at a time. Recalls mean nothing on
+made-up data: with `--mode_path` a trained network is evaluated as well, and the sums of its recalls are printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks import published
+from benchmarks.measure import Results, Row, check_target, compare, relative_differences, result_rows, write_rows
+from benchmarks.published_sizes import published_matcher, published_split
+from data_utils.precomputed import PrecomputedSplit
+from evaluation import EvaluationConfig, open_all
+from models.gallery import similarities
+from models.matcher import Matcher
+from models.ranks import retrieval
+from models.shortlist import shortlisted_similarities
+from runtime.checkpoint import load_checkpoint
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+
+Scoring = Callable[[Matcher, PrecomputedSplit, torch.device], np.ndarray]
+"""Scores a split, (images, captions)."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Flags of this benchmark."""
+
+    device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
+    repeats: int = flag(3, "timed runs of each formulation; the median counts")
+    json: str | None = flag(None, "write the rows to this JSON file")
+    module_name: str = flag("SGR", "similarity", choices=("SGR", "SAF"))
+    images: int = flag(200, "images of the made-up split")
+    captions_per_image: int = flag(5, "captions of each of them")
+    embed_size: int = flag(1024, "dimensions of the joint space")
+    shortlist: int = flag(64, "size of the shortlist; 0: no such row")
+    mode_path: str | None = flag(None, "checkpoint of a trained network to be evaluated as well (its first network)")
+    split: str = flag("test", "split that it is evaluated on")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("repeats", "images", "captions_per_image", "embed_size"):
+            check_range(self, name, low=1)
+        check_range(self, "shortlist", low=0, high=self.images)
+        check_target(self.json)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: there is no CUDA device; take cpu")
+
+
+def _shortlisted(matcher: Matcher, split: PrecomputedSplit, device: torch.device, size: int) -> np.ndarray:
+    return shortlisted_similarities({"A": matcher}, split, device, size=size).sims["A"]
+
+
+def scorings(config: BenchmarkConfig) -> dict[str, Scoring]:
+    """Return what is compared with the published formulation, by the name of its row."""
+    found: dict[str, Scoring] = {"exact": similarities}
+    if config.shortlist:
+        found[f"shortlist {config.shortlist}"] = partial(_shortlisted, size=config.shortlist)
+    return found
+
+
+@contextmanager
+def made_up(config: BenchmarkConfig) -> Iterator[tuple[Matcher, PrecomputedSplit]]:
+    """Yield an untrained network of published sizes and a split for it."""
+    matcher = published_matcher(config.module_name, embed_size=config.embed_size)
+    with published_split(config.images, config.captions_per_image) as split:
+        yield matcher.to(config.device), split
+
+
+@contextmanager
+def trained(config: BenchmarkConfig) -> Iterator[tuple[Matcher, PrecomputedSplit]]:
+    """Yield the first network of a checkpoint and the split it is to be evaluated on."""
+    assert config.mode_path is not None
+    checkpoint = load_checkpoint(config.mode_path)
+    wanted = EvaluationConfig(mode_path=config.mode_path, split=config.split, shortlist=config.shortlist)
+    opened = open_all(wanted, [config.mode_path], [checkpoint])
+    yield opened.matchers["A"].to(config.device), opened.split
+
+
+def measure(config: BenchmarkConfig, title: str, matcher: Matcher, split: PrecomputedSplit) -> list[Row]:
+    """Compare every scoring with the published one on one network and split, and print the sums of recalls."""
+    device = torch.device(config.device)
+    r_sums: dict[str, float] = {}
+
+    def evaluate(name: str, scoring: Scoring) -> Results:
+        sims = scoring(matcher, split, device)
+        r_sums[name] = retrieval(sims, split.image_of_caption).r_sum
+        return {"scores": torch.from_numpy(sims)}
+
+    rows = []
+    for name, scoring in scorings(config).items():
+        is_same = name.startswith("exact")
+        row = compare(
+            f"{title}, {name}",
+            partial(evaluate, "published", lambda m, s, _: published.evaluate(m, s)),
+            partial(evaluate, name, scoring),
+            repeats=config.repeats,
+            device=device,
+            differences=relative_differences if is_same else lambda *_: {},
+        )
+        rows.append(row)
+    print(f"{title}: rSum " + ", ".join(f"{name} {value:.2f}" for name, value in r_sums.items()))
+    return rows
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time the rows, print them and write them."""
+    parser = OneLineParser(prog="python -m benchmarks.evaluation", description="Published against our evaluation.")
+    add_flags(parser, "benchmark", BenchmarkConfig)
+    config = from_namespace(BenchmarkConfig, parser.parse_args(argv))
+    splits = [made_up] if config.mode_path is None else [made_up, trained]
+    rows = []
+    for source in splits:
+        with source(config) as (matcher, split):
+            title = f"{source.__name__.replace('_', ' ')} {split.num_images} x {len(split)}"
+            rows += measure(config, title, matcher, split)
+    print(result_rows(rows))
+    if config.json is not None:
+        write_rows(config.json, rows)
+
+
+if __name__ == "__main__":
+    main()
