@@ -78,9 +78,16 @@ def evaluating(matcher: Matcher) -> Iterator[None]:
 
 
 def _encoded_images(matcher: Matcher, split: Split, device: torch.device) -> ImageSide:
-    blocks = np.array_split(np.arange(split.num_images), max(1, -(-split.num_images // IMAGE_BLOCK)))
-    parts = [matcher.encode_images(split.read_images(block).to(device)) for block in blocks]
-    return ImageSide(torch.cat([p.regions for p in parts]), torch.cat([p.pooled for p in parts]))
+    images: ImageSide | None = None
+    for start in range(0, split.num_images, IMAGE_BLOCK):
+        rows = np.arange(start, min(start + IMAGE_BLOCK, split.num_images))
+        part = matcher.encode_images(split.read_images(rows).to(device))
+        if images is None:  # filled in place: joining blocks at the end would hold them twice
+            images = ImageSide(*(t.new_empty(split.num_images, *t.shape[1:]) for t in (part.regions, part.pooled)))
+        place = slice(start, start + len(rows))
+        images.regions[place], images.pooled[place] = part.regions, part.pooled
+    assert images is not None
+    return images
 
 
 def _encoded_captions(matcher: Matcher, split: Split, device: torch.device) -> Iterator[tuple[np.ndarray, CaptionSide]]:

@@ -126,7 +126,7 @@ class TiledSimilarity(Similarity):
         squares = (image_pooled[:, None] - caption_pooled).square().to(local.dtype)  # (I, C, D)
         pooled = F.linear(squares, *weights[2:4])
         vectors = self.read(_join(pooled, local), weights[6:])
-        return torch.sigmoid(F.linear(vectors.to(words.dtype), *weights[4:6])).squeeze(-1)
+        return torch.sigmoid(F.linear(vectors.to(image_pooled.dtype), *weights[4:6])).squeeze(-1)
 
 
 def _join(pooled: Tensor, local: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Legend: I images, C captions, R regions, W words, D embed size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,10 +124,15 @@ def tile_shape(num_images: int, size: int, device: torch.device) -> tuple[int, i
     return images, max(TILE_WORDS, numbers // images)
 
 
+def _shares(captions: Tensor, length: int, words: int) -> tuple[Tensor, ...]:
+    """Split captions of one length evenly into groups of about so many words, at most half as many more."""
+    return captions.tensor_split(max(1, round(len(captions) * length / words)))
+
+
 def all_tiles(lengths: Tensor, num_images: int, shape: tuple[int, int]) -> Iterator[Tile]:
-    """Cut all pairs into tiles of at most `shape` images and words."""
+    """Cut all pairs into tiles of at most `shape[0]` images and about `shape[1]` words."""
     for length in lengths.unique().tolist():
-        for captions in torch.nonzero(lengths == length).flatten().split(max(1, shape[1] // length)):
+        for captions in _shares(torch.nonzero(lengths == length).flatten(), length, shape[1]):
             for start in range(0, num_images, shape[0]):
                 yield Tile(length, captions, slice(start, min(start + shape[0], num_images)))
 
@@ -150,7 +155,7 @@ def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int], size: i
         many = torch.nonzero((lengths == length) & (counts >= FEW_IMAGES)).flatten()
         for numbers, is_wanted in _alike(wanted[:, many].t().numpy(), TILE_COST // (length * size)):
             images = torch.from_numpy(np.flatnonzero(is_wanted))
-            for captions in many[numbers].split(max(1, shape[1] // length)):
+            for captions in _shares(many[numbers], length, shape[1]):
                 for block in images.split(shape[0]):
                     first, last = int(block[0]), int(block[-1])
                     is_run = last - first + 1 == len(block)
@@ -210,6 +215,8 @@ def score_tiles(
     """
     sims = sides.regions.new_zeros(len(sides.regions), len(lengths))
     weights, products = scorer.tile_weights(dtype or sides.regions.dtype), gram(sides.regions)
+    if dtype is not None:
+        sides = replace(sides, regions=sides.regions.to(dtype), words=sides.words.to(dtype))
     for tile in _cut(scorer, sides, lengths, wanted):
         sims[tile.index(sims.device)] = scorer.plain_tile(weights, *sides.of(tile, products)).to(sims.dtype)
     return sims

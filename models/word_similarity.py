@@ -29,7 +29,7 @@ def project_differences(regions: Tensor, products: Tensor, words: Tensor, weight
         regions: (I, R, D).
         products: (I, R, R), `gram(regions)`.
         words: (C, W, D), scored against every image; or (I, 1, W, D), image i against caption i alone.
-        weight: (S, D); without gradients it may be of lower precision, which the large products then have, too.
+        weight: (S, D); without gradients it, regions and words may be of lower precision than their products.
         bias: (S,).
 
     Returns:
@@ -37,7 +37,7 @@ def project_differences(regions: Tensor, products: Tensor, words: Tensor, weight
     """
     shape = (len(regions), words.shape[1] if words.dim() == 4 else len(words), words.shape[-2], len(weight))
     if not torch.is_grad_enabled():
-        affinity = _affinity(regions, words)
+        affinity = _affinity(regions, words).to(products.dtype)
         differences = _differences(regions, words, _unit_weights(affinity, products, words), weight.dtype)
         return WORKSPACE.linear("projected", differences.square_().flatten(0, 1), weight, bias).view(shape)
     return _Projection.apply(regions, products, words, weight, bias).view(shape)
