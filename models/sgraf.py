@@ -74,13 +74,19 @@ class TiledSimilarity(Similarity):
         return CaptionSide(words, lengths, self.t_global_w(words, masked_mean(words, mask), mask))
 
     def forward(
-        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+        self,
+        images: ImageSide,
+        captions: CaptionSide,
+        wanted: Tensor | None = None,
+        *,
+        exact: bool = False,
+        known: Tensor | None = None,
     ) -> Tensor:
         sides = TileInputs(images.regions, images.pooled, captions.words, captions.pooled)
         if torch.is_grad_enabled():
             parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
             parameters: list[Tensor] = [p for part in parts for p in part.parameters()]
-            return score_tiles_with_gradient(self, parameters, sides, captions.lengths, wanted)
+            return score_tiles_with_gradient(self, parameters, sides, captions.lengths, wanted, known)
         return score_tiles(self, sides, captions.lengths, wanted, None if exact else self.scoring_dtype)
 
     @property
@@ -221,10 +227,17 @@ class SAF(TiledSimilarity):
         return self.training
 
     def forward(
-        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+        self,
+        images: ImageSide,
+        captions: CaptionSide,
+        wanted: Tensor | None = None,
+        *,
+        exact: bool = False,
+        known: Tensor | None = None,
     ) -> Tensor:
+        assert known is None or not self.training, "running statistics need all scores"
         self._seen = []
-        sims = super().forward(images, captions, wanted, exact=exact)
+        sims = super().forward(images, captions, wanted, exact=exact, known=known)
         if self.training and torch.is_grad_enabled():  # a pass that only looks leaves no trace
             self._update_running_statistics(captions.lengths)
         return sims

@@ -57,7 +57,13 @@ class Similarity(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+        self,
+        images: ImageSide,
+        captions: CaptionSide,
+        wanted: Tensor | None = None,
+        *,
+        exact: bool = False,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Score images against captions, (I, C).
 
@@ -66,6 +72,7 @@ class Similarity(nn.Module):
             captions: C captions.
             wanted: (I, C) bool, the pairs to be scored; the others may be zero. None: all.
             exact: do not use `scoring_dtype`.
+            known: (I, C) the scores, where they are known already and only their gradient is wanted.
         """
         raise NotImplementedError
 

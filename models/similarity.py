@@ -36,7 +36,13 @@ class VSE(Similarity):
         return CaptionSide(words, lengths, l2norm(masked_mean(words, mask)))
 
     def forward(
-        self, images: ImageSide, captions: CaptionSide, wanted: Tensor | None = None, *, exact: bool = False
+        self,
+        images: ImageSide,
+        captions: CaptionSide,
+        wanted: Tensor | None = None,
+        *,
+        exact: bool = False,
+        known: Tensor | None = None,
     ) -> Tensor:
         return images.pooled @ captions.pooled.t()
 

@@ -126,7 +126,7 @@ def tile_shape(num_images: int, size: int, device: torch.device) -> tuple[int, i
 
 def _shares(captions: Tensor, length: int, words: int) -> tuple[Tensor, ...]:
     """Split captions of one length evenly into groups of about so many words, at most half as many more."""
-    return captions.tensor_split(max(1, round(len(captions) * length / words)))
+    return captions.tensor_split(min(len(captions), max(1, round(len(captions) * length / words))))
 
 
 def all_tiles(lengths: Tensor, num_images: int, shape: tuple[int, int]) -> Iterator[Tile]:
@@ -223,21 +223,33 @@ def score_tiles(
 
 
 def score_tiles_with_gradient(
-    scorer: TileScorer, parameters: list[Tensor], sides: TileInputs, lengths: Tensor, wanted: Tensor | None = None
+    scorer: TileScorer,
+    parameters: list[Tensor],
+    sides: TileInputs,
+    lengths: Tensor,
+    wanted: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """Do what `score_tiles` does, differentiably; `parameters` are those that `tile_weights` is made from."""
+    """Do what `score_tiles` does, differentiably.
+
+    Args:
+        parameters: what `tile_weights` is made from.
+        known: (I, C) the scores, if they are known already; they are then not computed again, only differentiated.
+    """
     tensors = (sides.regions, sides.image_pooled, sides.words, sides.caption_pooled)
-    return _TiledScores.apply(scorer, lengths, wanted, *tensors, *parameters)
+    return _TiledScores.apply(scorer, lengths, wanted, known, *tensors, *parameters)
 
 
 class _TiledScores(torch.autograd.Function):
     """Scores whose derivative is taken a tile at a time."""
 
     @staticmethod
-    def forward(ctx: Any, scorer: TileScorer, lengths: Tensor, wanted: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, scorer: TileScorer, lengths: Tensor, wanted: Tensor | None, known: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
         ctx.scorer, ctx.lengths = scorer, lengths
         ctx.save_for_backward(*tensors)
-        return score_tiles(scorer, TileInputs(*tensors[:4]), lengths, wanted)
+        return score_tiles(scorer, TileInputs(*tensors[:4]), lengths, wanted) if known is None else known.clone()
 
     @staticmethod
     @once_differentiable
@@ -263,4 +275,4 @@ class _TiledScores(torch.autograd.Function):
                 total += part
         sums.regions.baddbmm_(products_sum + products_sum.transpose(1, 2), sides.regions)
         through = torch.autograd.grad(made, parameters, weight_sums, allow_unused=True)
-        return None, None, None, sums.regions, sums.image_pooled, sums.words, sums.caption_pooled, *through
+        return None, None, None, None, sums.regions, sums.image_pooled, sums.words, sums.caption_pooled, *through

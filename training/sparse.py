@@ -57,8 +57,7 @@ def hardest_loss(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Te
         sims = torch.where(wanted, exact, sims)
         shift = (SAFETY * largest_error) * ~is_exact
         wanted = (touched(loss_of, sims + shift) | touched(loss_of, sims - shift)) & ~is_exact
-    exact = similarity(embeddings.images, embeddings.captions, is_exact.cpu())
-    return loss_of(torch.where(is_exact, exact, sims))
+    return loss_of(similarity(embeddings.images, embeddings.captions, known=sims))
 
 
 def touched(loss_of: Callable[[Tensor], Tensor], sims: Tensor) -> Tensor:

@@ -35,8 +35,16 @@ def spoil(monkeypatch: pytest.MonkeyPatch, matcher: Matcher, noise: Tensor) -> l
     exactly: list[int] = []
     original = SGR.forward
 
-    def forward(self: SGR, images: Any, captions: Any, wanted: Tensor | None = None, *, exact: bool = False) -> Tensor:
-        sims = original(self, images, captions, wanted, exact=True)
+    def forward(
+        self: SGR,
+        images: Any,
+        captions: Any,
+        wanted: Tensor | None = None,
+        *,
+        exact: bool = False,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        sims = original(self, images, captions, wanted, exact=True, known=known)
         if exact and wanted is not None:
             exactly.append(int(wanted.sum()))
         return sims if exact or torch.is_grad_enabled() else sims + noise
