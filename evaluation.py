@@ -23,6 +23,7 @@ from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
 from models.gallery import named_similarities, similarities, similarities_by_name, with_mean
 from models.matcher import Matcher
+from models.precision import ScoringConfig, prepare_scoring
 from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, folds_of, mean_retrieval, retrieval
 from models.restored import restore
 from models.shortlist import shortlisted_similarities
@@ -30,7 +31,7 @@ from models.similarity import VSE
 from runtime.checkpoint import load_checkpoint, write_atomically, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
 from runtime.log import table
 from vocab.vocabulary import Vocabulary
 
@@ -72,8 +73,7 @@ class EvaluationConfig:
     shortlist_check: int = flag(1_000_000, "up to so many pairs, score all of them too and tell the recall lost")
 
     def __post_init__(self) -> None:
-        if self.mode_path is None:
-            raise InputError("--mode_path is missing; give a checkpoint that run.py wrote")
+        require(self, "mode_path", "give a checkpoint that run.py wrote")
         check_range(self, "shortlist", low=0)
         check_range(self, "shortlist_check", low=0)
 
@@ -172,8 +172,9 @@ def score_shortlist(
     return found.sims, record
 
 
-def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray]:
+def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None = None) -> dict[str, np.ndarray]:
     """Evaluate one or two checkpoints as the flags say, print the tables, write what was asked for."""
+    scoring = scoring or ScoringConfig()
     paths = [p for p in (config.mode_path, config.mode_path1) if p is not None]
     for target in (config.output, config.save_sims):
         if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
@@ -184,6 +185,8 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray]:
     split, fold = opened.split, protocol(opened.data_name).fold_images
     for matcher in opened.matchers.values():
         matcher.to(device)
+    for line in prepare_scoring(list(opened.matchers.values()), scoring, device):
+        print(line)
     has_folds = config.split == "testall" and split.num_images > fold
     shortlist: dict[str, Any] | None = None
     if config.shortlist and any(isinstance(m.similarity, VSE) for m in opened.matchers.values()):
@@ -208,6 +211,7 @@ def evaluate_checkpoints(config: EvaluationConfig) -> dict[str, np.ndarray]:
         "num_networks": len(opened.matchers),
         "noise": [c["config"].get("noise_report") for c in checkpoints],
         "seeds": [c["config"]["training"]["seed"] for c in checkpoints],
+        "precision": scoring.precision,
         "shortlist": shortlist,
         "results": {name: r.as_dict() for name, r in results.items()},
     }
@@ -229,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and evaluate."""
     parser = OneLineParser(prog="python evaluation.py", description="Evaluate a trained matcher.")
     add_flags(parser, "evaluation", EvaluationConfig)
-    evaluate_checkpoints(from_namespace(EvaluationConfig, parser.parse_args(argv)))
+    add_flags(parser, "scoring", ScoringConfig)
+    namespace = parser.parse_args(argv)
+    evaluate_checkpoints(from_namespace(EvaluationConfig, namespace), from_namespace(ScoringConfig, namespace))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class PublishedMatcher(Matcher):
         forward, backward = states.chunk(2, dim=2)
         return self.similarity.caption_side(l2norm((forward + backward) / 2), lengths)
 
-    def score(self, embeddings: Embeddings) -> Tensor:
+    def score(self, embeddings: Embeddings, *, sparse: bool = False) -> Tensor:
         captions = embeddings.captions
         encoded = published.Encoded(embeddings.images.regions, captions.words, captions.lengths.tolist())
         return published.score(self, encoded)

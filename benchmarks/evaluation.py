@@ -25,6 +25,7 @@ from data_utils.precomputed import PrecomputedSplit
 from evaluation import EvaluationConfig, open_all
 from models.gallery import similarities
 from models.matcher import Matcher
+from models.precision import bf16_is_supported
 from models.ranks import retrieval
 from models.shortlist import shortlisted_similarities
 from runtime.checkpoint import load_checkpoint
@@ -64,11 +65,21 @@ def _shortlisted(matcher: Matcher, split: PrecomputedSplit, device: torch.device
     return shortlisted_similarities({"A": matcher}, split, device, size=size).sims["A"]
 
 
+def _in_bf16(matcher: Matcher, split: PrecomputedSplit, device: torch.device, *, scoring: Scoring) -> np.ndarray:
+    matcher.similarity.scoring_dtype = torch.bfloat16
+    try:
+        return scoring(matcher, split, device)
+    finally:
+        matcher.similarity.scoring_dtype = None
+
+
 def scorings(config: BenchmarkConfig) -> dict[str, Scoring]:
     """Return what is compared with the published formulation, by the name of its row."""
     found: dict[str, Scoring] = {"exact": similarities}
     if config.shortlist:
         found[f"shortlist {config.shortlist}"] = partial(_shortlisted, size=config.shortlist)
+    if bf16_is_supported(torch.device(config.device)):
+        found |= {f"{name}, bf16": partial(_in_bf16, scoring=scoring) for name, scoring in found.items()}
     return found
 
 

@@ -33,19 +33,22 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("cwd,cw->cd", x, weights) / weights.sum(1, keepdim=True)
 
 
-def softmax_of_short_rows(logits: Tensor) -> Tensor:
-    """Return softmax over the last dimension, for very many rows of a few numbers each.
+def softmax_of_short_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax over the last dimension, or what `mask` names of it, for very many rows of a few numbers each.
 
     torch's softmax pays per row. While all logits lie within `SAFE_SPREAD` of each other one maximum serves all rows:
     no row's sum can then underflow, and the rest is elementwise. Without gradients the logits are overwritten.
     """
-    if logits.is_cuda or torch.compiler.is_compiling():
-        return torch.softmax(logits, dim=-1)
-    low, high = torch.aminmax(logits.detach())
-    if not high - low < SAFE_SPREAD:  # also where a logit is NaN
-        return torch.softmax(logits, dim=-1)
+    is_close = False
+    if not logits.is_cuda and not torch.compiler.is_compiling():
+        low, high = torch.aminmax(logits.detach())
+        is_close = bool(high - low < SAFE_SPREAD)  # not where a logit is NaN
+    if not is_close:
+        return torch.softmax(logits if mask is None else logits.masked_fill(~mask, float("-inf")), dim=-1)
     in_place = not torch.is_grad_enabled()
     exponentials = logits.sub_(high).exp_() if in_place else torch.exp(logits - high)
+    if mask is not None:
+        exponentials = exponentials.mul_(mask) if in_place else exponentials * mask
     sums = exponentials @ torch.ones(logits.shape[-1], 1, dtype=logits.dtype)  # faster than a reduction of short rows
     return exponentials.div_(sums) if in_place else exponentials / sums
 

@@ -112,9 +112,9 @@ class Matcher(nn.Module):
         mask = word_mask(batch.lengths, captions.words.shape[1], captions.words.device)
         return Embeddings(images, captions, images.regions.mean(dim=1), masked_mean(captions.words, mask))
 
-    def score(self, embeddings: Embeddings) -> Tensor:
-        """Score every image against every caption, (I, C)."""
-        return self.similarity(embeddings.images, embeddings.captions)
+    def score(self, embeddings: Embeddings, *, sparse: bool = False) -> Tensor:
+        """Score every image against every caption, (I, C); `sparse` if few scores will have gradient."""
+        return self.similarity(embeddings.images, embeddings.captions, sparse=sparse)
 
 
 def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:

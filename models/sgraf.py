@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, word_mask
 from models.sides import CaptionSide, ImageSide, Similarity
-from models.tiles import TileInputs, score_tiles, score_tiles_with_gradient
+from models.tiles import TileInputs, is_one_tile, score_in_one_graph, score_tiles, score_tiles_with_gradient
 from models.word_similarity import project_differences
 from models.workspace import WORKSPACE, results_are_kept
 
@@ -80,10 +80,13 @@ class TiledSimilarity(Similarity):
         wanted: Tensor | None = None,
         *,
         exact: bool = False,
+        sparse: bool = False,
         known: Tensor | None = None,
     ) -> Tensor:
         sides = TileInputs(images.regions, images.pooled, captions.words, captions.pooled)
         if torch.is_grad_enabled():
+            if wanted is None and known is None and not sparse and is_one_tile(sides, captions.lengths):
+                return score_in_one_graph(self, sides, captions.lengths)
             parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
             parameters: list[Tensor] = [p for part in parts for p in part.parameters()]
             return score_tiles_with_gradient(self, parameters, sides, captions.lengths, wanted, known)
@@ -98,9 +101,9 @@ class TiledSimilarity(Similarity):
         """Compile what scores a tile without gradient; the first tiles then wait for the compiler."""
         self._compiled_tile = torch.compile(self.score_tile, dynamic=True)
 
-    def plain_tile(self, *tensors: Any) -> Tensor:
+    def plain_tile(self, *tensors: Any, mask: Tensor | None) -> Tensor:
         """Do what `score_tile` does, compiled if asked for; for use without gradient."""
-        return (self._compiled_tile or self.score_tile)(*tensors)
+        return (self._compiled_tile or self.score_tile)(*tensors, mask=mask)
 
     def reader(self) -> nn.Module:
         """Return the module that reads the similarity vectors."""
@@ -110,8 +113,8 @@ class TiledSimilarity(Similarity):
         """Return what `read` needs of the reader's parameters."""
         raise NotImplementedError
 
-    def read(self, nodes: Tensor, weights: list[Tensor]) -> Tensor:
-        """Turn nodes (I, C, N, S) into vectors (I, C, S) that `sim_eval_w` scores."""
+    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor | None) -> Tensor:
+        """Turn nodes (I, C, N, S) into vectors (I, C, S) that `sim_eval_w` scores; mask, to (I, C, N): those there."""
         raise NotImplementedError
 
     def tile_weights(self, dtype: torch.dtype) -> list[Tensor]:
@@ -127,11 +130,12 @@ class TiledSimilarity(Similarity):
         image_pooled: Tensor,
         words: Tensor,
         caption_pooled: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         local = project_differences(regions, products, words, *weights[:2])  # (I, C, W, S)
         squares = (image_pooled[:, None] - caption_pooled).square().to(local.dtype)  # (I, C, D)
         pooled = F.linear(squares, *weights[2:4])
-        vectors = self.read(_join(pooled, local), weights[6:])
+        vectors = self.read(_join(pooled, local), weights[6:], mask)
         return torch.sigmoid(F.linear(vectors.to(image_pooled.dtype), *weights[4:6])).squeeze(-1)
 
 
@@ -168,12 +172,15 @@ class GraphReasoning(nn.Module):
         return [merged.to(dtype), offset.to(dtype), self.sim_graph_w.weight.to(dtype), self.sim_graph_w.bias.to(dtype)]
 
 
-def reason(nodes: Tensor, weights: list[Tensor], *, first_only: bool = False) -> Tensor:
-    """Take one reasoning step: nodes (X, N, S) to (X, N, S), or to the new node 0 alone, (X, 1, S)."""
+def reason(nodes: Tensor, weights: list[Tensor], mask: Tensor | None = None, *, first_only: bool = False) -> Tensor:
+    """Take one reasoning step: nodes (X, N, S) to (X, N, S), or to the new node 0 alone, (X, 1, S).
+
+    What becomes of a node that `mask` (X, 1, N) says is not there has no meaning, and goes nowhere.
+    """
     merged, offset, graph, bias = weights
     asking = nodes[:, :1] if first_only else nodes
     query = WORKSPACE.linear("query", asking.flatten(0, 1), merged, offset).view_as(asking)
-    edges = softmax_of_short_rows(WORKSPACE.bmm("edges", query, nodes.transpose(1, 2)))
+    edges = softmax_of_short_rows(WORKSPACE.bmm("edges", query, nodes.transpose(1, 2)), mask)
     mixed = WORKSPACE.bmm("mixed", edges, nodes)
     return WORKSPACE.linear("reasoned", mixed.flatten(0, 1), graph, bias).relu_().view_as(asking)
 
@@ -192,10 +199,11 @@ class SGR(TiledSimilarity):
     def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
         return [w for step in self.SGR_module for w in step.weights(dtype)]  # type: ignore[operator]
 
-    def read(self, nodes: Tensor, weights: list[Tensor]) -> Tensor:
+    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor | None) -> Tensor:
         x = nodes.flatten(0, 1)  # (pairs, N, S)
-        for k in range(0, len(weights), 4):
-            x = reason(x, weights[k : k + 4], first_only=k + 4 == len(weights))  # only node 0 is read after the last
+        keys = None if mask is None else mask.expand(nodes.shape[:3]).reshape(len(x), 1, -1)
+        for k in range(0, len(weights), 4):  # only node 0 is read after the last step
+            x = reason(x, weights[k : k + 4], keys, first_only=k + 4 == len(weights))
         return x[:, 0].view(*nodes.shape[:2], -1)
 
 
@@ -233,11 +241,12 @@ class SAF(TiledSimilarity):
         wanted: Tensor | None = None,
         *,
         exact: bool = False,
+        sparse: bool = False,
         known: Tensor | None = None,
     ) -> Tensor:
         assert known is None or not self.training, "running statistics need all scores"
         self._seen = []
-        sims = super().forward(images, captions, wanted, exact=exact, known=known)
+        sims = super().forward(images, captions, wanted, exact=exact, sparse=sparse, known=known)
         if self.training and torch.is_grad_enabled():  # a pass that only looks leaves no trace
             self._update_running_statistics(captions.lengths)
         return sims
@@ -269,10 +278,11 @@ class SAF(TiledSimilarity):
         linear = [attention.attn_sim_w.weight.to(dtype), attention.attn_sim_w.bias.to(dtype)]
         return [*linear, attention.bn.weight, attention.bn.bias]
 
-    def read(self, nodes: Tensor, weights: list[Tensor]) -> Tensor:
+    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor | None) -> Tensor:
         bn = self.SAF_module.bn
         logits = F.linear(nodes, *weights[:2]).squeeze(-1).to(weights[2].dtype)  # (I, C, N)
         if self.training:
+            assert mask is None, "padding would enter the statistics"
             count = logits.shape[0] * logits.shape[2]
             variance, mean = torch.var_mean(logits, dim=(0, 2), correction=0)  # (C,)
             self._seen.append((mean.detach(), variance.detach() * count / max(count - 1, 1)))
@@ -282,5 +292,7 @@ class SAF(TiledSimilarity):
             mean, variance = bn.running_mean, bn.running_var
         scaled = (logits - mean) * torch.rsqrt(variance + bn.eps) * weights[2] + weights[3]
         gates = torch.sigmoid(scaled)
+        if mask is not None:
+            gates = gates * mask
         gates = gates / (gates.sum(dim=-1, keepdim=True) + EPSILON)
         return l2norm(gates.to(nodes.dtype)[:, :, None] @ nodes).squeeze(2)

@@ -63,6 +63,7 @@ class Similarity(nn.Module):
         wanted: Tensor | None = None,
         *,
         exact: bool = False,
+        sparse: bool = False,
         known: Tensor | None = None,
     ) -> Tensor:
         """Score images against captions, (I, C).
@@ -72,6 +73,7 @@ class Similarity(nn.Module):
             captions: C captions.
             wanted: (I, C) bool, the pairs to be scored; the others may be zero. None: all.
             exact: do not use `scoring_dtype`.
+            sparse: few scores will have gradient; without, a small batch is scored in one graph.
             known: (I, C) the scores, where they are known already and only their gradient is wanted.
         """
         raise NotImplementedError

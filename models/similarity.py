@@ -42,6 +42,7 @@ class VSE(Similarity):
         wanted: Tensor | None = None,
         *,
         exact: bool = False,
+        sparse: bool = False,
         known: Tensor | None = None,
     ) -> Tensor:
         return images.pooled @ captions.pooled.t()

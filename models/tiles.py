@@ -1,6 +1,7 @@
 """Score many pairs a tile at a time, and differentiate a tile at a time: never more than one tile is in memory.
 
-A tile is a group of captions of exactly equal length (no padding enters a norm or a softmax) against a block of images.
+A tile is a group of captions of equal length against a block of images. Small groups of neighbouring lengths are put
+together, their padding kept out of every norm and softmax.
 The derivative scores a tile again, with gradient this time, and leaves it at once. Pairs that the loss gives no
 gradient are not scored again: with hardest negatives at most 3 B of B^2 pairs carry any. Randomness (dropout) happens
 before scoring, so that both passes see the same.
@@ -31,22 +32,36 @@ TILE_IMAGES = 16
 TILE_COST = 2**18
 """What a tile costs beyond its arithmetic, in pairs x words x D (about a millisecond)."""
 
-FEW_IMAGES = 8
-"""A caption wanted with fewer images is scored pair by pair, together with others of its length."""
+NO_PADDING = 2 * TILE_COST
+"""A size at which lengths are never put together."""
+
+FEW_IMAGES, SMALL_TILES = 8, 2
+"""Captions wanted with fewer images, and tiles of one caption and less work than so many times `TILE_COST`, are scored
+pair by pair."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Captions of one length against images, both by their numbers (on the CPU).
+    """Captions against images, both by their numbers (on the CPU).
 
     Attributes:
+        length: words of the longest caption.
         is_paired: the k-th caption is scored against the k-th image alone.
+        lengths: words of each caption, where they are not all equal.
     """
 
     length: int
     captions: Tensor
     images: slice | Tensor
     is_paired: bool = False
+    lengths: Tensor | None = None
+
+    def node_mask(self, device: torch.device) -> Tensor | None:
+        """Return which nodes are there, (C, W + 1) bool or, of pairs, (P, 1, W + 1); None: all. Node 0 always is."""
+        if self.lengths is None:
+            return None
+        mask = torch.arange(self.length + 1, device=device) <= self.lengths.to(device)[:, None]
+        return mask[:, None] if self.is_paired else mask
 
     def index(self, device: torch.device) -> tuple[slice | Tensor, Tensor]:
         """Return what picks the tile's entries out of a matrix (I, C) in the shape of its scores."""
@@ -70,11 +85,13 @@ class TileScorer(Protocol):
         image_pooled: Tensor,
         words: Tensor,
         caption_pooled: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return (I, C) scores of regions (I, R, D) with their Gram products (I, R, R) and vectors (I, D), and words
-        (C, W, D) with vectors (C, D); or (I, 1) scores of single pairs, words (I, 1, W, D) and vectors (I, 1, D)."""
+        (C, W, D) with vectors (C, D); or (I, 1) scores of single pairs, words (I, 1, W, D) and vectors (I, 1, D). Words
+        beyond a caption's end are zero, and then `mask` (C, W + 1) or (I, 1, W + 1) says which nodes are there."""
 
-    def plain_tile(self, *tensors: Any) -> Tensor:
+    def plain_tile(self, *tensors: Any, mask: Tensor | None) -> Tensor:
         """Do what `score_tile` does, without gradient."""
 
     @property
@@ -96,6 +113,9 @@ class TileInputs:
         captions = tile.captions.to(self.words.device)
         images = tile.images if isinstance(tile.images, slice) else tile.images.to(self.regions.device)
         words, caption_pooled = self.words[captions, : tile.length], self.caption_pooled[captions]
+        if tile.lengths is not None:
+            is_word = torch.arange(tile.length, device=words.device) < tile.lengths.to(words.device)[:, None]
+            words = words.masked_fill(~is_word[:, :, None], 0.0)
         if tile.is_paired:
             words, caption_pooled = words[:, None], caption_pooled[:, None]
         return [self.regions[images], products[images], self.image_pooled[images], words, caption_pooled]
@@ -129,37 +149,77 @@ def _shares(captions: Tensor, length: int, words: int) -> tuple[Tensor, ...]:
     return captions.tensor_split(min(len(captions), max(1, round(len(captions) * length / words))))
 
 
-def all_tiles(lengths: Tensor, num_images: int, shape: tuple[int, int]) -> Iterator[Tile]:
-    """Cut all pairs into tiles of at most `shape[0]` images and about `shape[1]` words."""
-    for length in lengths.unique().tolist():
-        for captions in _shares(torch.nonzero(lengths == length).flatten(), length, shape[1]):
+def _tile(captions: Tensor, images: slice | Tensor, lengths: Tensor, *, is_paired: bool = False) -> Tile:
+    own = lengths[captions]
+    length = int(own.max())
+    return Tile(length, captions, images, is_paired, None if bool((own == length).all()) else own)
+
+
+def _joined(lengths: Tensor, amounts: Tensor, size: int) -> Iterator[Tensor]:
+    """Group captions (numbers, by length) of lengths (C,): equal lengths, and neighbouring ones if that is cheaper.
+
+    Lengths are put together while the padding costs less than another tile: `amounts` (C,) images of each caption times
+    the missing words times `size` stay below `TILE_COST`. Captions of amount 0 are left out.
+    """
+    group: list[Tensor] = []
+    for length in lengths[amounts > 0].unique().tolist():
+        members = torch.nonzero((lengths == length) & (amounts > 0)).flatten()
+        if group:
+            before = torch.cat(group)
+            if int(((length - lengths[before]) * amounts[before]).sum()) * size > TILE_COST:
+                yield before
+                group = []
+        group.append(members)
+    if group:
+        yield torch.cat(group)
+
+
+def all_tiles(
+    lengths: Tensor, num_images: int, shape: tuple[int, int], size: int, chosen: Tensor | None = None
+) -> Iterator[Tile]:
+    """Cut all pairs into tiles of at most `shape[0]` images and about `shape[1]` words.
+
+    Args:
+        lengths: (C,).
+        num_images: I.
+        shape: images and words of a tile.
+        size: numbers of a vector.
+        chosen: (C,) bool, the captions wanted; None: all.
+    """
+    amounts = torch.full_like(lengths, num_images)
+    for members in _joined(lengths, amounts if chosen is None else amounts * chosen, size):
+        for captions in _shares(members, int(lengths[members].max()), shape[1]):
             for start in range(0, num_images, shape[0]):
-                yield Tile(length, captions, slice(start, min(start + shape[0], num_images)))
+                yield _tile(captions, slice(start, min(start + shape[0], num_images)), lengths)
 
 
 def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int], size: int) -> Iterator[Tile]:
     """Cut the wanted pairs, (I, C) bool on the CPU, into tiles of vectors of `size` numbers.
 
     Captions of one length share a tile with all the images that any of them wants, as long as scoring the pairs that
-    nobody wants costs less than another tile; captions that want few images go pair by pair.
+    nobody wants costs less than another tile. What would be a small tile of one caption goes pair by pair, with others.
     """
     counts = wanted.sum(dim=0)
-    per_tile = max(1, shape[0] * shape[1] // 4)  # words of single pairs: their regions are gathered and weigh as well
-    for length in lengths[counts > 0].unique().tolist():
-        few = torch.nonzero((lengths == length) & (counts > 0) & (counts < FEW_IMAGES)).flatten()
-        if len(few):
-            place, image = torch.nonzero(wanted[:, few].t(), as_tuple=True)
-            pairs = max(1, per_tile // length)
-            for captions, images in zip(few[place].split(pairs), image.split(pairs), strict=True):
-                yield Tile(length, captions, images, is_paired=True)
+    is_single = (counts > 0) & (counts < FEW_IMAGES)
+    for length in lengths[counts >= FEW_IMAGES].unique().tolist():
         many = torch.nonzero((lengths == length) & (counts >= FEW_IMAGES)).flatten()
         for numbers, is_wanted in _alike(wanted[:, many].t().numpy(), TILE_COST // (length * size)):
+            members = many[numbers]
+            if len(members) == 1 and int(counts[members]) * length * size < SMALL_TILES * TILE_COST:
+                is_single[members] = True
+                continue
             images = torch.from_numpy(np.flatnonzero(is_wanted))
-            for captions in _shares(many[numbers], length, shape[1]):
+            for captions in _shares(members, length, shape[1]):
                 for block in images.split(shape[0]):
                     first, last = int(block[0]), int(block[-1])
                     is_run = last - first + 1 == len(block)
                     yield Tile(length, captions, slice(first, last + 1) if is_run else block)
+    words = max(1, shape[0] * shape[1] // 4)  # of a tile of pairs: their regions are gathered and weigh as well
+    for singles in _joined(lengths, counts * is_single, size):
+        place, image = torch.nonzero(wanted[:, singles].t(), as_tuple=True)
+        pairs = max(1, words // int(lengths[singles].max()))
+        for captions, images in zip(singles[place].split(pairs), image.split(pairs), strict=True):
+            yield _tile(captions, images, lengths, is_paired=True)
 
 
 def _alike(rows: np.ndarray, waste: int) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -187,9 +247,9 @@ def _cut(scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor 
     shape = tile_shape(num_images, size, sides.regions.device)
     if scorer.couples_pairs:
         shape = (num_images, max(1, shape[0] * shape[1] // num_images))
-        wanted = None if wanted is None else wanted.any(dim=0, keepdim=True).expand(num_images, -1)
+        return all_tiles(lengths, num_images, shape, NO_PADDING, None if wanted is None else wanted.any(dim=0))
     if wanted is None or bool(wanted.all()):
-        return all_tiles(lengths, num_images, shape)
+        return all_tiles(lengths, num_images, shape, size)
     return tiles_where(wanted, lengths, shape, size)
 
 
@@ -218,7 +278,9 @@ def score_tiles(
     if dtype is not None:
         sides = replace(sides, regions=sides.regions.to(dtype), words=sides.words.to(dtype))
     for tile in _cut(scorer, sides, lengths, wanted):
-        sims[tile.index(sims.device)] = scorer.plain_tile(weights, *sides.of(tile, products)).to(sims.dtype)
+        sims[tile.index(sims.device)] = scorer.plain_tile(
+            weights, *sides.of(tile, products), mask=tile.node_mask(sims.device)
+        ).to(sims.dtype)
     return sims
 
 
@@ -238,6 +300,28 @@ def score_tiles_with_gradient(
     """
     tensors = (sides.regions, sides.image_pooled, sides.words, sides.caption_pooled)
     return _TiledScores.apply(scorer, lengths, wanted, known, *tensors, *parameters)
+
+
+def score_in_one_graph(scorer: TileScorer, sides: TileInputs, lengths: Tensor) -> Tensor:
+    """Score all pairs and leave the derivative to autograd: for batches that are no larger than a tile.
+
+    Nothing is scored twice then. More than a tile's activations would neither fit nor be faster.
+    """
+    weights, products = scorer.tile_weights(sides.regions.dtype), gram(sides.regions)
+    size = NO_PADDING if scorer.couples_pairs else sides.regions.shape[2]
+    found, order = [], []
+    for tile in all_tiles(lengths, len(sides.regions), (len(sides.regions), int(lengths.sum())), size):
+        mask = tile.node_mask(sides.regions.device)
+        found.append(scorer.score_tile(weights, *sides.of(tile, products), mask))
+        order.append(tile.captions)
+    back = torch.argsort(torch.cat(order)).to(sides.regions.device)
+    return torch.cat(found, dim=1)[:, back]
+
+
+def is_one_tile(sides: TileInputs, lengths: Tensor) -> bool:
+    """Tell whether all pairs together are no more than a tile."""
+    numbers = TILE_NUMBERS.get(sides.regions.device.type, TILE_NUMBERS["cpu"])
+    return len(sides.regions) * int(lengths.sum()) * sides.regions.shape[2] <= numbers
 
 
 class _TiledScores(torch.autograd.Function):
@@ -268,7 +352,7 @@ class _TiledScores(torch.autograd.Function):
         for tile in _cut(ctx.scorer, sides, ctx.lengths, (gradient != 0).cpu()):
             share = [x.detach().requires_grad_() for x in sides.of(tile, products)]
             with torch.enable_grad():
-                scores = ctx.scorer.score_tile(weights, *share)
+                scores = ctx.scorer.score_tile(weights, *share, tile.node_mask(gradient.device))
             found = torch.autograd.grad(scores, [*share, *weights], gradient[tile.index(gradient.device)])
             sums.add(tile, products_sum, *found[:5])
             for total, part in zip(weight_sums, found[5:], strict=True):

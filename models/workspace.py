@@ -7,6 +7,7 @@ plans memory itself; otherwise results land in buffers that live until the next 
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ def results_are_kept() -> bool:
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
-class Workspace:
-    """Named buffers, as large as they were ever asked for. Not for use from several threads."""
+class Workspace(threading.local):
+    """Named buffers, as large as they were ever asked for; every thread has its own."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}

@@ -11,6 +11,7 @@ import evaluation
 import run
 from evaluation import EvaluationConfig
 from methods import known_methods
+from models.precision import ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags
 from training.config import build_parser, parse_args
@@ -98,6 +99,8 @@ EVALUATION_FLAGS = {
     "output": None,
     "save_sims": None,
     "gpu": "0",
+    "precision": "fp32",
+    "compile": False,
     "shortlist": 0,
     "shortlist_check": 1_000_000,
 }
@@ -123,6 +126,7 @@ def test_the_flags_of_run_are_frozen() -> None:
 def test_the_flags_of_evaluation_are_frozen() -> None:
     parser = OneLineParser()
     add_flags(parser, "evaluation", EvaluationConfig)
+    add_flags(parser, "scoring", ScoringConfig)
     assert defaults(parser) == EVALUATION_FLAGS
 
 

@@ -37,7 +37,7 @@ def hardest_loss(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Te
     """
     similarity = matcher.similarity
     if similarity.scoring_dtype is None or similarity.couples_pairs:
-        return loss_of(matcher.score(embeddings))
+        return loss_of(matcher.score(embeddings, sparse=True))
     fixed = embeddings.detach()
     with torch.no_grad():
         sims = matcher.score(fixed)
@@ -50,7 +50,7 @@ def hardest_loss(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Te
     while wanted.any():
         is_exact |= wanted
         if is_exact.float().mean() > DENSE_SHARE:
-            return loss_of(matcher.score(embeddings))
+            return loss_of(matcher.score(embeddings, sparse=True))
         with torch.no_grad():
             exact = similarity(fixed.images, fixed.captions, wanted.cpu(), exact=True)
         largest_error = max(largest_error, float((exact - sims)[wanted].abs().max()))

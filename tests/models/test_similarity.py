@@ -101,12 +101,14 @@ def test_single_pairs_are_entries_of_the_whole(name: str) -> None:
     assert_same(chosen, module(images, captions)[image, caption], [*inputs[:2], *module.parameters()])
 
 
-@pytest.mark.parametrize("shape", [(3, 6), (2, 1), (1, 4)])
+@pytest.mark.parametrize(("shape", "cost"), [((3, 6), 0), ((2, 1), 0), ((1, 4), 0), ((3, 6), 60), ((7, 99), 10**6)])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["SGR", "SAF"])
 def test_tiles_do_not_matter(
-    name: str, training: bool, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    name: str, training: bool, shape: tuple[int, int], cost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither their size, nor whether lengths are put together, against one graph of equal lengths."""
+    monkeypatch.setattr(tiles, "TILE_COST", 0)
     inputs = draw((3, 2, 5, 3, 3, 2, 3, 1), images=7)
     wanted = torch.rand(7, 8, generator=torch.Generator().manual_seed(0)) < 0.4
 
@@ -122,8 +124,11 @@ def test_tiles_do_not_matter(
     sims, chosen, buffers, module = everything()
     before = calls[0]
     monkeypatch.setattr(tiles, "tile_shape", lambda *_: shape)
+    monkeypatch.setattr(sgraf, "is_one_tile", lambda *_: False)
+    monkeypatch.setattr(tiles, "TILE_COST", cost)
     tiled, tiled_chosen, tiled_buffers, tiled_module = everything()
-    assert calls[0] > 2 * before, "nothing was cut into tiles"
+    assert calls[0] > 2 * before or cost, "nothing was cut into tiles"
+    assert calls[0] < 2 * before or cost < 10**6 or name == "SAF", "no lengths were put together"
     torch.testing.assert_close(tiled, sims, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(chosen, sims[wanted], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(tiled_chosen, chosen, rtol=1e-12, atol=1e-12)
@@ -143,9 +148,9 @@ def count_tiles(monkeypatch: pytest.MonkeyPatch, kind: type[Similarity]) -> list
     calls = [0]
     inner = kind.score_tile  # type: ignore[attr-defined]
 
-    def call(*args: object) -> Tensor:
+    def call(*args: object, **named: object) -> Tensor:
         calls[0] += 1
-        return inner(*args)
+        return inner(*args, **named)
 
     monkeypatch.setattr(kind, "score_tile", call)
     return calls

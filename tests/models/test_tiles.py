@@ -21,7 +21,9 @@ def counted(tiles: Iterable[Tile], lengths: Tensor, num_images: int, shape: tupl
     """Return how often each pair is scored, (I, C), and check each tile's length and size."""
     times = torch.zeros(num_images, len(lengths), dtype=torch.long)
     for tile in tiles:
-        assert (lengths[tile.captions] == tile.length).all()
+        own = lengths[tile.captions]
+        assert own.max() == tile.length and (tile.lengths is None or torch.equal(tile.lengths, own))
+        assert tile.lengths is not None or (own == tile.length).all()
         hits = torch.zeros_like(times)
         hits[tile.index(CPU)] += 1
         times += hits
@@ -34,8 +36,21 @@ def counted(tiles: Iterable[Tile], lengths: Tensor, num_images: int, shape: tupl
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 20), st.integers(1, 7), st.integers(1, 30))
 def test_all_tiles_cover_every_pair_once(lengths: list[int], images: int, tile_images: int, tile_words: int) -> None:
     shape = (tile_images, tile_words)
-    times = counted(all_tiles(torch.tensor(lengths), images, shape), torch.tensor(lengths), images, shape)
-    assert (times == 1).all()
+    for size in (1, 1000, module.NO_PADDING):
+        found = list(all_tiles(torch.tensor(lengths), images, shape, size))
+        assert (counted(found, torch.tensor(lengths), images, shape) == 1).all()
+        assert size < module.NO_PADDING or all(tile.lengths is None for tile in found)
+
+
+def test_lengths_are_put_together_where_padding_is_cheaper_than_a_tile() -> None:
+    lengths = torch.tensor([3, 4, 9, 4, 3])
+    few = list(all_tiles(lengths, 10, (64, 64), module.TILE_COST // 30))
+    assert [t.captions.tolist() for t in few] == [[0, 4, 1, 3], [2]], "20 words of padding are cheap, 220 are not"
+    (one,) = all_tiles(lengths, 10, (64, 64), 1)
+    mask = one.node_mask(CPU)
+    assert mask is not None and mask.sum(dim=1).tolist() == [4, 4, 5, 5, 10] and mask[:, 0].all()
+    chosen = torch.tensor([False, True, False, True, False])
+    assert [t.captions.tolist() for t in all_tiles(lengths, 10, (64, 64), 1, chosen)] == [[1, 3]]
 
 
 @settings(deadline=None)
@@ -85,7 +100,7 @@ def test_gradients_of_few_scores_are_those_of_a_dense_graph(name: str, training:
     weights[0, 1] = weights[3, 3] = weights[9, 3] = 1.0
     weights[:, 6] = torch.linspace(-1, 1, len(lengths))
     inputs = [p for p in matcher.parameters() if p.requires_grad]
-    ours, dense = matcher.score(embeddings), dense_scores(matcher, embeddings)
+    ours, dense = matcher.score(embeddings, sparse=True), dense_scores(matcher, embeddings)
     torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-12)
     pairs = zip(gradients((ours * weights).sum(), inputs), gradients((dense * weights).sum(), inputs), strict=True)
     found = [(mine, theirs) for mine, theirs in pairs]
@@ -96,12 +111,12 @@ def test_gradients_of_few_scores_are_those_of_a_dense_graph(name: str, training:
 
 def test_only_touched_pairs_are_scored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     matcher, batch = make_matcher("SGR").train(), make_batch((3,) * 12)
-    sims = matcher.score(matcher.embed(batch))
+    sims = matcher.score(matcher.embed(batch), sparse=True)
     scored: list[int] = []
     original = type(matcher.similarity).score_tile
 
-    def count(self: object, *tensors: Tensor) -> Tensor:
-        scores = original(self, *tensors)  # type: ignore[arg-type]
+    def count(self: object, *tensors: Tensor, **named: Tensor) -> Tensor:
+        scores = original(self, *tensors, **named)  # type: ignore[arg-type]
         scored.append(scores.numel())
         return scores
 
@@ -124,6 +139,6 @@ def test_no_more_than_a_tile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            matcher.score(embeddings)
+            matcher.score(embeddings, sparse=True)
         kept.append(sum(sizes))
     assert kept[0] == kept[1] < 12 * 12 * 3 * 6, "activations of all pairs are kept"

@@ -42,6 +42,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, matcher: Matcher, noise: Tensor) -> l
         wanted: Tensor | None = None,
         *,
         exact: bool = False,
+        sparse: bool = False,
         known: Tensor | None = None,
     ) -> Tensor:
         sims = original(self, images, captions, wanted, exact=True, known=known)
