@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import published
-from benchmarks.measure import Results, Row, check_target, compare, relative_differences, result_rows, write_rows
+from benchmarks.measure import Results, Row, check_target, compare_all, result_rows, write_rows
 from benchmarks.published_sizes import published_matcher, published_split
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import EvaluationConfig, open_all
@@ -111,18 +111,14 @@ def measure(config: BenchmarkConfig, title: str, matcher: Matcher, split: Precom
         r_sums[name] = retrieval(sims, split.image_of_caption).r_sum
         return {"scores": torch.from_numpy(sims)}
 
-    rows = []
-    for name, scoring in scorings(config).items():
-        is_same = name.startswith("exact")
-        row = compare(
-            f"{title}, {name}",
-            partial(evaluate, "published", lambda m, s, _: published.evaluate(m, s)),
-            partial(evaluate, name, scoring),
-            repeats=config.repeats,
-            device=device,
-            differences=relative_differences if is_same else lambda *_: {},
-        )
-        rows.append(row)
+    ours = scorings(config)
+    rows = compare_all(
+        partial(evaluate, "published", lambda m, s, _: published.evaluate(m, s)),
+        {f"{title}, {name}": partial(evaluate, name, scoring) for name, scoring in ours.items()},
+        repeats=config.repeats,
+        device=device,
+        differences={f"{title}, {name}": (lambda *_: {}) for name in ours if name.startswith("shortlist")},
+    )
     print(f"{title}: rSum " + ", ".join(f"{name} {value:.2f}" for name, value in r_sums.items()))
     return rows
 

@@ -39,6 +39,10 @@ class Row:
     max_diff: float | None
 
 
+Differences = Callable[[Results, Results], dict[str, float]]
+"""Names and sizes of the differences between the published results and ours."""
+
+
 def compare(
     name: str,
     published: Callable[[], Results],
@@ -46,43 +50,62 @@ def compare(
     *,
     repeats: int,
     device: torch.device,
-    differences: Callable[[Results, Results], dict[str, float]] | None = None,
+    differences: Differences | None = None,
     say: Callable[[str], None] = print,
 ) -> Row:
-    """Run both once to warm up and to compare their results, then `repeats` times in turn.
+    """Do what `compare_all` does with one computation of ours."""
+    found = {} if differences is None else {name: differences}
+    return compare_all(published, {name: ours}, repeats=repeats, device=device, differences=found, say=say)[0]
+
+
+def compare_all(
+    published: Callable[[], Results],
+    ours: Mapping[str, Callable[[], Results]],
+    *,
+    repeats: int,
+    device: torch.device,
+    differences: Mapping[str, Differences] | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Run everything once to warm up and to compare the results, then `repeats` times in turn.
 
     Args:
         published: the formulation to compare with.
-        ours: the one to be measured.
-        differences: names and sizes of the differences; by default relative ones of equally named results.
-        say: told what is being done.
+        ours: what is to be measured, by the name of its row.
+        differences: by name of the row; by default relative ones of equally named results.
+        say: told what came out.
     """
-    sides = (published, ours)
-    first = [side() for side in sides]
-    found = (differences or relative_differences)(*first)
-    del first
-    times: list[list[float]] = [[], []]
-    peaks = [0.0, 0.0]
+    reference, differences = published(), differences or {}
+    found = {name: differences.get(name, relative_differences)(reference, side()) for name, side in ours.items()}
+    del reference
+    sides = {"": published, **ours}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    peaks = dict.fromkeys(sides, 0.0)
     for _ in range(repeats):
-        for k, side in enumerate(sides):
+        for name, side in sides.items():
             _forget_peak(device)
             started = time.perf_counter()
             side()
             _wait(device)
-            times[k].append(time.perf_counter() - started)
-            peaks[k] = max(peaks[k], _peak_mib(device))
-    medians = [statistics.median(t) for t in times]
-    parts = ", ".join(f"{key} {value:.1e}" for key, value in found.items())
-    say(f"{name}: {medians[0]:.3g} s -> {medians[1]:.3g} s, {medians[0] / medians[1]:.2f} x" + (parts and f"; {parts}"))
-    return Row(
-        name=name,
-        published_s=medians[0],
-        ours_s=medians[1],
-        ratio=medians[0] / medians[1],
-        published_peak_mib=peaks[0],
-        ours_peak_mib=peaks[1],
-        max_diff=max(found.values()) if found else None,
-    )
+            times[name].append(time.perf_counter() - started)
+            peaks[name] = max(peaks[name], _peak_mib(device))
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    rows = []
+    for name in ours:
+        row = Row(
+            name=name,
+            published_s=medians[""],
+            ours_s=medians[name],
+            ratio=medians[""] / medians[name],
+            published_peak_mib=peaks[""],
+            ours_peak_mib=peaks[name],
+            max_diff=max(found[name].values()) if found[name] else None,
+        )
+        parts = ", ".join(f"{key} {value:.1e}" for key, value in found[name].items())
+        times_of = f"{row.published_s:.3g} s -> {row.ours_s:.3g} s, {row.ratio:.2f} x"
+        say(f"{name}: {times_of}" + (parts and f"; {parts}"))
+        rows.append(row)
+    return rows
 
 
 def relative_differences(published: Results, ours: Results) -> dict[str, float]:

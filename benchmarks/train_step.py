@@ -25,6 +25,7 @@ from benchmarks.measure import (
     Row,
     check_target,
     compare,
+    compare_all,
     relative_difference,
     relative_differences,
     result_rows,
@@ -37,7 +38,7 @@ from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Method, MethodConfig
 from methods.mgcs import MGCS, MGCSConfig
 from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
+from models.precision import ScoringConfig, bf16_is_supported, prepare_scoring
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -54,9 +55,7 @@ MARGIN, CLIP, LEARNING_RATE, SELECTED = 0.2, 2.0, 2e-4, 0.5
 class TrainStepConfig:
     """Flags of this benchmark."""
 
-    rows: str = flag(
-        "all", "rows to measure, separated by commas: " + "hard, hard_bf16, warmup, sele, saf, mgcs or all"
-    )
+    rows: str = flag("all", "rows to measure, separated by commas: hard, warmup, sele, saf, mgcs; or all")
     batch_size: int = flag(128, "pairs a batch")
     repeats: int = flag(5, "timed steps of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
@@ -109,31 +108,33 @@ def _published_side(matcher: Matcher, batch: Batch, loss_of: Callable[[Tensor], 
     return step
 
 
-def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR", precision: str = "fp32") -> Row:
+def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR") -> list[Row]:
     matcher = published_matcher(module).to(device).train()
     batch = random_batch(config.batch_size).to(device)
+    scores = {"scores": _difference_of_scores(copy.deepcopy(matcher), batch)}
     theirs = _published_side(copy.deepcopy(matcher), batch, lambda s: published.hinge(s, MARGIN, hardest=True).sum())
-    for line in prepare_scoring([matcher], ScoringConfig(precision=precision, compile=config.compile), device):
-        print(line)
-    network = _network(matcher, BASELINE(MethodConfig()))
     part = Part(batch, torch.ones(len(batch), device=device))
 
-    def ours() -> Results:
-        loss = part_loss(network, part, 1.0)
-        return _results(matcher, network.step(loss, CLIP))
+    def side(precision: str) -> Callable[[], Results]:
+        network = _network(copy.deepcopy(matcher), BASELINE(MethodConfig()))
+        for line in prepare_scoring([network.matcher], ScoringConfig(precision, config.compile), device):
+            print(line)
 
-    scores = {"scores": _difference_of_scores(copy.deepcopy(matcher), batch)}
-    return compare(
-        f"hardest negatives, {module}" + (", bf16 scoring" if precision == "bf16" else ""),
-        theirs,
-        ours,
-        repeats=config.repeats,
-        device=device,
-        differences=lambda a, b: scores | relative_differences(a, b),
-    )
+        def step() -> Results:
+            loss = part_loss(network, part, 1.0)
+            return _results(network.matcher, network.step(loss, CLIP))
+
+        return step
+
+    name = f"hardest negatives, {module}"
+    ours = {name: side("fp32")}
+    if module == "SGR" and bf16_is_supported(device):  # SAF couples pairs: nothing is scored without gradient
+        ours[f"{name}, bf16 scoring"] = side("bf16")
+    differences = dict.fromkeys(ours, lambda a, b: scores | relative_differences(a, b))
+    return compare_all(theirs, ours, repeats=config.repeats, device=device, differences=differences)
 
 
-def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> Row:
+def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> list[Row]:
     matcher = published_matcher().to(device).train()
     batch = random_batch(config.batch_size).to(device)
 
@@ -149,10 +150,10 @@ def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> Row:
         return _results(matcher, warm_up_alone(network, batch, settings) * len(batch))
 
     name = "warm-up, mean hinge, SGR" + (f", warmup_sele {SELECTED}" if kind == "warmup_sele" else "")
-    return compare(name, theirs, ours, repeats=config.repeats, device=device)
+    return [compare(name, theirs, ours, repeats=config.repeats, device=device)]
 
 
-def _mgcs(config: TrainStepConfig, device: torch.device) -> Row:
+def _mgcs(config: TrainStepConfig, device: torch.device) -> list[Row]:
     size = config.batch_size
     clean, noisy = random_batch(size).to(device), random_batch(size, seed=1).to(device)
     probability = torch.linspace(0.5, 1, size, device=device)
@@ -171,12 +172,11 @@ def _mgcs(config: TrainStepConfig, device: torch.device) -> Row:
 
     paper = MGCSConfig(drift_correction="both", drift_neighbours="batch", drift_own=False)
     sides = side(lambda: BiCro(BiCroConfig())), side(lambda: MGCS(paper))
-    return compare("MGCS against BiCro, both ours", *sides, repeats=config.repeats, device=device)
+    return [compare("MGCS against BiCro, both ours", *sides, repeats=config.repeats, device=device)]
 
 
-ROWS: dict[str, Callable[[TrainStepConfig, torch.device], Row]] = {
+ROWS: dict[str, Callable[[TrainStepConfig, torch.device], list[Row]]] = {
     "hard": _hard,
-    "hard_bf16": lambda config, device: _hard(config, device, precision="bf16"),
     "warmup": lambda config, device: _warm_up(config, device, "warmup"),
     "sele": lambda config, device: _warm_up(config, device, "warmup_sele"),
     "saf": lambda config, device: _hard(config, device, module="SAF"),
@@ -193,12 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device("0" if config.device == "cuda" else "cpu")
     if device.type != config.device:
         raise InputError(f"--device {config.device!r}: there is none here; known: cpu, cuda")
-    rows = []
-    for name in config.chosen():
-        try:
-            rows.append(ROWS[name](config, device))
-        except InputError as error:
-            print(f"{name}: left out: {error}")
+    rows = [row for name in config.chosen() for row in ROWS[name](config, device)]
     print(result_rows(rows))
     if config.json is not None:
         write_rows(config.json, rows)

@@ -26,6 +26,12 @@ class Batch:
     index: Tensor
     image_id: Tensor
 
+    def part(self, index: slice) -> Batch:
+        """Return some of the pairs."""
+        return Batch(
+            self.regions[index], self.tokens[index], self.lengths[index], self.index[index], self.image_id[index]
+        )
+
     def __len__(self) -> int:
         return len(self.index)
 

@@ -5,13 +5,19 @@ Legend: I images, C captions, R regions, W words (exactly as many as each captio
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-8
 SOFTMAX_FACTOR = 9.0
 """lambda of SCAN text-to-image attention, as SGRAF uses it."""
+
+TINY = 1e-30
+"""Squared lengths are kept from zero by this, so that their root has a finite derivative."""
 
 SAFE_SPREAD = 80.0
 """exp(-80) is 1.8e-35, still a normal float32."""
@@ -45,12 +51,61 @@ def softmax_of_short_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
         is_close = bool(high - low < SAFE_SPREAD)  # not where a logit is NaN
     if not is_close:
         return torch.softmax(logits if mask is None else logits.masked_fill(~mask, float("-inf")), dim=-1)
-    in_place = not torch.is_grad_enabled()
-    exponentials = logits.sub_(high).exp_() if in_place else torch.exp(logits - high)
+    if torch.is_grad_enabled():
+        return _ShortSoftmax.apply(logits, high, mask)
+    return _normalised_exponentials(logits.sub_(high), mask)
+
+
+def _normalised_exponentials(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Overwrite logits of at most 0 with their softmax."""
+    logits.exp_()
     if mask is not None:
-        exponentials = exponentials.mul_(mask) if in_place else exponentials * mask
-    sums = exponentials @ torch.ones(logits.shape[-1], 1, dtype=logits.dtype)  # faster than a reduction of short rows
-    return exponentials.div_(sums) if in_place else exponentials / sums
+        logits.mul_(mask)
+    return logits.div_(_short_sums(logits))
+
+
+def _short_sums(x: Tensor) -> Tensor:
+    """Sum the last dimension, of a few numbers; a product is faster than a reduction."""
+    return x @ torch.ones(x.shape[-1], 1, dtype=x.dtype)
+
+
+class _ShortSoftmax(torch.autograd.Function):
+    """Softmax p with its derivative (g - g . p) p."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, high: Tensor, mask: Tensor | None) -> Tensor:
+        shares = _normalised_exponentials(logits - high, mask)
+        ctx.save_for_backward(shares)
+        return shares
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (shares,) = ctx.saved_tensors
+        return gradient.sub(_short_sums(gradient * shares)).mul_(shares), None, None
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Do what `l2norm` does along the last dimension, with its derivative (g - (g . y) x / |x|) / |x| in one piece."""
+    return _UnitRows.apply(x) if torch.is_grad_enabled() and not x.is_cuda else l2norm(x)
+
+
+class _UnitRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        units = x / (length + EPSILON)
+        ctx.save_for_backward(units, length)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        units, length = ctx.saved_tensors
+        size = length + EPSILON
+        along = (gradient * units).sum(dim=-1, keepdim=True)
+        along *= size / length.clamp(min=TINY)  # x / |x| is y size / |x|
+        return gradient.addcmul(units, along, value=-1).div_(size)
 
 
 def region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
@@ -62,5 +117,5 @@ def region_weights(affinity: Tensor, *, word_dim: int) -> Tensor:
     """
     affinity = F.leaky_relu(affinity, 0.1)
     squares = affinity.square().sum(dim=word_dim, keepdim=True)
-    norm = squares.clamp(min=1e-30).sqrt()  # the clamp keeps the gradient of a zero region finite
+    norm = squares.clamp(min=TINY).sqrt()  # the clamp keeps the gradient of a zero region finite
     return torch.exp(affinity * (SOFTMAX_FACTOR / (norm + EPSILON)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from models.attention import l2norm
+from models.dropout import Dropout
 from models.gru import run_gru
 
 
@@ -50,7 +51,7 @@ class CaptionEncoder(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(vocabulary_size, word_dim)
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.cap_rnn = nn.GRU(word_dim, embed_size, num_layers, batch_first=True, bidirectional=bi_gru)
         self._normalise = normalise
 

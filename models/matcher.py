@@ -70,6 +70,16 @@ class Embeddings:
             self.images.detach(), self.captions.detach(), self.image_global.detach(), self.caption_global.detach()
         )
 
+    def part(self, index: slice) -> Embeddings:
+        """Return some of the pairs."""
+        captions = self.captions
+        return Embeddings(
+            self.images[index],
+            CaptionSide(captions.words[index], captions.lengths[index], captions.pooled[index]),
+            self.image_global[index],
+            self.caption_global[index],
+        )
+
 
 class Matcher(nn.Module):
     """Encode images and captions, score them against each other."""

@@ -7,13 +7,13 @@ Legend: I images, C captions, R regions, W words, D embed size, S sim_dim, N = W
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, word_mask
+from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, unit_rows, word_mask
+from models.dropout import Dropout
 from models.sides import CaptionSide, ImageSide, Similarity
 from models.tiles import TileInputs, is_one_tile, score_in_one_graph, score_tiles, score_tiles_with_gradient
 from models.word_similarity import project_differences
@@ -34,14 +34,15 @@ class _SelfAttentionPooling(nn.Module):
         if num_regions is not None:
             local.append(nn.BatchNorm1d(num_regions))
             glob.append(nn.BatchNorm1d(size))
-        self.embedding_local = nn.Sequential(*local, nn.Tanh(), nn.Dropout(dropout))
-        self.embedding_global = nn.Sequential(*glob, nn.Tanh(), nn.Dropout(dropout))
+        self.embedding_local = nn.Sequential(*local, nn.Tanh(), Dropout(dropout))
+        self.embedding_global = nn.Sequential(*glob, nn.Tanh(), Dropout(dropout))
         self.embedding_common = nn.Sequential(nn.Linear(size, 1))
 
     def forward(self, elements: Tensor, mean: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool elements (B, K, D) with their mean (B, D) to (B, D), l2-normalised; mask (B, K) names the valid ones."""
-        gated = self.embedding_local(elements) * self.embedding_global(mean)[:, None]
-        logits = self.embedding_common(gated).squeeze(2)  # (B, K)
+        common = self.embedding_common[0]
+        gate = self.embedding_global(mean) * common.weight  # w . (local * global) = local . (global * w)
+        logits = (self.embedding_local(elements) @ gate[:, :, None]).squeeze(2) + common.bias  # (B, K)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
         return l2norm(torch.einsum("bk,bkd->bd", torch.softmax(logits, dim=1), elements))
@@ -101,9 +102,9 @@ class TiledSimilarity(Similarity):
         """Compile what scores a tile without gradient; the first tiles then wait for the compiler."""
         self._compiled_tile = torch.compile(self.score_tile, dynamic=True)
 
-    def plain_tile(self, *tensors: Any, mask: Tensor | None) -> Tensor:
+    def plain_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
         """Do what `score_tile` does, compiled if asked for; for use without gradient."""
-        return (self._compiled_tile or self.score_tile)(*tensors, mask=mask)
+        return (self._compiled_tile or self.score_tile)(weights, share, mask)
 
     def reader(self) -> nn.Module:
         """Return the module that reads the similarity vectors."""
@@ -122,16 +123,8 @@ class TiledSimilarity(Similarity):
         projections = [t.to(dtype) for linear in maps for t in (linear.weight, linear.bias)]
         return [*projections, self.sim_eval_w.weight, self.sim_eval_w.bias, *self.reader_weights(dtype)]
 
-    def score_tile(
-        self,
-        weights: list[Tensor],
-        regions: Tensor,
-        products: Tensor,
-        image_pooled: Tensor,
-        words: Tensor,
-        caption_pooled: Tensor,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    def score_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        regions, products, image_pooled, words, caption_pooled = share
         local = project_differences(regions, products, words, *weights[:2])  # (I, C, W, S)
         squares = (image_pooled[:, None] - caption_pooled).square().to(local.dtype)  # (I, C, D)
         pooled = F.linear(squares, *weights[2:4])
@@ -141,9 +134,9 @@ class TiledSimilarity(Similarity):
 
 def _join(pooled: Tensor, local: Tensor) -> Tensor:
     """Return the nodes [s_0, s_1 .. s_W], (I, C, N, S), each l2-normalised."""
-    pooled = l2norm(pooled)[:, :, None]
+    pooled = unit_rows(pooled)[:, :, None]
     if results_are_kept():
-        return torch.cat([pooled, l2norm(local)], dim=2)
+        return torch.cat([pooled, unit_rows(local)], dim=2)
     shape = (*local.shape[:2], local.shape[2] + 1, local.shape[3])
     nodes = WORKSPACE.empty("nodes", shape, local)
     nodes[:, :, :1] = pooled

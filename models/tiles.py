@@ -77,21 +77,17 @@ class TileScorer(Protocol):
     def tile_weights(self, dtype: torch.dtype) -> list[Tensor]:
         """Return everything that tiles need of the parameters, large maps in `dtype`."""
 
-    def score_tile(
-        self,
-        weights: list[Tensor],
-        regions: Tensor,
-        products: Tensor,
-        image_pooled: Tensor,
-        words: Tensor,
-        caption_pooled: Tensor,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return (I, C) scores of regions (I, R, D) with their Gram products (I, R, R) and vectors (I, D), and words
-        (C, W, D) with vectors (C, D); or (I, 1) scores of single pairs, words (I, 1, W, D) and vectors (I, 1, D). Words
-        beyond a caption's end are zero, and then `mask` (C, W + 1) or (I, 1, W + 1) says which nodes are there."""
+    def score_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Return the scores of a tile, (I, C) or, of single pairs, (I, 1).
 
-    def plain_tile(self, *tensors: Any, mask: Tensor | None) -> Tensor:
+        Args:
+            weights: `tile_weights`.
+            share: regions (I, R, D), their Gram products (I, R, R), image vectors (I, D), words (C, W, D) and caption
+                vectors (C, D); of single pairs words (I, 1, W, D) and caption vectors (I, 1, D).
+            mask: (C, W + 1) or (I, 1, W + 1), the nodes that are there; other words are zero. None: all are.
+        """
+
+    def plain_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
         """Do what `score_tile` does, without gradient."""
 
     @property
@@ -109,7 +105,7 @@ class TileInputs:
     caption_pooled: Tensor
 
     def of(self, tile: Tile, products: Tensor) -> list[Tensor]:
-        """Return a tile's share, in the order of `TileScorer.score_tile`."""
+        """Return a tile's share, as `TileScorer.score_tile` takes it."""
         captions = tile.captions.to(self.words.device)
         images = tile.images if isinstance(tile.images, slice) else tile.images.to(self.regions.device)
         words, caption_pooled = self.words[captions, : tile.length], self.caption_pooled[captions]
@@ -279,7 +275,7 @@ def score_tiles(
         sides = replace(sides, regions=sides.regions.to(dtype), words=sides.words.to(dtype))
     for tile in _cut(scorer, sides, lengths, wanted):
         sims[tile.index(sims.device)] = scorer.plain_tile(
-            weights, *sides.of(tile, products), mask=tile.node_mask(sims.device)
+            weights, sides.of(tile, products), tile.node_mask(sims.device)
         ).to(sims.dtype)
     return sims
 
@@ -312,7 +308,7 @@ def score_in_one_graph(scorer: TileScorer, sides: TileInputs, lengths: Tensor) -
     found, order = [], []
     for tile in all_tiles(lengths, len(sides.regions), (len(sides.regions), int(lengths.sum())), size):
         mask = tile.node_mask(sides.regions.device)
-        found.append(scorer.score_tile(weights, *sides.of(tile, products), mask))
+        found.append(scorer.score_tile(weights, sides.of(tile, products), mask))
         order.append(tile.captions)
     back = torch.argsort(torch.cat(order)).to(sides.regions.device)
     return torch.cat(found, dim=1)[:, back]
@@ -352,7 +348,7 @@ class _TiledScores(torch.autograd.Function):
         for tile in _cut(ctx.scorer, sides, ctx.lengths, (gradient != 0).cpu()):
             share = [x.detach().requires_grad_() for x in sides.of(tile, products)]
             with torch.enable_grad():
-                scores = ctx.scorer.score_tile(weights, *share, tile.node_mask(gradient.device))
+                scores = ctx.scorer.score_tile(weights, share, tile.node_mask(gradient.device))
             found = torch.autograd.grad(scores, [*share, *weights], gradient[tile.index(gradient.device)])
             sums.add(tile, products_sum, *found[:5])
             for total, part in zip(weight_sums, found[5:], strict=True):

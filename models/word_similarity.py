@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -38,7 +39,7 @@ def project_differences(regions: Tensor, products: Tensor, words: Tensor, weight
     shape = (len(regions), words.shape[1] if words.dim() == 4 else len(words), words.shape[-2], len(weight))
     if not torch.is_grad_enabled():
         affinity = _affinity(regions, words).to(products.dtype)
-        differences = _differences(regions, words, _unit_weights(affinity, products, words), weight.dtype)
+        differences = _differences(regions, words, _unit_weights(affinity, products, words.dim() == 3), weight.dtype)
         return WORKSPACE.linear("projected", differences.square_().flatten(0, 1), weight, bias).view(shape)
     return _Projection.apply(regions, products, words, weight, bias).view(shape)
 
@@ -51,13 +52,41 @@ def _affinity(regions: Tensor, words: Tensor) -> Tensor:
     return products.view(*words.shape[:2], *regions.shape[:2])
 
 
-def _unit_weights(affinity: Tensor, products: Tensor, words: Tensor) -> Tensor:
+def _unit_weights(affinity: Tensor, products: Tensor, is_shared: bool) -> Tensor:
     """Return the weights (I, T, R) whose sum of regions is the l2-normalised context."""
     weights = attention.region_weights(affinity, word_dim=1)
-    if words.dim() == 3:
+    if is_shared:
         weights = weights.flatten(0, 1).transpose(0, 1)  # (I, T, R), no copy
     squares = ((weights @ products) * weights).sum(dim=2, keepdim=True)
-    return weights / (squares.clamp(min=1e-30).sqrt() + attention.EPSILON)
+    return weights / (squares.clamp(min=attention.TINY).sqrt() + attention.EPSILON)
+
+
+def _derivative_of_unit_weights(
+    affinity: Tensor, products: Tensor, unit: Tensor, gradient: Tensor, is_shared: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of affinity and products, given that of `_unit_weights`, whose result is `unit`.
+
+    With l = leaky(A), n = |l| over the words, a = exp(lambda l / n), q = a^T G a and u = a / sqrt(q):
+    da = (du - (du . u) G a / sqrt(q)) / sqrt(q), dG = -(du . u) u u^T / 2, and with dx = a da
+    dl = lambda (dx - (dx . l) l / n^2) / n, both dot products over the dimension that was normalised.
+    `gradient` is overwritten.
+    """
+    raised = F.leaky_relu(affinity, 0.1)
+    length = raised.square().sum(dim=1, keepdim=True).clamp_(min=attention.TINY).sqrt_()
+    scale = attention.SOFTMAX_FACTOR / (length + attention.EPSILON)
+    weights = torch.exp(raised * scale)
+    flat = weights.flatten(0, 1).transpose(0, 1) if is_shared else weights
+    mapped = flat @ products
+    root = (mapped * flat).sum(dim=2, keepdim=True).clamp_(min=attention.TINY).sqrt_()
+    size = root + attention.EPSILON
+    along = (gradient * unit).sum(dim=2, keepdim=True)
+    products_gradient = torch.bmm((unit * (along * size / (-2 * root))).transpose(1, 2), unit)
+    inner = gradient.sub_(mapped.mul_(along / root)).div_(size).mul_(flat)
+    if is_shared:
+        inner = inner.transpose(0, 1).reshape(affinity.shape)
+    across = (inner * raised).sum(dim=1, keepdim=True)
+    inner = inner.addcmul_(raised, across * scale / (attention.SOFTMAX_FACTOR * length), value=-1).mul_(scale)
+    return torch.where(affinity > 0, inner, 0.1 * inner), products_gradient
 
 
 def _differences(regions: Tensor, words: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -76,7 +105,7 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, regions: Tensor, products: Tensor, words: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         affinity = _affinity(regions, words)
-        weights = _unit_weights(affinity, products, words)
+        weights = _unit_weights(affinity, products, words.dim() == 3)
         ctx.save_for_backward(regions, products, words, weight, affinity)
         differences = _differences(regions, words, weights, words.dtype)
         return torch.addmm(bias, differences.square_().flatten(0, 1), weight.t())
@@ -85,10 +114,8 @@ class _Projection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         regions, products, words, weight, affinity = ctx.saved_tensors
-        with torch.enable_grad():
-            affinity, products = affinity.detach().requires_grad_(), products.detach().requires_grad_()
-            weights = _unit_weights(affinity, products, words)
-        unit = weights.detach()
+        is_shared = words.dim() == 3
+        unit = _unit_weights(affinity, products, is_shared)
         differences = _differences(regions, words, unit, words.dtype)
         flat = differences.flatten(0, 1)
         buffer = WORKSPACE.empty("gradient", tuple(flat.shape), flat)
@@ -97,9 +124,11 @@ class _Projection(torch.autograd.Function):
             torch.mm(gradient, 2 * weight, out=buffer).mul_(flat).view_as(differences)
         )  # of c; that of t is its negative
         weights_gradient = torch.bmm(back, regions.transpose(1, 2))
-        affinity_gradient, products_gradient = torch.autograd.grad(weights, (affinity, products), weights_gradient)
+        affinity_gradient, products_gradient = _derivative_of_unit_weights(
+            affinity, products, unit, weights_gradient, is_shared
+        )
         regions_gradient = torch.bmm(unit.transpose(1, 2), back)
-        if words.dim() == 4:
+        if not is_shared:
             words_gradient = torch.baddbmm(back, affinity_gradient, regions, beta=-1)[:, None]
             regions_gradient.baddbmm_(affinity_gradient.transpose(1, 2), words.squeeze(1))
         else:

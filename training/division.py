@@ -5,7 +5,7 @@ Legend: N training pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,9 @@ from methods.blocks.method import Bank, Method, Scored
 from methods.blocks.mixture import divide
 from models.matcher import Matcher
 from runtime.errors import InputError
+
+ENCODED_PAIRS = 512
+"""Without gradient about so many pairs are encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +115,19 @@ def divide_pairs(
     matcher.eval()
     batches = covering_batches(np.arange(len(split)), batch_size, generator)
     if method.needs_bank:
-        method.remember(collect_bank(matcher, split, batch_size, device))
+        method.remember(collect_bank(matcher, split, max(batch_size, ENCODED_PAIRS), device))
     signal = np.empty(len(split))
     diagnostics: dict[str, np.ndarray] = {}
     image_sum: Tensor | float = 0.0
     caption_sum: Tensor | float = 0.0
-    for batch in load(split, batches, workers, device=device):
-        scored = Scored(matcher, method, batch.to(device))
-        where = batch.index.cpu().numpy()
+    for scored in _scored_batches(matcher, method, split, batches, device, workers):
+        where = scored.batch.index.cpu().numpy()
         signal[where] = _per_pair(scored.batch, method.pair_signal(scored))
         for name, values in method.diagnostics(scored).items():
             diagnostics.setdefault(name, np.empty(len(split)))[where] = _per_pair(scored.batch, values)
         image_sum = image_sum + scored.embeddings.image_global.sum(dim=0)
         caption_sum = caption_sum + scored.embeddings.caption_global.sum(dim=0)
-        advance(len(batch))
+        advance(len(scored.batch))
     matcher.train(was_training)
     if not np.isfinite(signal).all():
         raise InputError("the division signal is not finite: the network has diverged; lower --learning_rate")
@@ -133,6 +135,27 @@ def divide_pairs(
     assert isinstance(image_sum, Tensor) and isinstance(caption_sum, Tensor)
     gap = float(torch.linalg.vector_norm(image_sum - caption_sum) / len(split))
     return Division(signal, probability, divide(probability, method.config.p_threshold), diagnostics, gap)
+
+
+def _scored_batches(
+    matcher: Matcher,
+    method: Method,
+    split: PrecomputedSplit,
+    batches: list[Tensor],
+    device: torch.device,
+    workers: int,
+) -> Iterator[Scored]:
+    """Yield the batches, each to be scored by itself; several are encoded at once, which costs less."""
+    together = max(1, ENCODED_PAIRS // max(len(b) for b in batches))
+    groups = [batches[k : k + together] for k in range(0, len(batches), together)]
+    loaded = load(split, [torch.cat(group) for group in groups], workers, device=device)
+    for group, pairs in zip(groups, loaded, strict=True):
+        pairs = pairs.to(device)
+        with torch.no_grad():
+            embeddings = matcher.embed(pairs)
+        ends = np.cumsum([len(b) for b in group]).tolist()
+        for start, end in zip([0, *ends], ends, strict=False):
+            yield Scored(matcher, method, pairs.part(slice(start, end)), embeddings.part(slice(start, end)))
 
 
 def _per_pair(batch: Batch, values: Tensor) -> np.ndarray:

@@ -41,16 +41,19 @@ class MethodConfig:
 class Scored:
     """A batch as one network sees it, without gradient; encoded and scored when first asked for, then kept.
 
-    The matcher should be in eval mode while its properties are read.
+    The matcher should be in eval mode while its properties are read. `encoded` is the batch's embeddings, if they are
+    there already.
     """
 
-    def __init__(self, matcher: Matcher, method: Method, batch: Batch) -> None:
-        self._matcher, self._method = matcher, method
+    def __init__(self, matcher: Matcher, method: Method, batch: Batch, encoded: Embeddings | None = None) -> None:
+        self._matcher, self._method, self._encoded = matcher, method, encoded
         self.batch = batch
 
     @cached_property
     def embeddings(self) -> Embeddings:
         """Encoded images and captions."""
+        if self._encoded is not None:
+            return self._encoded
         with torch.no_grad():
             return self._matcher.embed(self.batch)
 

@@ -66,7 +66,7 @@ def dense_scores(matcher: Matcher, embeddings: Embeddings) -> Tensor:
     weights = similarity.tile_weights(captions.words.dtype)
     columns = [
         similarity.score_tile(
-            weights, images.regions, gram(images.regions), images.pooled, words[None, :length], pooled[None]
+            weights, [images.regions, gram(images.regions), images.pooled, words[None, :length], pooled[None]]
         )
         for words, length, pooled in zip(captions.words, captions.lengths.tolist(), captions.pooled, strict=True)
     ]
