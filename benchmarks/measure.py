@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ def compare(
     repeats: int,
     device: torch.device,
     differences: Differences | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
 ) -> Row:
     """Do what `compare_all` does with one computation of ours."""
     found = {} if differences is None else {name: differences}
@@ -65,7 +66,7 @@ def compare_all(
     repeats: int,
     device: torch.device,
     differences: Mapping[str, Differences] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
 ) -> list[Row]:
     """Run everything once to warm up and to compare the results, then `repeats` times in turn.
 

@@ -128,6 +128,9 @@ class MGCS(BiCro):
         sims, factors = scored.sims.diagonal(), self.factors(scored.embeddings, scored.batch).diagonal()
         return {"similarity": sims, "drift_factor": factors, "corrected": sims * factors}
 
+    def consults_peer(self, has_noisy: bool) -> bool:
+        return has_noisy
+
     def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
         """Return label 1 for clean pairs and BiCro's y* for noisy ones."""
         ones = torch.ones_like(probability)

@@ -58,6 +58,7 @@ RUN_FLAGS = {
     "precision": "fp32",
     "compile": False,
     "noisy_start": 0.5,
+    "side_by_side": False,
     "no_co_training": False,
     "validate_every": 1,
     "saved_model": None,

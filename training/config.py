@@ -53,6 +53,11 @@ class TrainingConfig:
     )
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
     noisy_start: float = flag(0.5, "the noisy side is trained from this share of the epochs on (1: never)")
+    side_by_side: bool = flag(
+        False,
+        "train, divide and validate both networks at once, each with its share of the processor's threads, where "
+        "neither needs the other: faster for small networks",
+    )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
     validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
     saved_model: str | None = flag(None, "start from this checkpoint's networks; no warm-up; it counts as a candidate")

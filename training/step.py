@@ -28,14 +28,12 @@ class Part:
 
 
 def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor) -> SoftLabels:
-    """Ask the student's method for labels; both networks look at the pairs in eval mode.
+    """Ask the student's method for labels; networks look at the pairs in eval mode, the peer only if it is asked.
 
     Args:
         probability: (B,) clean probability of the clean batch's pairs.
     """
     both = (student, peer)
-    for network in both:
-        network.matcher.eval()
     views = [
         None if batch is None else Views(*(Scored(n.matcher, n.method, batch) for n in both))
         for batch in (clean, noisy)
@@ -43,8 +41,6 @@ def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | No
     assert views[0] is not None
     with torch.no_grad():
         labels = student.method.refine(views[0], views[1], probability)
-    for network in both:
-        network.matcher.train()
     assert labels.clean.shape == (len(clean),)
     return labels
 

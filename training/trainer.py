@@ -7,12 +7,12 @@ Legend: B pairs of a batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH, load, load_forever, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
-from evaluation import Retrieval, named_similarities, result_table, retrieval
+from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
+from models.dropout import set_generator
 from models.matcher import build_matcher
 from models.precision import prepare_scoring
 from runtime.checkpoint import load_checkpoint, save_checkpoint, write_json
@@ -34,8 +35,11 @@ from training.data import RunData
 from training.division import Division, divide_pairs, division_metrics
 from training.network import Network
 from training.optim import LR_RULES, build_optimiser, set_learning_rate
+from training.side_by_side import run_side_by_side
 from training.step import Part, share_of_hardest_kept, soft_labels, train_step
 from training.warmup import warm_up_alone, warm_up_together
+
+T = TypeVar("T")
 
 BEST = "checkpoint_dev_best.pth.tar"
 WARMED = "checkpoint_warmup.pth.tar"
@@ -58,7 +62,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.epochs_done = 0  # warm-up epochs included: the step of every record but the loss
         self.steps_done: dict[str, int] = {}  # by network: the step of the loss
-        self.step_number = 0  # of the current pass over the data
+        self._held: list[tuple[str, list[float]]] | None = None
         self.started = time.monotonic()
         self._start_from_checkpoint()
         scoring = prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
@@ -90,8 +94,7 @@ class Trainer:
         for epoch in range(settings.num_epochs):
             self.set_learning_rate(epoch)
             divisions = self.divide(epoch)
-            for student, peer in self.pairs():
-                self.train_epoch(student, peer, epoch, divisions.get(peer.name))
+            self.train_epochs(epoch, divisions)
             self.validate(f"epoch {epoch + 1}/{settings.num_epochs}", is_last=epoch + 1 == settings.num_epochs)
         return self.test()
 
@@ -102,38 +105,42 @@ class Trainer:
         settings, title = self.settings, f"warm-up {epoch + 1}"
         if settings.warmup_type == "co_teaching":
             batches = self._batches(np.arange(len(self.data.train)), "warm-up", epoch)
-            self._run(title, self.networks, batches, lambda batch: warm_up_together(self.networks, batch, settings))
+            together = partial(warm_up_together, self.networks, settings=settings)
+            self._run(title, self.networks, batches, together)
             return
-        for network in self.networks:
+
+        def alone(network: Network) -> None:
             batches = self._batches(np.arange(len(self.data.train)), "warm-up", network.name, epoch)
             one_step = partial(warm_up_alone, network, settings=settings)
             self._run(f"{title} {network.name}", [network], batches, one_step)
+
+        self._each([partial(alone, network) for network in self.networks])
 
     # -- division -----------------------------------------------------------------------------------------------
 
     def divide(self, epoch: int) -> dict[str, Division]:
         """Let each network divide the training pairs; return its division by its name, and record how good it was."""
-        divisions = {}
         is_matched = self.data.train.is_matched if self.data.truth_is_known else None
-        for network in self.networks:
-            if not network.method.divides:
-                continue
-            progress = self.log.progress(f"division {epoch + 1} {network.name}", len(self.data.train))
-            division = divide_pairs(
-                network.matcher,
-                network.method,
-                self.data.train,
-                batch_size=self.settings.batch_size,
-                generator=self._generator("division"),
-                device=self.device,
-                workers=self.settings.workers,
-                advance=progress.advance,
-            )
-            progress.close()
-            metrics = division_metrics(division, is_matched)
-            self._record_division(network.name, metrics, division, is_matched)
-            divisions[network.name] = division
-        return divisions
+        dividing = [network for network in self.networks if network.method.divides]
+        found = self._each([partial(self._divide_by, network, epoch) for network in dividing])
+        for network, division in zip(dividing, found, strict=True):
+            self._record_division(network.name, division_metrics(division, is_matched), division, is_matched)
+        return {network.name: division for network, division in zip(dividing, found, strict=True)}
+
+    def _divide_by(self, network: Network, epoch: int) -> Division:
+        progress = self.log.progress(f"division {epoch + 1} {network.name}", len(self.data.train))
+        division = divide_pairs(
+            network.matcher,
+            network.method,
+            self.data.train,
+            batch_size=self.settings.batch_size,
+            generator=self._generator("division"),
+            device=self.device,
+            workers=self.settings.workers,
+            advance=progress.advance,
+        )
+        progress.close()
+        return division
 
     def _record_division(
         self, name: str, metrics: dict[str, float | None], division: Division, is_matched: np.ndarray | None
@@ -166,6 +173,23 @@ class Trainer:
             return min(1.0, epoch / self.settings.anneal_epochs)
         return 1.0 if self.settings.negatives == "hardest" else 0.0
 
+    def train_epochs(self, epoch: int, divisions: dict[str, Division]) -> None:
+        """Train every network for one epoch on the division of its peer.
+
+        One after the other where labels need the peer: the second then learns from what the first has become.
+        """
+        tasks = [partial(self.train_epoch, s, p, epoch, divisions.get(p.name)) for s, p in self.pairs()]
+        has_noisy = self.trains_noisy(epoch)
+        if any(network.method.consults_peer(has_noisy) for network in self.networks):
+            for task in tasks:
+                task()
+        else:
+            self._each(tasks)
+
+    def trains_noisy(self, epoch: int) -> bool:
+        """Tell whether the noisy side is trained in this epoch, if there is any."""
+        return epoch >= self.settings.noisy_start * self.settings.num_epochs
+
     def train_epoch(self, student: Network, peer: Network, epoch: int, division: Division | None) -> None:
         """Train one network for one epoch on the division of its peer (None: on all pairs as they are)."""
         total = len(self.data.train)
@@ -178,7 +202,7 @@ class Trainer:
         settings, name = self.settings, student.name
         batches = self._batches(clean, "clean", name, epoch)
         noisy_batches: Iterator[Batch | None] = repeat(None)
-        if epoch >= settings.noisy_start * settings.num_epochs and len(noisy) >= MIN_BATCH:
+        if self.trains_noisy(epoch) and len(noisy) >= MIN_BATCH:
             shuffle = self._generator("noisy", name, epoch)
             noisy_batches = load_forever(
                 self.data.train,
@@ -192,6 +216,8 @@ class Trainer:
         hardness = self.hardness(epoch)
         chances = torch.from_numpy(probability).float()
 
+        steps = count(1)
+
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             other = None if other is None else other.to(self.device)
@@ -200,12 +226,24 @@ class Trainer:
             if other is not None and labels.noisy is not None:
                 parts.append(Part(other, labels.noisy, labels.noisy_kept))
             if settings.negative_shortlist and hardness == 1.0:
-                self._check_shortlist(student, parts[0])
+                self._check_shortlist(student, parts[0], next(steps))
             return train_step(
                 student, parts, hardness, grad_clip=settings.grad_clip, shortlist=settings.negative_shortlist
             )
 
         self._run(f"epoch {epoch + 1} {name}", [student], batches, one_step)
+
+    def _each(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        """Do independent work of each network, side by side if asked for and if there are threads for it."""
+        if self.settings.side_by_side and len(tasks) > 1 and self.device.type == "cpu" and torch.get_num_threads() > 1:
+            self._held = []
+            try:
+                return run_side_by_side(tasks)
+            finally:  # records in the order of the networks, whoever was faster
+                held, self._held = self._held, None
+                for name, losses in sorted(held, key=lambda record: record[0]):
+                    self._record_loss(name, losses)
+        return [task() for task in tasks]
 
     def _run(
         self, title: str, networks: list[Network], batches: list[Tensor], one_step: Callable[[Batch], float]
@@ -217,7 +255,6 @@ class Trainer:
         name, losses = "+".join(n.name for n in networks), []
         ready = load(self.data.train, batches, self.settings.workers, device=self.device)
         for number, batch in enumerate(ready, start=1):
-            self.step_number = number
             losses.append(one_step(batch.to(self.device)))
             progress.advance(len(batch), losses[-1])
             if number % self.settings.log_step == 0 or number == len(batches):
@@ -225,17 +262,21 @@ class Trainer:
                 losses = []
         progress.close()
 
-    def _check_shortlist(self, network: Network, part: Part) -> None:
+    def _check_shortlist(self, network: Network, part: Part, number: int) -> None:
         """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""
-        if self.step_number % (SHORTLIST_CHECK * self.settings.log_step) != 1:
+        if number % (SHORTLIST_CHECK * self.settings.log_step) != 1:
             return
         share = share_of_hardest_kept(network, part, self.settings.negative_shortlist)
         values = {f"negative_shortlist/{network.name}/share_kept": share}
-        step = self.steps_done.get(network.name, 0) + self.step_number
+        step = self.steps_done.get(network.name, 0) + number
         self.log.scalars(step, values, event="shortlist", network=network.name)
         self.log.say(f"  {network.name}: the shortlist keeps {100 * share:.1f} % of the hardest negatives")
 
     def _record_loss(self, name: str, losses: list[float]) -> None:
+        """Record the mean loss of so many steps, or hold it back while networks are trained side by side."""
+        if self._held is not None:
+            self._held.append((name, losses))
+            return
         self.steps_done[name] = self.steps_done.get(name, 0) + len(losses)
         where = {"event": "loss", "epoch": self.epochs_done, "network": name}
         self.log.scalars(self.steps_done[name], {f"loss/{name}": float(np.mean(losses))}, **where)
@@ -244,7 +285,9 @@ class Trainer:
 
     def evaluate(self, split: PrecomputedSplit) -> dict[str, Retrieval]:
         """Rank a split with every network and with the mean of their scores."""
-        sims = named_similarities([n.matcher for n in self.networks], split, self.device)
+        scoring = [partial(similarities, network.matcher, split, self.device) for network in self.networks]
+        found = self._each(scoring)
+        sims = with_mean({network.name: own for network, own in zip(self.networks, found, strict=True)})
         return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
 
     def validate(self, title: str, *, is_last: bool) -> None:
@@ -319,6 +362,7 @@ class Trainer:
         networks = []
         for name in "AB"[: self.config.num_networks]:
             matcher = build_matcher(self.config.matcher, self.data.shape).to(self.device)
+            set_generator(matcher, self._generator("dropout", name))
             optimiser = build_optimiser(matcher, self.settings.learning_rate)
             networks.append(Network(name, matcher, optimiser, self.config.build_method()))
         return networks

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_utils.batch import Batch
 from methods.blocks.mixture import FITS, clean_probability
+from models.gallery import evaluating
 from models.losses import SOFT_MARGINS, hardest_negative, mean_over_negatives, pair_costs, soft_margin
 from models.matcher import Embeddings, Matcher
 from runtime.flags import check_choices, check_range, flag
@@ -41,8 +42,8 @@ class MethodConfig:
 class Scored:
     """A batch as one network sees it, without gradient; encoded and scored when first asked for, then kept.
 
-    The matcher should be in eval mode while its properties are read. `encoded` is the batch's embeddings, if they are
-    there already.
+    The matcher looks in eval mode; its train mode is restored. `encoded` is the batch's embeddings, if they are there
+    already.
     """
 
     def __init__(self, matcher: Matcher, method: Method, batch: Batch, encoded: Embeddings | None = None) -> None:
@@ -54,13 +55,13 @@ class Scored:
         """Encoded images and captions."""
         if self._encoded is not None:
             return self._encoded
-        with torch.no_grad():
+        with evaluating(self._matcher):
             return self._matcher.embed(self.batch)
 
     @cached_property
     def sims(self) -> Tensor:
         """(B, B) plain similarities."""
-        with torch.no_grad():
+        with evaluating(self._matcher):
             return self._matcher.score(self.embeddings)
 
     @cached_property
@@ -127,6 +128,10 @@ class Method:
     def needs_bank(self) -> bool:
         """Whether `remember` wants a fresh bank before each division."""
         return False
+
+    def consults_peer(self, has_noisy: bool) -> bool:
+        """Whether `refine` looks at the pairs with the peer, given a noisy batch or none."""
+        return True
 
     def remember(self, bank: Bank) -> None:
         """Keep the pooled vectors of the training set; only called if `needs_bank`."""
