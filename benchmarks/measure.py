@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,6 +43,10 @@ Differences = Callable[[Results, Results], dict[str, float]]
 """Names and sizes of the differences between the published results and ours."""
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)  # a long run's lines are wanted as they come
+
+
 def compare(
     name: str,
     published: Callable[[], Results],
@@ -52,7 +55,7 @@ def compare(
     repeats: int,
     device: torch.device,
     differences: Differences | None = None,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] = _say,
 ) -> Row:
     """Do what `compare_all` does with one computation of ours."""
     found = {} if differences is None else {name: differences}
@@ -66,7 +69,7 @@ def compare_all(
     repeats: int,
     device: torch.device,
     differences: Mapping[str, Differences] | None = None,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] = _say,
 ) -> list[Row]:
     """Run everything once to warm up and to compare the results, then `repeats` times in turn.
 
