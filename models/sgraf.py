@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, unit_rows, word_mask
 from models.dropout import Dropout
 from models.sides import CaptionSide, ImageSide, Similarity
-from models.tiles import TileInputs, is_one_tile, score_in_one_graph, score_tiles, score_tiles_with_gradient
+from models.tiles import TileInputs, fits_one_graph, score_in_one_graph, score_tiles, score_tiles_with_gradient
 from models.word_similarity import project_differences
 from models.workspace import WORKSPACE, results_are_kept
 
@@ -86,7 +86,7 @@ class TiledSimilarity(Similarity):
     ) -> Tensor:
         sides = TileInputs(images.regions, images.pooled, captions.words, captions.pooled)
         if torch.is_grad_enabled():
-            if wanted is None and known is None and not sparse and is_one_tile(sides, captions.lengths):
+            if wanted is None and known is None and fits_one_graph(self, sides, captions.lengths, sparse=sparse):
                 return score_in_one_graph(self, sides, captions.lengths)
             parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
             parameters: list[Tensor] = [p for part in parts for p in part.parameters()]

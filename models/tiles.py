@@ -23,7 +23,11 @@ from models.word_similarity import gram
 
 TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**26}
 """The largest temporary of a tile, images x words x D, has about so many numbers, by kind of device. 16 MiB on a
-processor keep its products large and its buffers warm (benchmarks/RESULTS.md has the figures from 2^20 to 2^24)."""
+processor keep its products large and its buffers warm (benchmarks/RESULTS.md has the figures from 2^21 to 2^23)."""
+
+COUPLED_NUMBERS = 2**29
+"""Where pairs are coupled and all have gradient, a batch of up to so many images x words x D is kept in one graph: for
+SAF at published sizes and batch 128 (2^28) about 1.3 GiB. Larger ones are scored again tile by tile."""
 
 TILE_WORDS = 64
 TILE_IMAGES = 16
@@ -299,10 +303,7 @@ def score_tiles_with_gradient(
 
 
 def score_in_one_graph(scorer: TileScorer, sides: TileInputs, lengths: Tensor) -> Tensor:
-    """Score all pairs and leave the derivative to autograd: for batches that are no larger than a tile.
-
-    Nothing is scored twice then. More than a tile's activations would neither fit nor be faster.
-    """
+    """Score all pairs and leave the derivative to autograd; nothing is scored twice then."""
     weights, products = scorer.tile_weights(sides.regions.dtype), gram(sides.regions)
     size = NO_PADDING if scorer.couples_pairs else sides.regions.shape[2]
     found, order = [], []
@@ -314,10 +315,18 @@ def score_in_one_graph(scorer: TileScorer, sides: TileInputs, lengths: Tensor) -
     return torch.cat(found, dim=1)[:, back]
 
 
-def is_one_tile(sides: TileInputs, lengths: Tensor) -> bool:
-    """Tell whether all pairs together are no more than a tile."""
-    numbers = TILE_NUMBERS.get(sides.regions.device.type, TILE_NUMBERS["cpu"])
-    return len(sides.regions) * int(lengths.sum()) * sides.regions.shape[2] <= numbers
+def fits_one_graph(scorer: TileScorer, sides: TileInputs, lengths: Tensor, *, sparse: bool) -> bool:
+    """Tell whether the derivative of all pairs is better left to autograd.
+
+    So it is if they are no more than a tile and more than a few have gradient; and where pairs are coupled, so that all
+    have, as long as memory allows.
+    """
+    limit = TILE_NUMBERS.get(sides.regions.device.type, TILE_NUMBERS["cpu"])
+    if scorer.couples_pairs:
+        limit = COUPLED_NUMBERS
+    elif sparse:
+        return False
+    return len(sides.regions) * int(lengths.sum()) * sides.regions.shape[2] <= limit
 
 
 class _TiledScores(torch.autograd.Function):

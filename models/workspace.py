@@ -23,16 +23,22 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._uses: dict[tuple[str, torch.dtype, torch.device], object] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return an uninitialised tensor of `shape` with the type and device of `like`."""
         if torch.compiler.is_compiling():
             return torch.empty(shape, dtype=like.dtype, device=like.device)
         key, size = (name, like.dtype, like.device), math.prod(shape)
+        self._uses[key] = object()
         buffer = self._buffers.get(key)
         if buffer is None or len(buffer) < size:
             buffer = self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return buffer[:size].view(shape)
+
+    def last_use(self, name: str, like: Tensor) -> object:
+        """Return what stands for the last time that this thread was given the buffer: another object each time."""
+        return self._uses.get((name, like.dtype, like.device))
 
     def linear(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return x W^T + b for x (n, in), W (out, in)."""

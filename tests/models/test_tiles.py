@@ -91,8 +91,11 @@ def test_a_tile_grows_as_vectors_shrink() -> None:
 
 @pytest.mark.parametrize("name", ["SGR", "SAF"])
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_few_scores_are_those_of_a_dense_graph(name: str, training: bool) -> None:
+def test_gradients_of_few_scores_are_those_of_a_dense_graph(
+    name: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The derivative scores again only what has gradient; the dense graph knows of no tiles."""
+    monkeypatch.setattr(module, "COUPLED_NUMBERS", 0)
     lengths = (3, 2, 5, 3, 3, 2, 3, 1, 4, 3)
     matcher, batch = make_matcher(name).train(training), make_batch(lengths)
     embeddings = matcher.embed(batch)
