@@ -29,6 +29,9 @@ COUPLED_NUMBERS = 2**29
 """Where pairs are coupled and all have gradient, a batch of up to so many images x words x D is kept in one graph: for
 SAF at published sizes and batch 128 (2^28) about 1.3 GiB. Larger ones are scored again tile by tile."""
 
+LOW_PRECISION_MULTIPLE = 32
+"""Tiles of chosen images have a multiple of so many in lower precision, so that few shapes occur."""
+
 TILE_WORDS = 64
 TILE_IMAGES = 16
 """A tile has at least so many words and images, if there are so many."""
@@ -189,12 +192,17 @@ def all_tiles(
     amounts = torch.full_like(lengths, num_images)
     for members in _joined(lengths, amounts if chosen is None else amounts * chosen, size):
         for captions in _shares(members, int(lengths[members].max()), shape[1]):
-            for start in range(0, num_images, shape[0]):
-                yield _tile(captions, slice(start, min(start + shape[0], num_images)), lengths)
+            for images in torch.arange(num_images).tensor_split(-(-num_images // shape[0])):
+                yield _tile(captions, slice(int(images[0]), int(images[-1]) + 1), lengths)
 
 
-def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int], size: int) -> Iterator[Tile]:
+def tiles_where(
+    wanted: Tensor, lengths: Tensor, shape: tuple[int, int], size: int, multiple: int = 1
+) -> Iterator[Tile]:
     """Cut the wanted pairs, (I, C) bool on the CPU, into tiles of vectors of `size` numbers.
+
+    Tiles are filled up to a `multiple` of images with some that nobody wants: products in lower precision are prepared
+    for each shape anew, which costs more than they do.
 
     Captions of one length share a tile with all the images that any of them wants, as long as scoring the pairs that
     nobody wants costs less than another tile. What would be a small tile of one caption goes pair by pair, with others.
@@ -208,6 +216,8 @@ def tiles_where(wanted: Tensor, lengths: Tensor, shape: tuple[int, int], size: i
             if len(members) == 1 and int(counts[members]) * length * size < SMALL_TILES * TILE_COST:
                 is_single[members] = True
                 continue
+            spare = -int(is_wanted.sum()) % multiple
+            is_wanted = is_wanted | (~is_wanted & (np.cumsum(~is_wanted) <= spare))
             images = torch.from_numpy(np.flatnonzero(is_wanted))
             for captions in _shares(members, length, shape[1]):
                 for block in images.split(shape[0]):
@@ -242,7 +252,9 @@ def _alike(rows: np.ndarray, waste: int) -> Iterator[tuple[list[int], np.ndarray
         yield group, union
 
 
-def _cut(scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor | None) -> Iterator[Tile]:
+def _cut(
+    scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor | None, multiple: int = 1
+) -> Iterator[Tile]:
     num_images, size = len(sides.regions), sides.regions.shape[2]
     shape = tile_shape(num_images, size, sides.regions.device)
     if scorer.couples_pairs:
@@ -250,7 +262,7 @@ def _cut(scorer: TileScorer, sides: TileInputs, lengths: Tensor, wanted: Tensor 
         return all_tiles(lengths, num_images, shape, NO_PADDING, None if wanted is None else wanted.any(dim=0))
     if wanted is None or bool(wanted.all()):
         return all_tiles(lengths, num_images, shape, size)
-    return tiles_where(wanted, lengths, shape, size)
+    return tiles_where(wanted, lengths, shape, size, multiple)
 
 
 @torch.no_grad()
@@ -277,7 +289,7 @@ def score_tiles(
     weights, products = scorer.tile_weights(dtype or sides.regions.dtype), gram(sides.regions)
     if dtype is not None:
         sides = replace(sides, regions=sides.regions.to(dtype), words=sides.words.to(dtype))
-    for tile in _cut(scorer, sides, lengths, wanted):
+    for tile in _cut(scorer, sides, lengths, wanted, 1 if dtype is None else LOW_PRECISION_MULTIPLE):
         sims[tile.index(sims.device)] = scorer.plain_tile(
             weights, sides.of(tile, products), tile.node_mask(sims.device)
         ).to(sims.dtype)

@@ -66,6 +66,10 @@ def test_wanted_pairs_are_covered_once_and_no_others(seed: int, images: int, cap
     assert torch.equal(times, wanted.long()), "at such a size not one pair may be wasted"
     cheap = counted(tiles_where(wanted, lengths, (5, 6), 1), lengths, images, (5, 6))
     assert (cheap[wanted] == 1).all() and (cheap <= 1).all()
+    filled = list(tiles_where(wanted, lengths, (40, 6), 2 * module.TILE_COST, multiple=8))
+    assert (counted(filled, lengths, images, (40, 6))[wanted] == 1).all()
+    rows = [torch.arange(images)[tile.images] for tile in filled if not tile.is_paired]
+    assert all(len(own) % 8 == 0 or len(own) == images for own in rows)
 
 
 def test_captions_that_want_the_same_images_share_tiles() -> None:
