@@ -65,7 +65,7 @@ def called_attributes(tree: ast.AST, attribute: str) -> int:
 
 def test_all_packages_are_seen() -> None:
     assert {package_of(name) for name in SOURCES} >= set(PACKAGES)
-    assert "evaluation.named_similarities" in set(imported_modules(TREES["training/trainer.py"]))
+    assert "evaluation.result_table" in set(imported_modules(TREES["training/trainer.py"]))
 
 
 @pytest.mark.parametrize("name", SOURCES)

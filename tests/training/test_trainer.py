@@ -16,6 +16,7 @@ import run
 from data_utils.batch import Batch
 from evaluation import Ranks, Retrieval
 from methods.blocks.method import SoftLabels
+from models.dropout import set_generator
 from runtime.checkpoint import load_checkpoint
 from tests.models.networks import dense_scores
 from tests.tiny import tiny_flags
@@ -54,7 +55,7 @@ def dense_loss(network: Network, part: Part, hardness: float) -> Tensor:
 def loss_and_gradients(
     compute: Callable[[Network, Part, float], Tensor], network: Network, part: Part, hardness: float
 ) -> tuple[Tensor, list[Tensor]]:
-    torch.manual_seed(11)  # the same dropout
+    set_generator(network.matcher, torch.Generator().manual_seed(11))  # the same dropout
     loss = compute(network, part, hardness)
     parameters = list(network.matcher.parameters())
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
