@@ -9,7 +9,7 @@ x of an image: its self-attention pooled vector and the plain mean of its region
 words. a and b come from a ridge regression on the similarity's own scores of pairs drawn at random. No label is used,
 and all pairs cost one matrix product. Cosines are no substitute, since they are not what SGR is trained on: with 64
 candidates on the embedded test set (1,000 x 5,000) that of the pooled vectors loses 114 and 127 points of rSum (two
-networks of 246 and 242), the best region of every word 84 and 115, this estimate less than one.
+networks of 246 and 242), the best region of every word 84 and 115, this estimate about one.
 Legend: I images, C captions, P pairs, D embed size.
 """
 
