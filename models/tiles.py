@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.attention import word_mask
 from models.word_similarity import gram
 
 TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**26}
@@ -67,7 +68,7 @@ class Tile:
         """Return which nodes are there, (C, W + 1) bool or, of pairs, (P, 1, W + 1); None: all. Node 0 always is."""
         if self.lengths is None:
             return None
-        mask = torch.arange(self.length + 1, device=device) <= self.lengths.to(device)[:, None]
+        mask = word_mask(self.lengths + 1, self.length + 1, device)
         return mask[:, None] if self.is_paired else mask
 
     def index(self, device: torch.device) -> tuple[slice | Tensor, Tensor]:
@@ -117,8 +118,7 @@ class TileInputs:
         images = tile.images if isinstance(tile.images, slice) else tile.images.to(self.regions.device)
         words, caption_pooled = self.words[captions, : tile.length], self.caption_pooled[captions]
         if tile.lengths is not None:
-            is_word = torch.arange(tile.length, device=words.device) < tile.lengths.to(words.device)[:, None]
-            words = words.masked_fill(~is_word[:, :, None], 0.0)
+            words = words.masked_fill(~word_mask(tile.lengths, tile.length, words.device)[:, :, None], 0.0)
         if tile.is_paired:
             words, caption_pooled = words[:, None], caption_pooled[:, None]
         return [self.regions[images], products[images], self.image_pooled[images], words, caption_pooled]
