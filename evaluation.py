@@ -21,7 +21,7 @@ import torch
 
 from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
-from models.gallery import named_similarities, similarities, similarities_by_name, with_mean
+from models.gallery import similarities, similarities_by_name, with_mean
 from models.matcher import Matcher
 from models.precision import ScoringConfig, prepare_scoring
 from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, folds_of, mean_retrieval, retrieval
@@ -35,7 +35,7 @@ from runtime.flags import OneLineParser, add_flags, check_range, flag, from_name
 from runtime.log import table
 from vocab.vocabulary import Vocabulary
 
-__all__ = ["Ranks", "named_similarities", "restore", "retrieval", "similarities", "with_mean"]
+__all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
 """What others import from here, though it lives below."""
 
 

@@ -90,7 +90,7 @@ def _difference_of_scores(matcher: Matcher, batch: Batch) -> float:
 
 
 def _network(matcher: Matcher, method: Method) -> Network:
-    return Network("A", matcher, build_optimiser(matcher, LEARNING_RATE), method)
+    return Network("A", matcher, build_optimiser(matcher, LEARNING_RATE), method, torch.Generator())
 
 
 def _published_side(matcher: Matcher, batch: Batch, loss_of: Callable[[Tensor], Tensor]) -> Callable[[], Results]:

@@ -8,6 +8,7 @@ whether an image is its own neighbour, whether the factor carries gradient, wher
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,12 @@ class MGCS(BiCro):
 
     def remember(self, bank: Bank) -> None:
         self._bank = bank
+
+    def state(self) -> dict[str, Any]:
+        return {} if self._bank is None else {"bank": vars(self._bank)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._bank = Bank(**state["bank"]) if state else None
 
     def factors(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Return the alignment factors (B, B) of every image with every caption of the batch (Eq. 4-6).

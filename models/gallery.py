@@ -5,7 +5,7 @@ Legend: I images, C captions, R regions, D embed size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -119,11 +119,6 @@ def similarities(matcher: Matcher, split: Split, device: torch.device) -> np.nda
 def similarities_by_name(matchers: Mapping[str, Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:
     """Return all scores of each network and, of several, their `mean`."""
     return with_mean({name: similarities(matcher, split, device) for name, matcher in matchers.items()})
-
-
-def named_similarities(matchers: Sequence[Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:
-    """Do the same for networks without names: they are `A`, `B`, ..."""
-    return similarities_by_name({chr(ord("A") + k): matcher for k, matcher in enumerate(matchers)}, split, device)
 
 
 def with_mean(sims: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,8 +19,9 @@ from tqdm import tqdm
 class Progress:
     """A tqdm bar over `total` steps that counts pairs and shows the latest loss; silent when not on a terminal."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self._bar = tqdm(total=total, desc=title, unit=" pairs", leave=False, disable=not sys.stderr.isatty())
+    def __init__(self, title: str, total: int, line: int = 0) -> None:
+        is_hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=title, unit=" pairs", leave=False, disable=is_hidden, position=line)
 
     def advance(self, pairs: int, loss: float | None = None) -> None:
         """Count `pairs` more pairs as done."""
@@ -66,10 +67,39 @@ class RunLog:
         """Return a progress bar over `total` pairs."""
         return Progress(title, total)
 
+    def replay(self, held: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
+        """Say and record what a `HeldLog` holds."""
+        for name, values, named in held:
+            getattr(self, name)(*values, **named)
+
     def close(self) -> None:
         """Flush and close the files."""
         self._metrics.close()
         self._events.close()
+
+
+class HeldLog:
+    """Keeps what is said and recorded until it is replayed; progress bars are shown at once, on their own line."""
+
+    def __init__(self, line: int) -> None:
+        self.held: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self._line = line
+
+    def say(self, text: str) -> None:
+        """Keep a line."""
+        self.held.append(("say", (text,), {}))
+
+    def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
+        """Keep a record."""
+        self.held.append(("scalars", (step, values), where))
+
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        """Keep a histogram."""
+        self.held.append(("histogram", (name, values, step), {}))
+
+    def progress(self, title: str, total: int) -> Progress:
+        """Return a progress bar over `total` pairs."""
+        return Progress(title, total, self._line)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

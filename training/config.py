@@ -55,8 +55,8 @@ class TrainingConfig:
     noisy_start: float = flag(0.5, "the noisy side is trained from this share of the epochs on (1: never)")
     side_by_side: bool = flag(
         False,
-        "train, divide and validate both networks at once, each with its share of the processor's threads, where "
-        "neither needs the other: faster for small networks",
+        "train, divide and validate both networks at once, each in a process of its own with one thread, where "
+        "neither needs the other: faster for small networks (Linux, CPU; otherwise in turn)",
     )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
     validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
@@ -117,6 +117,9 @@ class RunConfig:
                 "one product scores all pairs" if module == "VSE" else "all pairs of a caption are coupled in training"
             )
             raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
+
+        if self.training.side_by_side and self.scoring.compile:
+            raise InputError("--compile would compile anew in every process of --side_by_side; leave one out")
 
     def build_method(self) -> Method:
         """Return a fresh `Method`, for one network."""

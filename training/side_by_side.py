@@ -1,31 +1,110 @@
-"""Independent work of two networks at the same time, each with its share of the processor's threads.
+"""Independent work at the same time, each piece in a process of its own with one thread.
 
-Operators on small tensors gain little from a second thread. Where they dominate (small networks, small batches) it is
-better to give each network a thread of its own.
+Operators on small tensors gain little from a second thread, and two Python threads wait for each other's lock. Where
+small operators dominate (small networks, small batches) a process for each network is faster. Processes are forks: they
+see everything as it was when the work began, and what they change reaches nobody but through what they return.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
+INTERRUPTED = 130
+
+
+def is_possible(device: torch.device) -> bool:
+    """Tell whether work may be done side by side: on Linux, on a processor, with a thread for more than one.
+
+    Forks of a process that has used CUDA cannot use it, and other systems' libraries do not survive a fork.
+    """
+    return sys.platform == "linux" and device.type == "cpu" and torch.get_num_threads() > 1
+
 
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Run tasks that do not touch each other's data; return their results in order.
+    """Run each task in a fork of this process with one thread; return their results, which are pickled, in order.
 
     Raises:
-        Exception: the first one that a task raised, once all have ended.
+        Exception: the first one (in the order of the tasks) that a task raised, once all have ended.
+        RuntimeError: a process died.
     """
-    threads = torch.get_num_threads()
-    share = max(1, threads // len(tasks))
+    context = multiprocessing.get_context("fork")
+    watched, held = os.pipe()  # `held` closes when this process dies, however it does: nobody is left behind
+    sys.stdout.flush()
+    sys.stderr.flush()
+    started: list[tuple[Any, Connection]] = []
     try:
-        with ThreadPoolExecutor(max_workers=len(tasks), initializer=partial(torch.set_num_threads, share)) as pool:
-            return [future.result() for future in [pool.submit(task) for task in tasks]]
+        for task in tasks:
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(task, sender, watched, held))
+            process.start()
+            sender.close()
+            started.append((process, receiver))
+        outcomes = [_outcome(process, receiver) for process, receiver in started]
     finally:
-        torch.set_num_threads(threads)
+        for process, receiver in started:
+            if process.is_alive():
+                process.terminate()
+            process.join()
+            receiver.close()
+        os.close(watched)
+        os.close(held)
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for result, _ in outcomes]
+
+
+def _outcome(process: Any, receiver: Connection) -> tuple[Any, Exception | None]:
+    """Wait for what a process has to say: its result, or the exception that ended it."""
+    try:
+        said = receiver.recv_bytes()
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        why = f"signal {-code}; out of memory?" if code and code < 0 else f"exit code {code}"
+        return None, RuntimeError(f"a process of --side_by_side died ({why})")
+    process.join()
+    return pickle.loads(said)  # from a fork of this very process
+
+
+def _work(task: Callable[[], Any], sender: Connection, watched: int, held: int) -> None:
+    """Do a task in a fork and send back its result."""
+    os.close(held)
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        said = pickle.dumps((task(), None))
+    except KeyboardInterrupt:  # Ctrl-C reaches every process of the terminal; the parent says what there is to say
+        os._exit(INTERRUPTED)
+    except Exception as error:
+        said = _described(error)
+    sender.send_bytes(said)
+
+
+def _end_with_parent(watched: int) -> None:
+    os.read(watched, 1)  # returns only once the other end is closed
+    os._exit(1)
+
+
+def _described(error: Exception) -> bytes:
+    """Pickle an exception with the place it came from, or its text if it cannot be pickled."""
+    where = "".join(traceback.format_exception(error))
+    try:
+        error.add_note(f"in a process of --side_by_side:\n{where}")
+        said = pickle.dumps((None, error))
+        pickle.loads(said)
+    except Exception:  # whatever hinders pickling, the text gets through
+        said = pickle.dumps((None, RuntimeError(where)))
+    return said

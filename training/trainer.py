@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,20 +22,18 @@ from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH, load, load_forever, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
-from models.dropout import set_generator
-from models.matcher import build_matcher
 from models.precision import prepare_scoring
 from runtime.checkpoint import load_checkpoint, save_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError
-from runtime.log import RunLog
-from runtime.seed import generator, seed_everything
+from runtime.log import HeldLog, RunLog
+from runtime.seed import generator
 from training.config import RunConfig
 from training.data import RunData
 from training.division import Division, divide_pairs, division_metrics
-from training.network import Network
-from training.optim import LR_RULES, build_optimiser, set_learning_rate
-from training.side_by_side import run_side_by_side
+from training.network import Network, build_networks
+from training.optim import LR_RULES, set_learning_rate
+from training.side_by_side import is_possible, run_side_by_side
 from training.step import Part, share_of_hardest_kept, soft_labels, train_step
 from training.warmup import warm_up_alone, warm_up_together
 
@@ -51,6 +49,16 @@ MAX_RATIO_ERROR = 0.01 + 1e-9
 """A noise index that misses the asked ratio by more is warned about."""
 
 
+@dataclass(frozen=True)
+class Aside(Generic[T]):
+    """What work in a fork comes back with: its result, what it had to log, the network's steps and its new state."""
+
+    result: T
+    held: list[Any]
+    steps_done: int | None
+    state: dict[str, Any] | None
+
+
 class Trainer:
     """Train as `config` says and write everything into `folder`."""
 
@@ -58,11 +66,10 @@ class Trainer:
         self.config, self.data, self.folder = config, data, folder
         self.settings = config.training
         self.device = choose_device(self.settings.gpu)
-        self.networks = self._build_networks()
+        self.networks = build_networks(config, data.shape, self.device)
         self.best: dict[str, Any] | None = None
         self.epochs_done = 0  # warm-up epochs included: the step of every record but the loss
         self.steps_done: dict[str, int] = {}  # by network: the step of the loss
-        self._held: list[tuple[str, list[float]]] | None = None
         self.started = time.monotonic()
         self._start_from_checkpoint()
         scoring = prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
@@ -114,7 +121,7 @@ class Trainer:
             one_step = partial(warm_up_alone, network, settings=settings)
             self._run(f"{title} {network.name}", [network], batches, one_step)
 
-        self._each([partial(alone, network) for network in self.networks])
+        self._each(alone, self.networks, trains=True)
 
     # -- division -----------------------------------------------------------------------------------------------
 
@@ -122,7 +129,7 @@ class Trainer:
         """Let each network divide the training pairs; return its division by its name, and record how good it was."""
         is_matched = self.data.train.is_matched if self.data.truth_is_known else None
         dividing = [network for network in self.networks if network.method.divides]
-        found = self._each([partial(self._divide_by, network, epoch) for network in dividing])
+        found = self._each(partial(self._divide_by, epoch=epoch), dividing, trains=True)
         for network, division in zip(dividing, found, strict=True):
             self._record_division(network.name, division_metrics(division, is_matched), division, is_matched)
         return {network.name: division for network, division in zip(dividing, found, strict=True)}
@@ -178,13 +185,18 @@ class Trainer:
 
         One after the other where labels need the peer: the second then learns from what the first has become.
         """
-        tasks = [partial(self.train_epoch, s, p, epoch, divisions.get(p.name)) for s, p in self.pairs()]
+        peers = {student.name: peer for student, peer in self.pairs()}
+
+        def train(student: Network) -> None:
+            peer = peers[student.name]
+            self.train_epoch(student, peer, epoch, divisions.get(peer.name))
+
         has_noisy = self.trains_noisy(epoch)
         if any(network.method.consults_peer(has_noisy) for network in self.networks):
-            for task in tasks:
-                task()
+            for student in self.networks:
+                train(student)
         else:
-            self._each(tasks)
+            self._each(train, self.networks, trains=True)
 
     def trains_noisy(self, epoch: int) -> bool:
         """Tell whether the noisy side is trained in this epoch, if there is any."""
@@ -233,17 +245,26 @@ class Trainer:
 
         self._run(f"epoch {epoch + 1} {name}", [student], batches, one_step)
 
-    def _each(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
-        """Do independent work of each network, side by side if asked for and if there are threads for it."""
-        if self.settings.side_by_side and len(tasks) > 1 and self.device.type == "cpu" and torch.get_num_threads() > 1:
-            self._held = []
-            try:
-                return run_side_by_side(tasks)
-            finally:  # records in the order of the networks, whoever was faster
-                held, self._held = self._held, None
-                for name, losses in sorted(held, key=lambda record: record[0]):
-                    self._record_loss(name, losses)
-        return [task() for task in tasks]
+    def _each(self, work: Callable[[Network], T], networks: Sequence[Network], *, trains: bool = False) -> list[T]:
+        """Do independent work of each network, side by side if asked for and possible; `trains`: it changes them."""
+        if not (self.settings.side_by_side and len(networks) > 1 and is_possible(self.device)):
+            return [work(network) for network in networks]
+
+        def in_a_fork(line: int, network: Network) -> Aside[T]:
+            self.log = held = HeldLog(line)  # type: ignore[assignment]
+            result = work(network)
+            return Aside(result, held.held, self.steps_done.get(network.name), network.state() if trains else None)
+
+        results = []
+        tasks = [partial(in_a_fork, line, network) for line, network in enumerate(networks)]
+        for network, aside in zip(networks, run_side_by_side(tasks), strict=True):
+            self.log.replay(aside.held)
+            if aside.steps_done is not None:
+                self.steps_done[network.name] = aside.steps_done
+            if aside.state is not None:
+                network.restore(aside.state)
+            results.append(aside.result)
+        return results
 
     def _run(
         self, title: str, networks: list[Network], batches: list[Tensor], one_step: Callable[[Batch], float]
@@ -273,10 +294,7 @@ class Trainer:
         self.log.say(f"  {network.name}: the shortlist keeps {100 * share:.1f} % of the hardest negatives")
 
     def _record_loss(self, name: str, losses: list[float]) -> None:
-        """Record the mean loss of so many steps, or hold it back while networks are trained side by side."""
-        if self._held is not None:
-            self._held.append((name, losses))
-            return
+        """Record the mean loss of so many steps."""
         self.steps_done[name] = self.steps_done.get(name, 0) + len(losses)
         where = {"event": "loss", "epoch": self.epochs_done, "network": name}
         self.log.scalars(self.steps_done[name], {f"loss/{name}": float(np.mean(losses))}, **where)
@@ -285,8 +303,7 @@ class Trainer:
 
     def evaluate(self, split: PrecomputedSplit) -> dict[str, Retrieval]:
         """Rank a split with every network and with the mean of their scores."""
-        scoring = [partial(similarities, network.matcher, split, self.device) for network in self.networks]
-        found = self._each(scoring)
+        found = self._each(lambda network: similarities(network.matcher, split, self.device), self.networks)
         sims = with_mean({network.name: own for network, own in zip(self.networks, found, strict=True)})
         return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
 
@@ -356,16 +373,6 @@ class Trainer:
             if settings["data"][name] is not None:
                 settings["data"][name] = str(Path(settings["data"][name]).resolve())
         return {**settings, "shape": asdict(self.data.shape), "noise_report": asdict(self.data.noise)}
-
-    def _build_networks(self) -> list[Network]:
-        seed_everything(self.settings.seed)
-        networks = []
-        for name in "AB"[: self.config.num_networks]:
-            matcher = build_matcher(self.config.matcher, self.data.shape).to(self.device)
-            set_generator(matcher, self._generator("dropout", name))
-            optimiser = build_optimiser(matcher, self.settings.learning_rate)
-            networks.append(Network(name, matcher, optimiser, self.config.build_method()))
-        return networks
 
     def _start_from_checkpoint(self) -> None:
         path = self.settings.saved_model or self.settings.warmup_model_path

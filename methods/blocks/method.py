@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -135,6 +135,13 @@ class Method:
 
     def remember(self, bank: Bank) -> None:
         """Keep the pooled vectors of the training set; only called if `needs_bank`."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what this object remembers from one step of the run to the next: tensors and plain values."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Remember what `state`, of an object of the same configuration, remembered."""
 
     def scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Return (B, B), what the hinge sees in training: the plain similarities."""

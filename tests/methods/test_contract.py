@@ -181,7 +181,7 @@ def test_scoring_touched_pairs_again_is_the_dense_loss(
     for shortcut in (False, True):
         matcher = make_matcher(module_name).train()
         if shortcut:
-            network = Network("A", matcher, cast(torch.optim.Adam, None), method)
+            network = Network("A", matcher, cast(torch.optim.Adam, None), method, torch.Generator())
             loss = part_loss(network, Part(batch, labels, kept), hardness)
         else:
             embeddings = matcher.embed(batch)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models import gallery
-from models.gallery import encode_gallery, named_similarities, similarities, with_mean
+from models.gallery import encode_gallery, similarities, similarities_by_name, with_mean
 from tests.models.splits import small_matcher, small_split
 
 CPU = torch.device("cpu")
@@ -43,10 +43,10 @@ def test_scores_of_a_split_do_not_depend_on_blocks_and_leave_the_mode_alone(
             assert float(single) == pytest.approx(whole[image, caption], abs=1e-6)
 
 
-def test_networks_without_names_are_letters(tmp_path: Path) -> None:
+def test_networks_keep_their_names(tmp_path: Path) -> None:
     split = small_split(tmp_path)
     one, two = (small_matcher(split, "VSE", seed=k) for k in range(2))
-    named = named_similarities([one, two], split, CPU)
+    named = similarities_by_name({"A": one, "B": two}, split, CPU)
     assert list(named) == ["A", "B", "mean"]
     assert np.array_equal(named["B"], similarities(two, split, CPU))
     assert not np.array_equal(named["A"], named["B"])
