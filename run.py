@@ -3,53 +3,34 @@
     python run.py @recipes/emoji_mgcs_0.4.args
     python run.py --data_name f30k_precomp --data_path /data --noise_ratio 0.2 --fit_type bmm
 
-Without arguments it trains MGCS on the embedded data set. `--help` lists every flag.
+Without arguments it trains MGCS on the embedded data set. `--help` lists every flag. An interrupted run goes on with
+the same command and `--resume`.
 """
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError, exit_on_input_error
+from runtime.interruption import Stopped
 from training.config import RunConfig, parse_args
 from training.data import open_data
+from training.folders import choose_folder
 from training.trainer import Trainer
-
-
-def claim_folder(config: RunConfig) -> Path:
-    """Make the run's folder; an earlier run of the same name is kept, and the new one gets a number.
-
-    Raises:
-        InputError: the output folder cannot be written.
-    """
-    name = config.run_name()
-    try:
-        for number in count(1):
-            folder = Path(config.training.output_dir) / (name if number == 1 else f"{name}-{number}")
-            try:
-                folder.mkdir(parents=True)
-                return folder
-            except FileExistsError:
-                if not folder.is_dir():
-                    raise
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {config.training.output_dir} cannot be written: {error.strerror}; name another folder"
-        ) from None
-    raise AssertionError("unreachable: numbers do not end")
 
 
 def train(config: RunConfig) -> dict[str, Any]:
     """Open the data, claim a folder, train; return the content of results.json."""
     data = open_data(config.data, config.noise, config.matcher)
-    folder = claim_folder(config)
+    folder, is_resumed = choose_folder(config)
     try:
-        trainer = Trainer(config, data, folder)
+        trainer = Trainer(config, data, folder, resume=is_resumed)
     except InputError:
-        folder.rmdir()  # nothing was written yet: leave nothing behind
+        if not is_resumed:
+            shutil.rmtree(folder)  # nothing was trained yet: leave nothing behind
         raise
     return trainer.train()
 
@@ -57,7 +38,11 @@ def train(config: RunConfig) -> dict[str, Any]:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and train."""
-    train(parse_args(argv))
+    try:
+        train(parse_args(argv))
+    except Stopped as stopped:
+        print("interrupted, and saved; to go on, give the same command with --resume", file=sys.stderr)
+        sys.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -75,11 +76,10 @@ class RobustnessConfig:
         return list(product([int(s) for s in self.seeds.split(",")], ratios, self.methods.split(",")))
 
 
-def last_division(metrics: Path) -> dict[str, float]:
+def last_division(metrics: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean over both networks of the last division's AUC and residual noise; nothing without a division."""
     last: dict[str, dict[str, float]] = {}
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in metrics:
         if record["event"] == "division":
             prefix = f"division/{record['network']}/"
             last[record["network"]] = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
@@ -89,22 +89,28 @@ def last_division(metrics: Path) -> dict[str, float]:
     }
 
 
-def run_once(method: str, ratio: str, seed: int, arguments: Sequence[str], threads: int) -> dict[str, object]:
-    """Train one cell of the grid in its own process and return its row.
+def run_recipe(arguments: Sequence[str], threads: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run `run.py` in its own process; return its results.json and the records of its metrics.jsonl.
 
     Raises:
         InputError: the run failed; carries its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(REPOSITORY / "run.py"), *arguments, "--method", method]
-        command += ["--noise_ratio", ratio, "--seed", str(seed), "--output_dir", folder]
+        command = [sys.executable, str(REPOSITORY / "run.py"), *arguments, "--output_dir", folder]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
-            raise InputError(f"run.py failed for {method} at {ratio}: {done.stderr.strip().splitlines()[-1]}")
+            raise InputError(f"run.py {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
         (results,) = Path(folder).glob("*/results.json")
-        record = json.loads(results.read_text(encoding="utf-8"))
-        division = last_division(results.parent / "metrics.jsonl")
+        metrics = (results.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return json.loads(results.read_text(encoding="utf-8")), [json.loads(line) for line in metrics]
+
+
+def run_once(method: str, ratio: str, seed: int, arguments: Sequence[str], threads: int) -> dict[str, object]:
+    """Train one cell of the grid and return its row."""
+    own = ["--method", method, "--noise_ratio", ratio, "--seed", str(seed)]
+    record, metrics = run_recipe([*arguments, *own], threads)
+    division = last_division(metrics)
     final = list(record["test"])[-1]
     test, dev = record["test"][final], record["dev"][final]
     return {
@@ -132,11 +138,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append_row(path: Path, row: dict[str, object]) -> None:
-    """Add a row, with the header if the file is new."""
+def append_row(path: Path, row: dict[str, Any], fields: Sequence[str] = FIELDS) -> None:
+    """Add a row of `fields`, with the header if the file is new."""
     is_new = not path.is_file()
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(row)

@@ -124,11 +124,13 @@ def load_forever(
     *,
     window: int = 1,
     device: torch.device | None = None,
+    skip: int = 0,
 ) -> Iterator[Batch]:
-    """Yield shuffled batches of `pairs` without end, shuffled anew each time round."""
+    """Yield shuffled batches of `pairs` without end, shuffled anew each time round; leave out the first `skip`."""
     while True:
         batches = shuffled_batches(pairs, batch_size, generator, lengths=split.lengths, window=window)
-        yield from load(split, batches, workers, device=device)
+        yield from load(split, batches[skip:], workers, device=device)
+        skip = max(0, skip - len(batches))
 
 
 def covering_batches(pairs: np.ndarray, batch_size: int, generator: torch.Generator) -> list[Tensor]:

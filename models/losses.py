@@ -40,22 +40,31 @@ def negatives(size: int, image_id: Tensor | None, device: torch.device) -> Tenso
     return is_negative
 
 
-def pair_costs(scores: Tensor, margin: Tensor | float, image_id: Tensor | None = None) -> PairCosts:
+def pair_costs(
+    scores: Tensor,
+    margin: Tensor | float,
+    image_id: Tensor | None = None,
+    *,
+    caption_margin: Tensor | float | None = None,
+) -> PairCosts:
     """Return both hinge costs of every negative.
 
     Args:
         scores: (B, B).
         margin: a number, or (B,) one for each anchor: image i's in `i2t`, caption j's in `t2i`.
         image_id: (B,); captions of an anchor's own image are then no negatives.
+        caption_margin: a number, or (B,), of caption anchors if they have another one than images; None: the same.
 
-    Source: VSE++ Eq. 5; NCR Eq. 1; the margin belongs to the anchor.
+    Source: VSE++ Eq. 5; NCR Eq. 1; the margin belongs to the anchor. Two margins: DSDMR (TOIS 2024).
     """
     assert scores.dim() == 2 and scores.shape[0] == scores.shape[1]
-    assert not isinstance(margin, Tensor) or margin.shape == scores.shape[:1]
+    caption_margin = margin if caption_margin is None else caption_margin
+    for given in (margin, caption_margin):
+        assert not isinstance(given, Tensor) or given.shape == scores.shape[:1]
     is_negative = negatives(len(scores), image_id, scores.device)
     return PairCosts(
         i2t=_anchor_costs(scores, margin, is_negative),
-        t2i=_anchor_costs(scores.t(), margin, is_negative).t(),
+        t2i=_anchor_costs(scores.t(), caption_margin, is_negative).t(),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from data_utils.batch import Batch
@@ -125,6 +126,11 @@ class Matcher(nn.Module):
     def score(self, embeddings: Embeddings, *, sparse: bool = False) -> Tensor:
         """Score every image against every caption, (I, C); `sparse` if few scores will have gradient."""
         return self.similarity(embeddings.images, embeddings.captions, sparse=sparse)
+
+    def score_given(self, embeddings: Embeddings) -> Tensor:
+        """Score every image against its own caption, (B,)."""
+        own = torch.arange(len(embeddings.image_global), device=embeddings.image_global.device)
+        return self.similarity.score_pairs(embeddings.images, embeddings.captions, own, own)
 
 
 def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:

@@ -6,6 +6,7 @@ Nothing else in the suite prints while it trains. Progress bars appear on a term
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 
 
 class Progress:
@@ -39,11 +42,19 @@ class RunLog:
 
     Args:
         folder: the run's output folder; it must exist.
+        size: go on with logs of this `size`, and forget what is behind it; None: begin anew.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._metrics = open(folder / "metrics.jsonl", "w", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, size: Mapping[str, int] | None = None) -> None:
+        self._folder = folder
+        for path in self._files():
+            if size is None or path.relative_to(folder).as_posix() not in size:
+                path.unlink()
+        for name, end in (size or {}).items():
+            if (folder / name).is_file():
+                os.truncate(folder / name, end)
+        self._metrics = open(folder / METRICS, "a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder / EVENTS))
 
     def say(self, text: str) -> None:
         """Print a line (or a table) for the person who waits."""
@@ -71,6 +82,15 @@ class RunLog:
         """Say and record what a `HeldLog` holds."""
         for name, values, named in held:
             getattr(self, name)(*values, **named)
+
+    def size(self) -> dict[str, int]:
+        """Write everything to its file; return the length of each, by its name in the folder."""
+        self._metrics.flush()
+        self._events.flush()
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in self._files()}
+
+    def _files(self) -> list[Path]:
+        return [*self._folder.glob(METRICS), *(self._folder / EVENTS).glob("*")]
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -371,13 +371,117 @@ def score_vse(image_embeddings: Tensor, caption_embeddings: Tensor, lengths: Seq
     return torch.stack(rows)
 
 
+def score_scan(
+    image_embeddings: Tensor,
+    caption_embeddings: Tensor,
+    lengths: Sequence[int] | Tensor,
+    direction: str,
+    pooling: str,
+    softmax_factor: float,
+    lse_factor: float,
+) -> Tensor:
+    """SCAN: pool the cosines of each word with its context in the image (t2i), or of each region with its own in the
+    caption (i2t), by their mean or by (1/l) log sum exp(l cosine).
+
+    Args:
+        image_embeddings: (images, R, D).
+        caption_embeddings: (captions, Wmax, D); what lies beyond a caption's length is never read.
+        lengths: (captions,).
+        direction: ``t2i`` or ``i2t``.
+        pooling: ``mean`` or ``lse``.
+        softmax_factor: lambda of the attention.
+        lse_factor: l.
+
+    Returns:
+        (images, captions).
+    """
+    columns = []
+    for caption, length in zip(caption_embeddings, [int(n) for n in lengths], strict=True):
+        words = caption[:length]
+        column = []
+        for regions in image_embeddings:
+            asking, asked = (words, regions) if direction == "t2i" else (regions, words)
+            contexts = _contexts(asked, asking, softmax_factor)
+            cosines = torch.stack([_cosine(a, context) for a, context in zip(asking, contexts, strict=True)])
+            if pooling == "mean":
+                column.append(cosines.sum() / len(cosines))
+            else:
+                column.append(torch.log(torch.exp(lse_factor * cosines).sum()) / lse_factor)
+        columns.append(torch.stack(column))
+    return torch.stack(columns, dim=1)
+
+
+def gpo_weights(state: Mapping[str, Tensor], count: int) -> Tensor:
+    """Weights of ranks 0 .. count - 1 (VSE-infinity): softmax(10 w . h_k) over k, h the bi-GRU's mean state at the
+    position code of k, whose place 2j is sin(k / 10000^(2j/32)) and whose place 2j + 1 the cosine of the same.
+
+    Args:
+        state: ``gru.*`` (one bidirectional layer) and ``linear.weight`` (1, hidden).
+        count: K, how many elements are pooled.
+
+    Returns:
+        (K,).
+    """
+    weight = state["linear.weight"]
+    codes = []
+    for k in range(count):
+        code = [(math.cos if j % 2 else math.sin)(k / 10000 ** ((j - j % 2) / 32)) for j in range(32)]
+        codes.append(torch.tensor(code, dtype=weight.dtype))
+    gru = {f"cap_rnn.{name.removeprefix('gru.')}": tensor for name, tensor in state.items()}
+    forward, backward = _gru(gru, codes, "l0"), _gru(gru, codes[::-1], "l0_reverse")[::-1]
+    logits = [torch.dot(weight[0], (forward[k] + backward[k]) / 2) / 0.1 for k in range(count)]
+    return torch.softmax(torch.stack(logits), dim=0)
+
+
+def pool_gpo(state: Mapping[str, Tensor], elements: Tensor) -> Tensor:
+    """Sort every feature of elements (K, D) by itself, the largest first, and add them up with `gpo_weights`: (D,)."""
+    weights = gpo_weights(state, len(elements))
+    pooled = []
+    for d in range(elements.shape[1]):
+        ranked = sorted(elements[:, d], key=_number, reverse=True)
+        pooled.append(sum(weights[k] * ranked[k] for k in range(len(ranked))))
+    return torch.stack(pooled)
+
+
+def score_gpo(
+    state: Mapping[str, Tensor],
+    image_embeddings: Tensor,
+    caption_embeddings: Tensor,
+    lengths: Sequence[int] | Tensor,
+) -> Tensor:
+    """VSE-infinity: cosine of the pooled regions and the pooled valid words.
+
+    Args:
+        state: two poolings, ``image_gpool.*`` and ``caption_gpool.*``, each as `gpo_weights` takes it.
+        image_embeddings: (images, R, D).
+        caption_embeddings: (captions, Wmax, D).
+        lengths: (captions,).
+
+    Returns:
+        (images, captions).
+    """
+    poolings = [
+        {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        for prefix in ("image_gpool.", "caption_gpool.")
+    ]
+    images = [l2norm(pool_gpo(poolings[0], regions), dim=0) for regions in image_embeddings]
+    captions = [
+        l2norm(pool_gpo(poolings[1], caption[: int(length)]), dim=0)
+        for caption, length in zip(caption_embeddings, lengths, strict=True)
+    ]
+    return torch.stack([torch.stack([torch.dot(image, caption) for caption in captions]) for image in images])
+
+
 # --------------------------------------------------------------------------------------------------
 # Pair costs and losses
 # --------------------------------------------------------------------------------------------------
 
 
 def pair_costs(
-    sims: Tensor, margin: float | Tensor, image_id: Sequence[int] | Tensor | None = None
+    sims: Tensor,
+    margin: float | Tensor,
+    image_id: Sequence[int] | Tensor | None = None,
+    caption_margin: float | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Hinge costs of every negative: the margin belongs to the anchor.
 
@@ -388,13 +492,17 @@ def pair_costs(
         sims: (B, B).
         margin: a number, or (B,) one margin a pair.
         image_id: (B,) ids; pairs of one image are no negatives of each other. None masks nothing.
+        caption_margin: margins of caption anchors, where ``margin`` is for image anchors only.
 
     Returns:
         ``cost_i2t`` and ``cost_t2i``, each (B, B).
     """
     number = sims.shape[0]
-    per_pair = isinstance(margin, Tensor) and margin.dim() > 0
-    margins = [margin[i] if per_pair else margin for i in range(number)]
+
+    def each(given: float | Tensor) -> list[float | Tensor]:
+        return [given[i] if isinstance(given, Tensor) and given.dim() > 0 else given for i in range(number)]
+
+    margins, caption_margins = each(margin), each(margin if caption_margin is None else caption_margin)
     zero = sims.new_zeros(())
     i2t, t2i = [], []
     for i in range(number):
@@ -402,7 +510,7 @@ def pair_costs(
         for j in range(number):
             same = i == j or (image_id is not None and int(image_id[i]) == int(image_id[j]))
             i2t_row.append(zero if same else torch.relu(margins[i] - sims[i, i] + sims[i, j]))
-            t2i_row.append(zero if same else torch.relu(margins[j] - sims[j, j] + sims[i, j]))
+            t2i_row.append(zero if same else torch.relu(caption_margins[j] - sims[j, j] + sims[i, j]))
         i2t.append(torch.stack(i2t_row))
         t2i.append(torch.stack(t2i_row))
     return {"cost_i2t": torch.stack(i2t), "cost_t2i": torch.stack(t2i)}
@@ -742,6 +850,137 @@ def beta_mixture(loss: np.ndarray, iterations: int = 10, monotone: bool = False)
         "weights": np.array(weights),
         "clean_probability": np.array(probability),
     }
+
+
+# --------------------------------------------------------------------------------------------------
+# DSDMR
+# --------------------------------------------------------------------------------------------------
+
+
+def _normal_pdf(x: float, mean: float, variance: float) -> float:
+    """exp(-(x - m)^2 / (2 v)) / sqrt(2 pi v)."""
+    return math.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+
+def pair_similarity(images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+    """Cosine of each pair: <f_i, g_i> / (|f_i| |g_i|).
+
+    Args:
+        images: (n, D).
+        captions: (n, D).
+
+    Returns:
+        (n,) float64.
+    """
+    cosines = []
+    for f, g in zip(images, captions, strict=True):
+        product = math.fsum(float(a) * float(b) for a, b in zip(f, g, strict=True))
+        lengths = [math.sqrt(math.fsum(float(a) ** 2 for a in vector)) for vector in (f, g)]
+        cosines.append(product / (lengths[0] * lengths[1]))
+    return np.array(cosines)
+
+
+def two_gaussians_em_step(
+    x: Sequence[float] | np.ndarray,
+    weights: Sequence[float],
+    means: Sequence[float],
+    variances: Sequence[float],
+    extra_variance: float = 0.0,
+) -> dict[str, np.ndarray | float]:
+    """One EM step of a mixture of two Gaussians.
+
+    - E: responsibility_k(i) = weight_k pdf_k(x_i) / sum_l weight_l pdf_l(x_i);
+    - M: weight = mean responsibility, mean and variance weighted by it, plus ``extra_variance``.
+
+    Args:
+        x: (n,).
+        weights: (2,).
+        means: (2,).
+        variances: (2,).
+        extra_variance: added to both variances.
+
+    Returns:
+        ``weights``, ``means``, ``variances`` (2,) after the step, ``log_likelihood`` the mean of log p(x_i) before it.
+    """
+    shares: list[list[float]] = [[], []]
+    logs = []
+    for value in x:
+        joint = [weights[k] * _normal_pdf(float(value), means[k], variances[k]) for k in range(2)]
+        logs.append(math.log(joint[0] + joint[1]))
+        for k in range(2):
+            shares[k].append(joint[k] / (joint[0] + joint[1]))
+    new_weights, new_means, new_variances = [], [], []
+    for share in shares:
+        mass = math.fsum(share)
+        mean = math.fsum(r * float(value) for r, value in zip(share, x, strict=True)) / mass
+        squares = math.fsum(r * (float(value) - mean) ** 2 for r, value in zip(share, x, strict=True))
+        new_weights.append(mass / len(x))
+        new_means.append(mean)
+        new_variances.append(squares / mass + extra_variance)
+    return {
+        "weights": np.array(new_weights),
+        "means": np.array(new_means),
+        "variances": np.array(new_variances),
+        "log_likelihood": math.fsum(logs) / len(x),
+    }
+
+
+def modes_posterior(
+    similarity: Sequence[float] | np.ndarray, clean: tuple[float, float], noisy: tuple[float, float], prior: float
+) -> np.ndarray:
+    """P(clean | s) = p N(s; clean) / (p N(s; clean) + (1 - p) N(s; noisy)), made non-decreasing in s.
+
+    Unequal variances turn the plain posterior round once. Clean narrower: it falls beyond its peak, and the running
+    maximum from low s to high s repairs it. Clean broader: it falls up to its lowest point, and the running minimum
+    from high s to low s does. Both are exact where a similarity lies on the turn.
+
+    Args:
+        similarity: (n,).
+        clean: mean and standard deviation.
+        noisy: mean and standard deviation.
+        prior: p.
+
+    Returns:
+        (n,).
+    """
+    plain = []
+    for s in similarity:
+        own = prior * _normal_pdf(float(s), clean[0], clean[1] ** 2)
+        other = (1 - prior) * _normal_pdf(float(s), noisy[0], noisy[1] ** 2)
+        plain.append(own / (own + other))
+    order = sorted(range(len(plain)), key=lambda i: float(similarity[i]))
+    if clean[1] > noisy[1]:
+        order.reverse()
+    bound = plain[order[0]]
+    for i in order:
+        bound = min(bound, plain[i]) if clean[1] > noisy[1] else max(bound, plain[i])
+        plain[i] = bound
+    return np.array(plain)
+
+
+def dynamic_margin_loss(
+    sims: Tensor,
+    image_margin: float | Tensor,
+    text_margin: float | Tensor,
+    kept: Sequence[bool] | Tensor | None = None,
+    image_id: Sequence[int] | Tensor | None = None,
+) -> Tensor:
+    """Mean over the kept pairs k of max_j cost_i2t[k, j] + max_i cost_t2i[i, k], 0 if there is none.
+
+    Args:
+        sims: (B, B).
+        image_margin: of image anchors, a number or (B,).
+        text_margin: of caption anchors, likewise.
+        kept: (B,); None keeps all.
+        image_id: (B,) or None, see `pair_costs`.
+
+    Returns:
+        A scalar.
+    """
+    costs = pair_costs(sims, image_margin, image_id, text_margin)
+    chosen = [k for k in range(sims.shape[0]) if kept is None or bool(kept[k])]
+    losses = [costs["cost_i2t"][k, :].max() + costs["cost_t2i"][:, k].max() for k in chosen]
+    return torch.stack(losses).sum() / len(losses) if losses else 0 * sims.sum()
 
 
 # --------------------------------------------------------------------------------------------------

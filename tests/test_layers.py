@@ -33,7 +33,7 @@ ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
 }
-PRINTING = ("runtime/log.py", "runtime/errors.py", "evaluation.py", "vocab/build.py")
+PRINTING = ("runtime/log.py", "runtime/errors.py", "evaluation.py", "vocab/build.py", "run.py")
 PRINTING_FOLDERS = ("data_utils/emoji_builder/", "benchmarks/")
 
 

@@ -17,6 +17,7 @@ from training.optim import LR_RULES
 
 WARMUPS = ("warmup", "warmup_sele", "co_teaching")
 NEGATIVES = ("mean", "hardest", "anneal")
+ON_NAN = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class TrainingConfig:
     )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
     validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
+    save_minutes: float = flag(10.0, "minutes between saves of the run's state; it is also saved after every epoch")
+    resume: bool = flag(False, "go on where the last run of this name was interrupted; without one, start")
+    on_nan: str = flag(
+        "stop", "a loss or gradient that is not finite: stop with a snapshot, or skip the step", choices=ON_NAN
+    )
     saved_model: str | None = flag(None, "start from this checkpoint's networks; no warm-up; it counts as a candidate")
     warmup_model_path: str | None = flag(None, "checkpoint of warmed-up networks to start from instead of warming up")
     seed: int = flag(0, "seed of weights, shuffles and dropout")
@@ -74,6 +80,7 @@ class TrainingConfig:
         check_range(self, "warmup_rate", low=1e-9, high=1.0)
         check_range(self, "noisy_start", low=0.0, high=1.0)
         check_range(self, "batch_size", low=2)
+        check_range(self, "save_minutes", low=0.0)
         check_range(self, "learning_rate", low=0.0)
         check_range(self, "grad_clip", low=1e-12)
         for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+
+import numpy as np
 
 from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
 from data_utils.noise import NoiseConfig, NoiseReport, inject
@@ -32,6 +35,10 @@ class RunData:
         """What the data fixes of a matcher."""
         regions, size = self.train.region_shape
         return MatcherShape(vocabulary_size=len(self.vocabulary), num_regions=regions, region_dim=size)
+
+    def digest(self) -> str:
+        """Return a digest of which image every training pair has."""
+        return hashlib.sha256(np.ascontiguousarray(self.train.image_of_pair, dtype="<i8").tobytes()).hexdigest()
 
 
 def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> RunData:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.method import Bank, Method, Scored
-from methods.blocks.mixture import divide
+from methods.blocks.method import Bank, Findings, Method, Scored
 from models.matcher import Matcher
 from runtime.errors import InputError
 
@@ -35,6 +35,7 @@ class Division:
         is_clean: (N,) bool.
         diagnostics: named (N,) values, high for clean pairs.
         modality_gap: |mean f - mean g|, distance between the mean pooled image and caption vectors.
+        findings: what else the method found.
     """
 
     signal: np.ndarray
@@ -42,6 +43,17 @@ class Division:
     is_clean: np.ndarray
     diagnostics: dict[str, np.ndarray] = field(default_factory=dict)
     modality_gap: float = 0.0
+    findings: Findings = field(default_factory=Findings)
+
+    def as_state(self) -> dict[str, Any]:
+        """Return what training needs of it, as tensors."""
+        return {"probability": torch.from_numpy(self.probability), "is_clean": torch.from_numpy(self.is_clean)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Division:
+        """Return the division of `as_state`, without its signal."""
+        probability = state["probability"].numpy()
+        return cls(np.full(len(probability), np.nan), probability, state["is_clean"].numpy())
 
 
 def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:
@@ -57,6 +69,7 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
     metrics: dict[str, float | None] = {
         "share_clean": float(division.is_clean.mean()),
         "modality_gap": division.modality_gap,
+        **division.findings.figures,
     }
     if is_matched is None:
         return metrics
@@ -134,7 +147,7 @@ def divide_pairs(
     probability = method.clean_probability(signal)
     assert isinstance(image_sum, Tensor) and isinstance(caption_sum, Tensor)
     gap = float(torch.linalg.vector_norm(image_sum - caption_sum) / len(split))
-    return Division(signal, probability, divide(probability, method.config.p_threshold), diagnostics, gap)
+    return Division(signal, probability, method.divide(probability), diagnostics, gap, method.findings())
 
 
 def _scored_batches(

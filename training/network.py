@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,9 +14,15 @@ from torch.optim import Adam
 from methods import Method
 from models.dropout import set_generator
 from models.matcher import Matcher, MatcherShape, build_matcher
+from runtime.errors import InputError
 from runtime.seed import generator, seed_everything
 from training.config import RunConfig
+from training.data import RunData
 from training.optim import build_optimiser
+
+
+class NotFinite(Exception):
+    """A loss or gradient is NaN or infinite; the step was not taken. Says which, and of which network."""
 
 
 @dataclass
@@ -31,13 +39,22 @@ class Network:
         set_generator(self.matcher, self.dropout)
 
     def step(self, loss: Tensor, grad_clip: float) -> float:
-        """Differentiate, clip the gradient's norm, update; return the loss."""
+        """Differentiate, clip the gradient's norm, update; return the loss.
+
+        Raises:
+            NotFinite: NaN or infinity in the loss or the gradient; nothing was updated.
+        """
         self.optimiser.zero_grad(set_to_none=True)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NotFinite(f"the loss of network {self.name} is {value}")
         if loss.requires_grad:
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.matcher.parameters(), grad_clip)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.matcher.parameters(), grad_clip))
+            if not math.isfinite(norm):
+                raise NotFinite(f"the gradient of network {self.name} is {norm}")
             self.optimiser.step()
-        return float(loss.detach())
+        return value
 
     def state(self) -> dict[str, Any]:
         """Return all that training changes: tensors and plain values. Tensors are shared with the network."""
@@ -67,3 +84,31 @@ def build_networks(config: RunConfig, shape: MatcherShape, device: torch.device)
         optimiser = build_optimiser(matcher, settings.learning_rate)
         networks.append(Network(name, matcher, optimiser, config.build_method(), dropout))
     return networks
+
+
+def load_weights(
+    networks: list[Network], checkpoint: dict[str, Any], path: object, data: RunData, config: RunConfig
+) -> None:
+    """Load the networks of a checkpoint from `path` into ours.
+
+    Raises:
+        InputError: another vocabulary, number of networks, or dimensions.
+    """
+    if checkpoint["vocabulary_digest"] != data.vocabulary.digest():
+        raise InputError(f"{path} was trained with another vocabulary than {config.data.data_name}'s")
+    if len(checkpoint["networks"]) != len(networks):
+        raise InputError(
+            f"{path} holds {len(checkpoint['networks'])} network(s), this run trains {len(networks)}; "
+            "add or leave out --no_co_training"
+        )
+    for network, weights in zip(networks, checkpoint["networks"], strict=True):
+        own = {key: tuple(value.shape) for key, value in network.matcher.state_dict().items()}
+        given = {key: tuple(value.shape) for key, value in weights.items()}
+        differing = [key for key in chain(own, given) if own.get(key) != given.get(key)]
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"{path} does not fit this run: {key} is {given.get(key, 'absent')} there and "
+                f"{own.get(key, 'absent')} here; use the network flags it was trained with"
+            )
+        network.matcher.load_state_dict(weights)

@@ -14,14 +14,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import torch
 
-T = TypeVar("T")
+from runtime.interruption import Interruption
 
-INTERRUPTED = 130
+T = TypeVar("T")
 
 
 def is_possible(device: torch.device) -> bool:
@@ -32,8 +33,10 @@ def is_possible(device: torch.device) -> bool:
     return sys.platform == "linux" and device.type == "cpu" and torch.get_num_threads() > 1
 
 
-def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+def run_side_by_side(tasks: Sequence[Callable[[], T]], interruption: Interruption) -> list[T]:
     """Run each task in a fork of this process with one thread; return their results, which are pickled, in order.
+
+    A request to end is passed on to the forks' own copies of `interruption`.
 
     Raises:
         Exception: the first one (in the order of the tasks) that a task raised, once all have ended.
@@ -47,15 +50,18 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     try:
         for task in tasks:
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(task, sender, watched, held))
+            process = context.Process(target=_work, args=(task, sender, watched, held, interruption))
             process.start()
             sender.close()
             started.append((process, receiver))
-        outcomes = [_outcome(process, receiver) for process, receiver in started]
+        with ExitStack() as told:
+            for process, _ in started:
+                told.enter_context(interruption.passed_on(process.pid))
+            outcomes = [_outcome(process, receiver) for process, receiver in started]
     finally:
         for process, receiver in started:
             if process.is_alive():
-                process.terminate()
+                process.kill()  # whatever it would have said, nobody waits for it any more
             process.join()
             receiver.close()
         os.close(watched)
@@ -79,15 +85,14 @@ def _outcome(process: Any, receiver: Connection) -> tuple[Any, Exception | None]
     return pickle.loads(said)  # from a fork of this very process
 
 
-def _work(task: Callable[[], Any], sender: Connection, watched: int, held: int) -> None:
+def _work(task: Callable[[], Any], sender: Connection, watched: int, held: int, interruption: Interruption) -> None:
     """Do a task in a fork and send back its result."""
+    interruption.work_for_parent()
     os.close(held)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     torch.set_num_threads(1)
     try:
         said = pickle.dumps((task(), None))
-    except KeyboardInterrupt:  # Ctrl-C reaches every process of the terminal; the parent says what there is to say
-        os._exit(INTERRUPTED)
     except Exception as error:
         said = _described(error)
     sender.send_bytes(said)

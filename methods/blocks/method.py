@@ -7,7 +7,7 @@ Legend: B pairs of a batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from methods.blocks.mixture import FITS, clean_probability
+from methods.blocks.mixture import FITS, clean_probability, divide
 from models.gallery import evaluating
 from models.losses import SOFT_MARGINS, hardest_negative, mean_over_negatives, pair_costs, soft_margin
 from models.matcher import Embeddings, Matcher
@@ -65,6 +65,14 @@ class Scored:
             return self._matcher.score(self.embeddings)
 
     @cached_property
+    def matched(self) -> Tensor:
+        """(B,) plain similarities of the given pairs alone."""
+        if "sims" in vars(self):
+            return self.sims.diagonal()
+        with evaluating(self._matcher):
+            return self._matcher.score_given(self.embeddings)
+
+    @cached_property
     def scores(self) -> Tensor:
         """(B, B) what this network's method lets the hinge see."""
         with torch.no_grad():
@@ -99,6 +107,19 @@ class SoftLabels:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What a division found besides probabilities.
+
+    Attributes:
+        figures: named finite numbers for the log.
+        warning: one line for people, or "".
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    warning: str = ""
+
+
+@dataclass(frozen=True)
 class Bank:
     """One network's pooled vectors of the training set, one row an image.
 
@@ -120,6 +141,8 @@ class Method:
     num_networks: ClassVar[int] = 2
     divides: ClassVar[bool] = True
     """False: no division; every pair is trained on as it is."""
+    trains_noisy: ClassVar[bool] = True
+    """False: the noisy side is dropped."""
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
@@ -193,6 +216,18 @@ class Method:
     def clean_probability(self, signal: np.ndarray) -> np.ndarray:
         """Return each pair's probability to be clean, non-increasing in the signal."""
         return clean_probability(signal, self.config.fit_type, monotone=True)
+
+    def divide(self, probability: np.ndarray) -> np.ndarray:
+        """Return which pairs are clean, (n,) bool."""
+        return divide(probability, self.config.p_threshold)
+
+    def divides_in(self, epoch: int) -> bool:
+        """Tell whether pairs are divided anew before this epoch (0: the first after warm-up, which always is)."""
+        return True
+
+    def findings(self) -> Findings:
+        """Return what else the last `clean_probability` found."""
+        return Findings()
 
     def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
         """Return soft labels for a clean batch and, in the second half of training, a noisy one.

@@ -51,7 +51,7 @@ class NormalMixture:
         constants = np.log(self.weights) - (np.log(2 * np.pi * v) + m**2 / v) / 2
         return np.stack([constants, m / v, -1 / (2 * v)], axis=1)
 
-    def _log_odds(self, x: Tensor, component: int) -> Tensor:
+    def log_odds(self, x: Tensor, component: int) -> Tensor:
         """Return the log-odds of a component, at x."""
         joint = self.log_joint
         constant, linear, square = (joint[component] - joint[1 - component]).tolist()
@@ -59,13 +59,13 @@ class NormalMixture:
 
     def first_moments(self, x: Tensor) -> list[float]:
         """Return the sums of r, r x, r x^2 for the first component (the E-step) and of -log(1 - r)."""
-        odds = self._log_odds(x, 0)
+        odds = self.log_odds(x, 0)
         minus_log_rest = float(F.softplus(odds).sum())
         return [*moments(odds.sigmoid_(), x), minus_log_rest]
 
     def posterior(self, x: np.ndarray) -> np.ndarray:
         """Return P(clean | x), (n,), as published: unequal variances turn it round at one point."""
-        return chunkwise(lambda values: self._log_odds(values, self.clean).sigmoid_(), x)
+        return chunkwise(lambda values: self.log_odds(values, self.clean).sigmoid_(), x)
 
     def monotone_posterior(self, x: np.ndarray) -> np.ndarray:
         """Return P(clean | x), (n,), non-increasing: where the log-odds have turned round, the value at the turn."""
@@ -75,7 +75,7 @@ class NormalMixture:
         if square != 0:
             turn = -linear / (2 * square)
             low, high = (turn, high) if square < 0 else (low, turn)
-        return chunkwise(lambda values: self._log_odds(values.clamp(low, high), c).sigmoid_(), x)
+        return chunkwise(lambda values: self.log_odds(values.clamp(low, high), c).sigmoid_(), x)
 
 
 def fit_gmm(x: np.ndarray) -> NormalMixture:

@@ -27,9 +27,9 @@ def test_settings_are_plain_values() -> None:
 
 def test_every_method_is_built_with_its_own_config() -> None:
     for name, method in known_methods().items():
-        config = parse_args(["--method", name, "--margin", "0.3"])
+        config = parse_args(["--method", name, "--p_threshold", "0.3"])
         built = config.build_method()
-        assert type(built) is method and type(config.method) is method.Config and built.config.margin == 0.3
+        assert type(built) is method and type(config.method) is method.Config and built.config.p_threshold == 0.3
         assert config.build_method() is not built, "one object a network"
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from runtime.errors import InputError
+from runtime.interruption import Interruption
 from tests.tiny import tiny_flags
 from tests.training.test_trainer import are_equal, run_and_read
 from tests.training.trainers import make_trainer
@@ -38,7 +39,9 @@ def test_results_come_in_order_from_processes_of_one_thread_at_once(two_threads:
         gate.wait(30)  # both must be running at once
         return number, torch.get_num_threads(), os.getpid()
 
-    (first, threads, own), (second, other_threads, other) = run_side_by_side([lambda: task(1), lambda: task(2)])
+    (first, threads, own), (second, other_threads, other) = run_side_by_side(
+        [lambda: task(1), lambda: task(2)], Interruption()
+    )
     assert (first, second, threads, other_threads) == (1, 2, 1, 1)
     assert len({own, other, os.getpid()}) == 3
     assert torch.get_num_threads() == 2
@@ -46,12 +49,12 @@ def test_results_come_in_order_from_processes_of_one_thread_at_once(two_threads:
 
 def test_what_a_task_changes_stays_in_its_process() -> None:
     weights = torch.zeros(3)
-    found = run_side_by_side([lambda: weights.add_(1), lambda: weights.add_(2)])
+    found = run_side_by_side([lambda: weights.add_(1), lambda: weights.add_(2)], Interruption())
     assert [f.tolist() for f in found] == [[1, 1, 1], [2, 2, 2]] and weights.tolist() == [0, 0, 0]
 
 
 def test_large_results_pass() -> None:
-    found = run_side_by_side([lambda: torch.ones(2_000_000), lambda: torch.ones(3_000_000)])
+    found = run_side_by_side([lambda: torch.ones(2_000_000), lambda: torch.ones(3_000_000)], Interruption())
     assert [int(f.sum()) for f in found] == [2_000_000, 3_000_000]
 
 
@@ -60,7 +63,7 @@ def test_an_error_is_raised_once_all_have_ended(tmp_path: Path) -> None:
         raise InputError("broken row")
 
     with pytest.raises(InputError) as caught:
-        run_side_by_side([fail, lambda: (tmp_path / "ended").touch()])
+        run_side_by_side([fail, lambda: (tmp_path / "ended").touch()], Interruption())
     assert str(caught.value) == "broken row" and (tmp_path / "ended").exists()
 
 
@@ -75,15 +78,15 @@ def test_a_fault_says_where_it_was() -> None:
         raise Unpicklable("there")
 
     with pytest.raises(ZeroDivisionError) as caught:
-        run_side_by_side([fault])
+        run_side_by_side([fault], Interruption())
     assert "in fault" in "".join(caught.value.__notes__)
     with pytest.raises(RuntimeError, match="in strange"):
-        run_side_by_side([strange])
+        run_side_by_side([strange], Interruption())
 
 
 def test_a_killed_process_is_told() -> None:
     with pytest.raises(RuntimeError, match="died .signal 9"):
-        run_side_by_side([lambda: os.kill(os.getpid(), signal.SIGKILL)])
+        run_side_by_side([lambda: os.kill(os.getpid(), signal.SIGKILL)], Interruption())
 
 
 def test_nobody_outlives_a_killed_parent(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_nobody_outlives_a_killed_parent(tmp_path: Path) -> None:
         (tmp_path / str(os.getpid())).touch()
         time.sleep(60)
 
-    parent = get_context("fork").Process(target=lambda: run_side_by_side([wait, wait]))
+    parent = get_context("fork").Process(target=lambda: run_side_by_side([wait, wait], Interruption()))
     parent.start()
     while len(list(tmp_path.iterdir())) < 2:
         time.sleep(0.01)
@@ -121,7 +124,9 @@ def test_the_run_is_the_one_of_networks_in_turn(
     flags = ("--method", method, "--module_name", "SGR", "--noisy_start", "1", "--num_epochs", "2", "--dropout", "0.4")
     used: list[int] = []
     original = trainer_module.run_side_by_side
-    monkeypatch.setattr(trainer_module, "run_side_by_side", lambda tasks: used.append(len(tasks)) or original(tasks))
+    monkeypatch.setattr(
+        trainer_module, "run_side_by_side", lambda tasks, told: used.append(len(tasks)) or original(tasks, told)
+    )
     together, weights = run_and_read(tiny_root, tmp_path / "a", *flags, "--side_by_side")
     assert len(used) > 5 and set(used) == {2}
     torch.set_num_threads(1)  # what each had
@@ -148,7 +153,7 @@ def test_networks_that_need_each_other_take_turns(
     """BiCro's labels come from the peer as it is: while one is trained the other stands still."""
     trainer = make_trainer(tiny_root, tmp_path, "--method", "bicro", "--side_by_side")
     active: list[int] = []
-    monkeypatch.setattr(trainer, "train_epoch", lambda *_: active.append(os.getpid()))
+    monkeypatch.setattr(trainer, "train_epoch", lambda *_: active.append(os.getpid()) or True)
     trainer.train_epochs(0, {})
     assert active == [os.getpid()] * 2
 

@@ -207,7 +207,8 @@ def test_when_the_noisy_side_is_trained(
     monkeypatch.setattr(trainer_module, "train_step", lambda network, parts, hardness, **settings: 0.0)
     for epoch in range(4):
         seen.append(set())
-        trainer.train_epoch(*trainer.networks, epoch, division_of(probability))
+        trainer.position.next_stage()
+        assert trainer.train_epoch(*trainer.networks, epoch, division_of(probability))
     assert seen == [{value} for value in expected]
 
 
@@ -244,9 +245,11 @@ def test_each_network_is_trained_on_the_division_of_its_peer(
     trainer = make_trainer(tiny_root, tmp_path, "--warmup_epoch", "0", "--num_epochs", "1")
     divisions = {"A": division_of(np.full(200, 0.9)), "B": division_of(np.full(200, 0.8))}
     seen: list[tuple[str, str, Any]] = []
-    monkeypatch.setattr(trainer, "divide", lambda epoch: divisions)
+    monkeypatch.setattr(trainer, "divide", lambda epoch: trainer.divisions.update(divisions))
     monkeypatch.setattr(
-        trainer, "train_epoch", lambda student, peer, epoch, given: seen.append((student.name, peer.name, given))
+        trainer,
+        "train_epoch",
+        lambda student, peer, epoch, given: seen.append((student.name, peer.name, given)) or True,
     )
     trainer.train()
     assert seen == [("A", "B", divisions["B"]), ("B", "A", divisions["A"])]
@@ -319,11 +322,11 @@ def test_validation_every_few_epochs_and_always_at_the_end(
 
     def evaluate(split: Any) -> dict[str, Retrieval]:
         if split is trainer.data.dev:
-            epochs.append(trainer.epochs_done)
+            epochs.append(trainer.position.epochs_done)
         return scripted(100.0)
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
-    monkeypatch.setattr(trainer, "train_epoch", lambda *rest: None)
+    monkeypatch.setattr(trainer, "train_epoch", lambda *rest: True)
     monkeypatch.setattr(trainer, "warm_up", lambda epoch: None)
     monkeypatch.setattr(trainer, "divide", lambda epoch: {})
     trainer.train()

@@ -1,0 +1,156 @@
+"""DSDMR's dynamic-margin ranking loss (TOIS 2024): a reconstruction, for any differentiable (B, B) score matrix.
+
+*Published*: a triplet ranking loss whose margin follows the two modes of the pairs' similarities, with base margins 0.3
+(image anchors) and 0.2 (caption anchors). The loss itself is unpublished: each formula of a margin below is *ours*, and
+numbers are not a reproduction. The modes are refitted from time to time; no gradient goes through a margin.
+Legend: B pairs, mu_c and mu_n the means of the clean and the noisy mode, a a base margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.blocks.modes import SimilarityModes
+from models.losses import hardest_negative, pair_costs
+from runtime.flags import check_choices, check_range, flag
+
+POLICIES = ("fixed", "separation", "posterior", "gap")
+"""`--margin_policy`."""
+
+
+@dataclass(frozen=True)
+class MarginConfig:
+    """Flags of the margins. Margins are in units of the score: cosine, or what the similarity module returns."""
+
+    margin_policy: str = flag(
+        "separation",
+        "fixed: base margins; separation: wider the more the two modes overlap; posterior: times a pair's clean "
+        "probability; gap: as wide as the modes' means lie apart",
+        choices=POLICIES,
+    )
+    image_margin: float = flag(0.3, "base margin of image anchors, in units of the score")
+    text_margin: float = flag(0.2, "base margin of caption anchors, in units of the score")
+    margin_kappa: float = flag(1.0, "policy separation: margin = base * (1 + kappa * overlap of the modes)")
+    margin_lambda: float = flag(1.0, "policy gap: margin = lambda * distance of the modes' means, over both directions")
+    margin_min: float = flag(0.05, "policies separation and gap: no margin is below this")
+    margin_max: float = flag(0.6, "policies separation and gap: no margin is above this")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("image_margin", "text_margin", "margin_kappa", "margin_lambda", "margin_min"):
+            check_range(self, name, low=0.0, high=float("inf"), high_open=True)
+        check_range(self, "margin_max", low=self.margin_min, high=float("inf"), high_open=True)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Margins of image and caption anchors: numbers, or (B,) one for each pair (policy posterior)."""
+
+    image: float | Tensor
+    text: float | Tensor
+
+
+def _fixed(config: MarginConfig) -> Margins:
+    return Margins(config.image_margin, config.text_margin)
+
+
+def _clipped(config: MarginConfig, image: float, text: float) -> Margins:
+    low, high = config.margin_min, config.margin_max
+    return Margins(min(max(image, low), high), min(max(text, low), high))
+
+
+def _separation(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
+    """Return clip(a (1 + kappa BC), min, max); BC is the Bhattacharyya coefficient of the two modes (*ours*)."""
+    factor = 1 + config.margin_kappa * modes.overlap
+    return _clipped(config, config.image_margin * factor, config.text_margin * factor)
+
+
+def _posterior(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
+    """Return a P(clean | s_i) of each pair (*ours*); within [0, a], so that it needs no clipping."""
+    if probability is None:
+        raise ValueError("--margin_policy posterior needs the clean probability (B,) of the batch's pairs")
+    assert probability.dim() == 1
+    share = probability.detach()
+    return Margins(config.image_margin * share, config.text_margin * share)
+
+
+def _gap(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
+    """Return clip(lambda (mu_c - mu_n) 2 a / (a_image + a_text), min, max) (*ours*).
+
+    The two margins average lambda (mu_c - mu_n) and stay to each other as the base margins are (equal if both are 0).
+    """
+    gap = config.margin_lambda * (modes.clean.mean - modes.noisy.mean)
+    both = config.image_margin + config.text_margin
+    if both == 0:
+        return _clipped(config, gap, gap)
+    return _clipped(config, gap * 2 * config.image_margin / both, gap * 2 * config.text_margin / both)
+
+
+_RULES: dict[str, Callable[[MarginConfig, SimilarityModes, Tensor | None], Margins]] = {
+    "separation": _separation,
+    "posterior": _posterior,
+    "gap": _gap,
+}
+
+
+def dynamic_margins(config: MarginConfig, modes: SimilarityModes | None, probability: Tensor | None = None) -> Margins:
+    """Return the margins that `--margin_policy` gives for these modes.
+
+    Args:
+        config: policy, base margins and bounds.
+        modes: the last fit; None before the first one. Without two modes, the base margins.
+        probability: (B,) clean probability of the batch's pairs, for policy posterior; no gradient goes through it.
+
+    Raises:
+        ValueError: policy posterior without a probability.
+
+    Source: base margins published (DSDMR, TOIS 2024), the rules *ours*.
+    """
+    if modes is None or not modes.is_split or config.margin_policy == "fixed":
+        return _fixed(config)
+    return _RULES[config.margin_policy](config, modes, probability)
+
+
+def _like(margin: float | Tensor, scores: Tensor) -> float | Tensor:
+    return margin.to(scores) if isinstance(margin, Tensor) else margin
+
+
+class DynamicMarginRankingLoss(nn.Module):
+    """Mean over the kept pairs i of [a_i - S_ii + max_j S_ij]+ + [b_i - S_ii + max_j S_ji]+ (*ours*).
+
+    a is the margin of image anchors, b that of caption anchors. With a = b constant it is the plain max-violation hinge
+    (VSE++, BMVC 2018) bit for bit.
+    """
+
+    def __init__(self, config: MarginConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        scores: Tensor,
+        margins: Margins | None = None,
+        *,
+        kept: Tensor | None = None,
+        image_id: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            scores: (B, B), differentiable; rows are images, columns captions, matched pairs on the diagonal.
+            margins: of `dynamic_margins`; None takes the base margins.
+            kept: (B,) bool, the anchors that count; None is all. Others still serve as negatives: pairs that were
+                dropped belong in no batch. With no pair kept the loss is exactly 0 and has a gradient, 0.
+            image_id: (B,); captions of an anchor's own image are then no negatives.
+        """
+        margins = _fixed(self.config) if margins is None else margins
+        costs = pair_costs(scores, _like(margins.image, scores), image_id, caption_margin=_like(margins.text, scores))
+        losses = hardest_negative(costs)
+        if kept is not None:
+            assert kept.dtype == torch.bool and kept.shape == losses.shape
+            losses = losses[kept]
+        return losses.mean() if len(losses) else losses.sum()

@@ -1,0 +1,169 @@
+"""DSDMR: similarity-distribution modelling and a dynamic-margin ranking loss (TOIS 2024). A reconstruction.
+
+The similarities of the given pairs are modelled as two modes; the pairs of the lower one are dropped, the others are
+trained on with margins that follow the modes, and the filter is fitted again. The authors' loss and trainer are
+unpublished: margins, guards and pools are ours, and numbers are not a reproduction. In place of CLIP's zero-shot
+similarity stands that of the network after warm-up.
+Legend: B pairs of a batch, N training pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_utils.batch import Batch
+from methods.blocks.dynamic_margin import MarginConfig, Margins, dynamic_margins
+from methods.blocks.method import Findings, Method, MethodConfig, Scored, SoftLabels, Views
+from methods.blocks.similarity_modes import (
+    ModesConfig,
+    SimilarityModes,
+    clean_posterior,
+    fit_similarity_modes,
+    select,
+)
+from models.losses import hardest_negative, mean_over_negatives, pair_costs
+from runtime.errors import InputError
+from runtime.flags import check_range, flag
+
+POOLS = ("cumulative", "full")
+UNUSED = {
+    "margin": "give --image_margin and --text_margin",
+    "soft_margin": "margins follow --margin_policy",
+    "fit_type": "the modes are two Gaussians",
+}
+"""Flags of other methods that would change nothing here, with what to do instead."""
+
+
+@dataclass(frozen=True)
+class DSDMRConfig(MethodConfig, ModesConfig, MarginConfig):
+    """DSDMR's flags: its filter's, its margins', and when and on what it filters again."""
+
+    refit_every: int = flag(1, "epochs between filterings (the first comes after warm-up)")
+    filter_pool: str = flag(
+        "full",
+        "pairs that a filtering looks at: full takes all, so that dropped ones may return; cumulative those that every "
+        "earlier one has kept",
+        choices=POOLS,
+    )
+
+    no_filter: bool = flag(
+        False, "keep every pair: the modes set the margins only (the paper's ablation without its GMM)"
+    )
+
+    def __post_init__(self) -> None:
+        for base in (MethodConfig, ModesConfig, MarginConfig):
+            base.__post_init__(self)  # type: ignore[arg-type]
+        check_range(self, "refit_every", low=1)
+        for field in fields(MethodConfig):
+            name, value = field.name, getattr(self, field.name)
+            if name in UNUSED and value != field.default:
+                raise InputError(f"--{name} {value} has no effect with --method dsdmr; {UNUSED[name]}")
+
+
+class DSDMR(Method):
+    """One network; its own filter decides what it is trained on, and dropped pairs are not trained on at all."""
+
+    Config = DSDMRConfig
+    config: DSDMRConfig
+    num_networks = 1
+    trains_noisy = False
+
+    def __init__(self, config: DSDMRConfig) -> None:
+        super().__init__(config)
+        self._modes: SimilarityModes | None = None
+        self._kept: np.ndarray | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "modes": None if self._modes is None else self._modes.as_dict(),
+            "kept": None if self._kept is None else torch.from_numpy(self._kept),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        modes, kept = state["modes"], state["kept"]
+        self._modes = None if modes is None else SimilarityModes.from_dict(modes)
+        self._kept = None if kept is None else kept.numpy()
+
+    def divides_in(self, epoch: int) -> bool:
+        return epoch % self.config.refit_every == 0
+
+    def consults_peer(self, has_noisy: bool) -> bool:
+        return False
+
+    def pair_signal(self, scored: Scored) -> Tensor:
+        """Return minus the similarity of each pair: the division signal is low for clean pairs."""
+        return -scored.matched
+
+    def diagnostics(self, scored: Scored) -> dict[str, Tensor]:
+        return {"similarity": scored.matched}
+
+    def clean_probability(self, signal: np.ndarray) -> np.ndarray:
+        """Fit the two modes to the pool's similarities; return P(clean) (N,), 0 for pairs outside the pool.
+
+        Raises:
+            InputError: the pool holds too few pairs.
+        """
+        pool = np.ones(len(signal), dtype=bool)
+        if self.config.filter_pool == "cumulative" and self._kept is not None:
+            pool = self._kept
+        sims = -signal[pool]
+        self._modes = fit_similarity_modes(
+            sims, num_starts=self.config.mode_starts, min_separation=self.config.min_separation, bounded=False
+        )
+        probability = np.zeros(len(signal))
+        probability[pool] = clean_posterior(sims, self._modes, self.config.mode_prior)
+        self._kept = self.divide(probability)
+        return probability
+
+    def divide(self, probability: np.ndarray) -> np.ndarray:
+        """Return the pairs above the threshold; clean data is kept whole."""
+        if self.config.no_filter:
+            return np.ones(len(probability), dtype=bool)
+        return select(probability, self.config.p_threshold)
+
+    def findings(self) -> Findings:
+        """Return the modes of the last filtering, their d' and overlap, the margins, and what the guards say."""
+        modes = self._modes
+        if modes is None:
+            return Findings()
+        figures = {
+            "mode_separation": modes.separation,
+            "mode_overlap": modes.overlap,
+            "bic_gain": modes.bic_gain,
+            **{f"noisy_{name}": value for name, value in vars(modes.noisy).items()},
+            **{f"clean_{name}": value for name, value in vars(modes.clean).items()},
+        }
+        if self.config.margin_policy != "posterior":
+            margins = dynamic_margins(self.config, modes)
+            figures |= {"image_margin": float(margins.image), "text_margin": float(margins.text)}
+        assert all(math.isfinite(value) for value in figures.values())
+        return Findings(figures, modes.note)
+
+    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+        """Return the clean probability with `--margin_policy posterior`, else label 1."""
+        is_scaled = self.config.margin_policy == "posterior"
+        return SoftLabels(clean=probability if is_scaled else torch.ones_like(probability))
+
+    def per_pair_loss(
+        self, scores: Tensor, batch: Batch, labels: Tensor | None = None, hardness: float = 0.0
+    ) -> Tensor:
+        """Return each pair's hinge cost (B,) with the base margins (no labels: warm-up) or those of the policy."""
+        config = self.config
+        margins = Margins(config.image_margin, config.text_margin)
+        if labels is not None:
+            margins = dynamic_margins(config, self._modes, labels)
+        costs = pair_costs(scores, margins.image, self.negatives_mask(batch), caption_margin=margins.text)
+        if hardness == 0.0:
+            return mean_over_negatives(costs)
+        if hardness == 1.0:
+            return hardest_negative(costs)
+        return (1 - hardness) * mean_over_negatives(costs) + hardness * hardest_negative(costs)
+
+
+METHOD = DSDMR

@@ -1,0 +1,85 @@
+"""Cosines of paired embeddings: their slow twin, chunks, extreme lengths, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from methods.blocks import similarity_modes
+from methods.blocks.similarity_modes import pair_similarity
+from runtime.errors import InputError
+from tests import reference
+
+
+def draw_embeddings(size: int = 23, width: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Draw paired embeddings of many lengths."""
+    random = np.random.default_rng(0)
+    return random.standard_normal((size, width)) * 10, random.standard_normal((size, width)) * random.random((size, 1))
+
+
+@pytest.mark.parametrize("chunk", [1, 21, 2**20])
+def test_cosines_are_their_twin(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", chunk)
+    images, captions = draw_embeddings()
+    twin = reference.pair_similarity(images, captions)
+    np.testing.assert_allclose(pair_similarity(images, captions), twin, rtol=0, atol=1e-14)
+    tensors = torch.from_numpy(images).requires_grad_(), torch.from_numpy(captions)
+    assert (pair_similarity(*tensors) == pair_similarity(images, captions)).all()
+    single = pair_similarity(images.astype(np.float32), torch.from_numpy(captions).float())
+    assert single.dtype == np.float64
+    np.testing.assert_allclose(single, twin, rtol=0, atol=1e-6)
+
+
+def test_cosines_of_parallel_vectors_are_within_one() -> None:
+    images, _ = draw_embeddings(2000)
+    cosines = pair_similarity(images, 3 * images)
+    assert cosines.max() <= 1.0 and cosines.min() > 1 - 1e-12
+    assert pair_similarity(images, -images).min() >= -1.0
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_lengths_do_not_matter_however_extreme(scale: float) -> None:
+    images, captions = draw_embeddings()
+    np.testing.assert_allclose(pair_similarity(images * scale, captions), pair_similarity(images, captions), atol=1e-12)
+
+
+def test_embeddings_are_read_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", 5 * 7)
+    images, captions = draw_embeddings()
+    read: list[int] = []
+
+    class Stored:
+        shape = images.shape
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            part = images[rows]
+            part.setflags(write=False)
+            read.append(len(part))
+            return part
+
+    assert (pair_similarity(Stored(), captions) == pair_similarity(images, captions)).all()
+    assert read == [5, 5, 5, 5, 3]
+
+
+@pytest.mark.parametrize("chunk", [7, 2**20])
+@pytest.mark.parametrize("side", [0, 1])
+def test_bad_rows_are_named(side: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", chunk)
+    name = ("image", "caption")[side]
+    for value, message in ((0.0, "is zero"), (np.nan, "NaN"), (np.inf, "infinity")):
+        pair = draw_embeddings()
+        pair[side][[11, 17]] = value
+        with pytest.raises(InputError, match=f"{name} embedding 11 .*{message}"):
+            pair_similarity(*pair)
+
+
+def test_counts_and_widths_must_agree() -> None:
+    images, captions = draw_embeddings()
+    with pytest.raises(InputError, match="23 image embeddings and 22 caption embeddings"):
+        pair_similarity(images, captions[:-1])
+    with pytest.raises(InputError, match="7 dimensions, caption embeddings 6"):
+        pair_similarity(images, captions[:, :-1])
+    with pytest.raises(InputError, match=r"\(23,\)"):
+        pair_similarity(images[:, 0], captions)
+    assert pair_similarity(images[:0], captions[:0]).shape == (0,)

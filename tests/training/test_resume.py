@@ -1,0 +1,328 @@
+"""A run that is interrupted anywhere and resumed is the run that was not: weights, logs, results, bit by bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import run
+from runtime import checkpoint
+from runtime.errors import InputError
+from runtime.interruption import Interruption, Stopped
+from runtime.log import EVENTS
+from tests.tiny import tiny_flags
+from training import pause
+from training.config import parse_args
+from training.folders import choose_folder
+from training.saved_state import MAGIC, NAMES, SavedState
+from training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ("--dropout", "0.4", "--num_epochs", "2", "--warmup_epoch", "1", "--batch_size", "64", "--log_step", "3")
+KINDS = {
+    "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--fit_type", "gmm", "--drift_correction", "both"),
+    "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5", "--length_window", "2"),
+    "dsdmr": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0", "--refit_every", "2"),
+    "co-teaching": ("--warmup_type", "co_teaching", "--warmup_epoch", "2", "--method", "ncr"),
+    "side by side": ("--side_by_side", "--noisy_start", "1"),
+}
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Give torch two threads, so that networks may go side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Return all that a finished run left, less times."""
+    found: dict[str, Any] = {"files": sorted(path.name for path in folder.iterdir())}
+    for name in ("checkpoint_dev_best.pth.tar", "checkpoint_warmup.pth.tar"):
+        content = torch.load(folder / name, weights_only=True)
+        found[name] = [{key: value.numpy().tobytes() for key, value in n.items()} for n in content["networks"]]
+        found[name + "/dev"] = content["dev"]
+    found["metrics"] = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    found["results"] = {key: value for key, value in results.items() if key != "seconds"}
+    return found
+
+
+def start(root: Path, output: Path, *flags: str) -> Trainer:
+    """Return a trainer that has a folder of its own, new or resumed."""
+    config = parse_args(tiny_flags(root, output, *SHORT, *flags))
+    folder, is_resumed = choose_folder(config)
+    return Trainer(config, run.open_data(config.data, config.noise, config.matcher), folder, resume=is_resumed)
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ask for the end when the `number`-th pause is asked about, in this process or any fork."""
+    asked = itertools.count(1)
+
+    def is_due(self: pause.Pauses) -> bool:
+        if next(asked) == number:
+            self._interruption.requested = signal.SIGINT
+        return self._interruption.requested is not None
+
+    monkeypatch.setattr(pause.Pauses, "is_due", is_due)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_anywhere_it_is_the_same_run(
+    kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
+    (whole,) = (tmp_path / "whole").iterdir()
+    for number in random.Random(kind).sample(range(1, 22), 4):
+        output = tmp_path / f"at {number}"
+        with monkeypatch.context() as patch:
+            interrupted_at(patch, number)
+            trainer = start(tiny_root, output, *KINDS[kind])
+            try:
+                trainer.train()
+            except Stopped:
+                trainer.lock.release()
+                patch.undo()
+                trainer = start(tiny_root, output, *KINDS[kind], "--resume")
+                trainer.train()
+        (folder,) = output.iterdir()
+        assert outcome(folder) == outcome(whole), f"interrupted at {number}"
+        assert len(list((folder / EVENTS).iterdir())) <= 2
+
+
+def test_saving_at_every_step_changes_nothing(tiny_root: Path, tmp_path: Path) -> None:
+    for name, minutes in (("often", "0"), ("seldom", "1000")):
+        start(tiny_root, tmp_path / name, "--save_minutes", minutes).train()
+    (often,), (seldom,) = (tmp_path / "often").iterdir(), (tmp_path / "seldom").iterdir()
+    assert outcome(often) == outcome(seldom)
+
+
+def killed(tiny_root: Path, output: Path, after: float) -> int:
+    """Start a run in a process of its own, kill it after so many seconds, and return its exit code."""
+    flags = tiny_flags(tiny_root, output, *SHORT, "--save_minutes", "0", "--resume")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()
+
+
+def test_a_killed_process_is_resumed(tiny_root: Path, tmp_path: Path) -> None:
+    assert killed(tiny_root, tmp_path / "whole", 300) == 0
+    (whole,) = (tmp_path / "whole").iterdir()
+    output, kills = tmp_path / "killed", 0
+    while not list(output.glob("*/metrics.jsonl")):  # until the run is under way
+        kills += killed(tiny_root, output, 2.5 + kills) < 0
+    while not list(output.glob("*/results.json")):
+        kills += killed(tiny_root, output, 3.0 + kills) < 0
+    (folder,) = output.iterdir()
+    assert kills and outcome(folder) == outcome(whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("flags", [(), ("--side_by_side",)])
+def test_signals_save_and_say_how_to_go_on(
+    number: signal.Signals, code: int, flags: tuple[str, ...], tiny_root: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "run.py", *tiny_flags(tiny_root, tmp_path, "--num_epochs", "5000", *flags)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(number)
+    said = process.stderr.read()
+    assert process.wait(60) == code
+    assert "--resume" in said and "Traceback" not in said
+    (folder,) = tmp_path.iterdir()
+    content, remarks = SavedState(folder).load()
+    assert content["position"]["stage"] >= 2 and not remarks
+
+
+def test_torn_states(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torn latest file gives way to the one before; with both torn the run says so."""
+    start(tiny_root, tmp_path / "whole").train()
+    (whole,) = (tmp_path / "whole").iterdir()
+    interrupted_at(monkeypatch, 9)
+    trainer = start(tiny_root, tmp_path / "torn")
+    with pytest.raises(Stopped):
+        trainer.train()
+    trainer.lock.release()
+    monkeypatch.undo()
+    files = [trainer.folder / name for name in NAMES]
+    assert all(path.exists() for path in files)
+    latest = max(files, key=lambda path: torch.load(_payload(path), weights_only=True)["generation"])
+    data = latest.read_bytes()
+    latest.write_bytes(data[: len(data) // 2])
+    resumed = start(tiny_root, tmp_path / "torn", "--resume")
+    resumed.train()
+    assert outcome(trainer.folder) == outcome(whole)
+
+
+def _payload(path: Path) -> Any:
+    file = open(path, "rb")
+    file.seek(len(MAGIC) + 32)
+    return file
+
+
+def test_both_states_torn(tmp_path: Path) -> None:
+    state = SavedState(tmp_path)
+    for number in range(3):
+        state.save({"number": torch.tensor(number)})
+    content, remarks = SavedState(tmp_path).load()
+    assert int(content["number"]) == 2 and not remarks
+    flipped = bytearray((tmp_path / NAMES[1]).read_bytes())
+    flipped[-1] ^= 1
+    (tmp_path / NAMES[1]).write_bytes(flipped)
+    content, remarks = SavedState(tmp_path).load()
+    assert int(content["number"]) == 1 and len(remarks) == 1 and "damaged" in remarks[0]
+    (tmp_path / NAMES[0]).write_bytes(b"")
+    with pytest.raises(InputError, match="no whole state"):
+        SavedState(tmp_path).load()
+
+
+def test_a_full_disk_costs_nothing(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every third write fails: the run warns, goes on and ends as it would have."""
+    start(tiny_root, tmp_path / "whole").train()
+    (whole,) = (tmp_path / "whole").iterdir()
+    real, count = os.fsync, itertools.count(1)
+
+    def failing(descriptor: int) -> None:
+        if next(count) % 3 == 0:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", failing)
+    with monkeypatch.context():
+        trainer = start(tiny_root, tmp_path / "full", "--save_minutes", "0")
+        try:
+            trainer.train()
+        except InputError:  # the very last write may fail; what is there is resumed
+            trainer.lock.release()
+            monkeypatch.undo()
+            start(tiny_root, tmp_path / "full", "--save_minutes", "0", "--resume").train()
+    said = capsys.readouterr().out
+    assert "No space left on device" in said and "training goes on" in said
+    assert outcome(trainer.folder) == outcome(whole)
+
+
+def test_what_cannot_be_resumed(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_at(monkeypatch, 2)
+    trainer = start(tiny_root, tmp_path)
+    with pytest.raises(Stopped):
+        trainer.train()
+    with pytest.raises(InputError, match="other settings: margin 0.2 -> 0.3"):
+        start(tiny_root, tmp_path, "--margin", "0.3", "--resume")
+    with pytest.raises(InputError, match="not those"):
+        index = trainer.data.train.image_of_pair.copy()
+        index[[0, 20]] = index[[20, 0]]
+        trainer.data.train.set_images(index)
+        Trainer(
+            parse_args(tiny_flags(tiny_root, tmp_path, *SHORT, "--resume")), trainer.data, trainer.folder, resume=True
+        )
+    monkeypatch.undo()
+    start(tiny_root, tmp_path, "--resume", "--save_minutes", "1").train()
+    with pytest.raises(InputError, match="is finished"):
+        start(tiny_root, tmp_path, "--resume")
+
+
+def test_resume_without_a_run_starts_one(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = start(tiny_root, tmp_path, "--resume")
+    assert trainer.position.stage == 0
+    trainer.lock.release()
+    again = start(tiny_root, tmp_path, "--resume")  # nothing was saved in there
+    assert again.folder == trainer.folder and again.position.stage == 0
+
+
+def test_one_run_a_folder(tiny_root: Path, tmp_path: Path) -> None:
+    """A folder is refused while another process writes into it, and free once that is dead."""
+    trainer = start(tiny_root, tmp_path)
+    trainer.save_state()
+    command = [sys.executable, "run.py", *tiny_flags(tiny_root, tmp_path, *SHORT, "--resume")]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and f"process {os.getpid()}" in refused.stderr
+    trainer.lock.release()
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_a_loss_that_is_not_finite(
+    on_nan: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = start(tiny_root, tmp_path, "--on_nan", on_nan, "--method", "baseline")
+    method = trainer.networks[0].method
+    original, calls = method.per_pair_loss, itertools.count(1)
+
+    def broken(*values: Any, **named: Any) -> Any:
+        losses = original(*values, **named)
+        return losses * float("nan") if next(calls) == 3 else losses
+
+    monkeypatch.setattr(method, "per_pair_loss", broken)
+    if on_nan == "stop":
+        with pytest.raises(InputError, match=r"loss of network A is nan at batch 3 of warm-up 1 A.*--on_nan skip"):
+            trainer.train()
+        snapshot = torch.load(trainer.folder / "not_finite.pth.tar", weights_only=True)
+        assert snapshot["batch"] == 3 and len(snapshot["pairs"]) == 64
+        weights = snapshot["networks"][0]["weights"]
+        assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
+    else:
+        trainer.train()
+        assert "loss of network A is nan at batch 3 of warm-up 1 A; the step is skipped" in capsys.readouterr().out
+        records = [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
+        assert all(r["loss/A"] == r["loss/A"] for r in records if "loss/A" in r)
+
+
+def test_a_collapsed_network_is_told(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = start(tiny_root, tmp_path)
+    with torch.no_grad():
+        for parameter in trainer.networks[1].matcher.parameters():
+            parameter.zero_()
+    trainer.evaluate(trainer.data.dev)
+    said = capsys.readouterr().out
+    assert "network B gives every pair the same score" in said and "network A" not in said
+
+
+def test_an_interruption_is_told_to_workers_that_come_later() -> None:
+    interruption = Interruption()
+    with interruption.caught():
+        child = os.fork()
+        if not child:
+            while interruption.requested is None:
+                time.sleep(0.01)
+            os._exit(7)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert interruption.requested == signal.SIGTERM
+        with interruption.passed_on(child):
+            _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    with pytest.raises(Stopped) as stopped:
+        interruption.check()
+    assert stopped.value.exit_code == 143

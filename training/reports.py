@@ -1,0 +1,110 @@
+"""What a run says of itself: its settings, its divisions, its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluation import Retrieval
+from runtime.log import RunLog
+from training.config import RunConfig
+from training.data import RunData
+from training.division import Division, division_metrics
+
+MAX_RATIO_ERROR = 0.01 + 1e-9
+"""A noise index that misses the asked ratio by more is warned about."""
+
+FREE = {"workers", "save_minutes", "resume", "gpu", "output_dir", "on_nan"}
+"""Settings of training that a resumed run may change."""
+
+FLAT = 1e-6
+"""Scores that differ by no more tell nothing apart."""
+
+
+def described(config: RunConfig, data: RunData) -> dict[str, Any]:
+    """Return every setting as plain values; folders in full, so that evaluation finds the data from anywhere."""
+    settings = config.as_dict()
+    for name in ("data_path", "vocab_path"):
+        if settings["data"][name] is not None:
+            settings["data"][name] = str(Path(settings["data"][name]).resolve())
+    return {**settings, "shape": asdict(data.shape), "noise_report": asdict(data.noise)}
+
+
+def differing_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """Return which settings differ, as `name before -> now`, but for those that a resumed run may change."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found.append(differing_settings(old, new, name))
+        elif old != new and not (prefix == "training" and name in FREE):
+            found.append(f"{name} {old} -> {new}")
+    return ", ".join(part for part in found if part)
+
+
+def introduction(config: RunConfig, data: RunData, device: torch.device, folder: Path) -> Iterator[str]:
+    """Yield the lines that a run begins with."""
+    noise = data.noise
+    yield (
+        f"{config.data.data_name}: {data.train.num_images} images, {len(data.train)} training pairs, "
+        f"{100 * noise.measured_ratio:.1f} % mismatched (protocol {noise.protocol}); "
+        f"{config.num_networks} x {config.matcher.module_name}, method {config.method_name}, "
+        f"on {device}; output in {folder}"
+    )
+    if abs(noise.measured_ratio - noise.asked_ratio) > MAX_RATIO_ERROR:
+        yield (
+            f"warning: --noise_ratio is {noise.asked_ratio:g}, but {100 * noise.measured_ratio:.1f} % of the "
+            "pairs of the noise index are mismatched"
+        )
+
+
+def record_division(log: RunLog, step: int, name: str, division: Division, is_matched: np.ndarray | None) -> None:
+    """Say and record how good a division is, with histograms of its signal split by the truth (N,), if it is known."""
+    metrics = division_metrics(division, is_matched)
+    known = {f"division/{name}/{key}": value for key, value in metrics.items() if value is not None}
+    log.scalars(step, known, event="division", network=name)
+    shown = ("share_clean", "precision", "recall", "residual_noise", "auc")
+    parts = [f"{key.replace('_', ' ')} {metrics[key]:.3f}" for key in shown if metrics.get(key) is not None]
+    log.say(f"  division by {name}: {', '.join(parts)}")
+    if division.findings.warning:
+        log.say(f"  warning: {division.findings.warning}")
+    for label, values in {"signal": division.signal, **division.diagnostics}.items():
+        sides = {"": slice(None)} if is_matched is None else {"/matched": is_matched, "/mismatched": ~is_matched}
+        for side, chosen in sides.items():
+            log.histogram(f"division/{name}/{label}{side}", values[chosen], step)
+
+
+def check_flat(log: RunLog, sims: Mapping[str, np.ndarray]) -> None:
+    """Warn of networks that give every pair the same score."""
+    for name, matrix in sims.items():
+        if name != "mean" and float(matrix.max()) - float(matrix.min()) <= FLAT:
+            log.say(
+                f"warning: network {name} gives every pair the same score: it has collapsed; lower --learning_rate, "
+                "warm up longer, or use --negatives anneal"
+            )
+
+
+def results(
+    config: RunConfig, data: RunData, best: dict[str, Any], test: Mapping[str, Retrieval], *, seconds: float
+) -> dict[str, Any]:
+    """Return the content of results.json."""
+    return {
+        "data_name": config.data.data_name,
+        "method": config.method_name,
+        "similarity": config.matcher.module_name,
+        "noise": asdict(data.noise),
+        "seed": config.training.seed,
+        "num_networks": config.num_networks,
+        "epoch": best["epoch"],
+        "epoch_title": best["title"],
+        "chosen_on": "dev",
+        "split": "test",
+        "dev": best["results"],
+        "test": {name: r.as_dict() for name, r in test.items()},
+        "seconds": seconds,
+    }
