@@ -9,6 +9,7 @@ import pytest
 
 import evaluation
 import run
+from clip.config import parse_args as clip_args
 from evaluation import EvaluationConfig
 from methods import known_methods
 from models.precision import ScoringConfig
@@ -191,7 +192,10 @@ def test_an_argument_file_with_comments(tmp_path: Path) -> None:
 
 def test_every_recipe_parses() -> None:
     for recipe in sorted((ROOT / "recipes").glob("*.args")):
-        assert parse_args([f"@{recipe}"]).data.data_name, recipe.name
+        if recipe.name.startswith("clip_"):
+            assert clip_args([f"@{recipe}"]).pairs.data_name, recipe.name
+        else:
+            assert parse_args([f"@{recipe}"]).data.data_name, recipe.name
 
 
 def test_abbreviations_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

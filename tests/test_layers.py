@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training", "run")
-FOLDERS = ("runtime", "vocab", "data_utils", "models", "methods", "training", "benchmarks")
+FOLDERS = ("runtime", "vocab", "data_utils", "models", "methods", "training", "embeddings", "clip", "benchmarks")
+PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), "evaluation", "run")
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path
     for path in sorted([*ROOT.glob("*.py"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))])
@@ -27,14 +27,22 @@ MAY_IMPORT = {
     "methods": {"runtime", "vocab", "data_utils", "models", "methods"},
     "training": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
+    "embeddings": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "embeddings"},
+    "clip": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "clip"},
     "benchmarks": {*PACKAGES, "benchmarks", "tests"},
 }
 ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
 }
-PRINTING = ("runtime/log.py", "runtime/errors.py", "evaluation.py", "vocab/build.py", "run.py")
-PRINTING_FOLDERS = ("data_utils/emoji_builder/", "benchmarks/")
+PRINTING = (
+    *("run.py", "evaluation.py", "vocab/build.py", "embeddings/clean.py", "runtime/log.py", "runtime/errors.py"),
+    *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
+    "runtime/checkpoint.py",
+)
+PRINTING_FOLDERS = ("data_utils/emoji_builder/", "benchmarks/", "clip/ablation.py", "clip/evaluate.py")
+TRAINERS = {"training/network.py", "embeddings/adapter.py", "clip/step.py"}
+"""What differentiates a loss: a network, an adapter, a CLIP model."""
 
 
 def package_of(name: str) -> str:
@@ -113,9 +121,10 @@ def test_argparse_stays_at_the_door() -> None:
     assert not called_attributes(TREES["training/config.py"], "add_argument")
 
 
-def test_one_backward_pass() -> None:
+def test_losses_are_differentiated_in_one_place_of_each_trainer() -> None:
     counts = {name: called_attributes(tree, "backward") for name, tree in TREES.items()}
-    assert {n: c for n, c in counts.items() if c and not n.startswith("benchmarks/")} == {"training/network.py": 1}
+    assert {n for n, c in counts.items() if c and not n.startswith("benchmarks/")} == TRAINERS
+    assert counts["training/network.py"] == counts["embeddings/adapter.py"] == 1
 
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if n not in PRINTING and not n.startswith(PRINTING_FOLDERS)])

@@ -1,0 +1,68 @@
+"""The state of a run after an epoch, in one file: all that is needed to go on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.checkpoint import save_checkpoint
+from runtime.errors import InputError
+
+STATE = "state.pt"
+"""Its name in the run's folder."""
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        epochs_done: of pretraining and fine-tuning together.
+        seconds: that the run has taken so far.
+        best: epoch of fine-tuning, dev results and rSum of the model that dev would choose; empty before the first.
+        records: what was written to metrics.jsonl.
+        first_filter: figures of the first filtering.
+    """
+
+    epochs_done: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    first_filter: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(
+    folder: Path,
+    state: RunState,
+    *,
+    network: dict[str, Tensor],
+    optimiser: dict[str, Any],
+    filtered: dict[str, Any] | None,
+    random: list[Tensor],
+) -> None:
+    """Write everything that changes in a run; whole or not at all."""
+    content = {"run": vars(state), "network": network, "optimiser": optimiser, "filtered": filtered, "random": random}
+    save_checkpoint(folder / STATE, content)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, with `run` as a `RunState`, without executing anything in it.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise InputError(f"--resume {folder}: no {STATE} there; a run can be resumed once its first epoch is done")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        return {**content, "run": RunState(**content["run"])}
+    except Exception as error:  # the bytes of a damaged file can lead the unpickler into any exception
+        raise InputError(f"--resume {folder}: {STATE} is damaged ({type(error).__name__}); start anew") from None

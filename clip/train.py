@@ -1,0 +1,93 @@
+"""Fine-tune CLIP under noisy correspondence: DSDMR's filter and dynamic margins, a reconstruction, and its ablation.
+
+    python -m clip.train --clip DIR --train_pairs train.json --dev_pairs dev.json --test_pairs test.json
+    python -m clip.train @recipes/clip_emoji.args --clip_method dsdmr
+    python -m clip.train --resume output/RUN
+
+The second command needs no download: a small CLIP from random weights on the embedded pictures. The authors' loss and
+trainer are unpublished: margins, guards and pools are ours, and numbers are not a reproduction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from clip.config import ClipRunConfig, parse_args, resumed
+from clip.library import require_transformers
+from clip.setup import open_run
+from clip.state import load_state
+from clip.trainer import ClipTrainer
+from runtime.checkpoint import write_json
+from runtime.errors import InputError, exit_on_input_error
+
+CONFIG, RESULTS = "config.json", "results.json"
+
+
+def claim_folder(config: ClipRunConfig) -> Path:
+    """Make the run's folder; an earlier run of the same name is kept, and the new one gets a number.
+
+    Raises:
+        InputError: the output folder cannot be written.
+    """
+    try:
+        for number in count(1):
+            name = config.run_name() if number == 1 else f"{config.run_name()}-{number}"
+            folder = Path(config.tuning.output_dir) / name
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {config.tuning.output_dir} cannot be written: {error.strerror}; name another folder"
+        ) from None
+    raise AssertionError("unreachable: numbers do not end")
+
+
+def start(config: ClipRunConfig) -> ClipTrainer:
+    """Open data and model and claim a folder for a new run."""
+    data = open_run(config)
+    folder = claim_folder(config)
+    write_json(folder / CONFIG, config.as_dict())
+    return ClipTrainer(config, data, folder)
+
+
+def resume(given: ClipRunConfig, folder: Path) -> ClipTrainer:
+    """Open an interrupted run.
+
+    Raises:
+        InputError: there is none, it is finished, or a flag asks for something else.
+    """
+    try:
+        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"--resume {folder}: no {CONFIG} that can be read; give the folder of a run") from None
+    config = resumed(given, ClipRunConfig.from_dict(stored), folder)
+    if (folder / RESULTS).is_file():
+        raise InputError(f"--resume {folder}: that run is finished; its results are in {RESULTS}")
+    load_state(folder)  # before the pictures are opened
+    return ClipTrainer(config, open_run(config), folder, resumes=True)
+
+
+def train(config: ClipRunConfig) -> dict[str, Any]:
+    """Train, or go on training; return the content of results.json."""
+    require_transformers()
+    folder = config.tuning.resume
+    trainer = start(config) if folder is None else resume(config, Path(folder))
+    return trainer.train()
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags and train."""
+    train(parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
