@@ -1,17 +1,18 @@
-"""Evaluate a trained matcher: recalls at 1, 5 and 10, median and mean rank, both directions, and their sum.
+"""Evaluate trained matchers: recalls at 1, 5 and 10, median and mean rank, both directions, and their sum.
 
     python evaluation.py --mode_path output/RUN/checkpoint_dev_best.pth.tar
+    python evaluation.py --mode_path sgr.pth.tar,saf.pth.tar --data_name coco_precomp --split testall
 
-Rows of every similarity matrix are images, columns captions. By default every pair is scored. With `--shortlist K` a
-cheap estimate picks the K best captions of every image and the K best images of every caption, and only those are
-scored; all others rank behind them.
+Checkpoints are ours or those of NCR, BiCro, MGCS and SGRAF. Each network gets a row, and several get one for the mean
+of their scores. Rows of every similarity matrix are images, columns captions. By default every pair is scored. With
+`--shortlist K` a cheap estimate picks the K best captions of every image and the K best images of every caption, and
+only those are scored; all others rank behind them. `--relevance FILE` ranks by a ground truth of many to many as well.
 """
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
+from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
+from data_utils.relevance import read_image_ids, read_relevance
+from data_utils.stored import open_for_all
+from models.ensemble import Scores, rank_scores, scores_in_turn
 from models.gallery import similarities, similarities_by_name, with_mean
 from models.matcher import Matcher
 from models.precision import ScoringConfig, prepare_scoring
-from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, folds_of, mean_retrieval, retrieval
+from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, retrieval
+from models.relevance import GroundTruth, Relevance, RelevanceResult
 from models.restored import restore
+from models.sgraf import SAF, SGR
 from models.shortlist import shortlisted_similarities
-from models.similarity import VSE
-from runtime.checkpoint import load_checkpoint, write_atomically, write_json
+from runtime.arrays import ArrayFile
+from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
 from runtime.log import table
-from vocab.vocabulary import Vocabulary
+from runtime.provenance import provenance, provenance_lines
 
 __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
 """What others import from here, though it lives below."""
@@ -56,16 +62,31 @@ def result_table(title: str, results: dict[str, Retrieval]) -> str:
     return table(header, rows)
 
 
+def relevance_table(title: str, results: Mapping[str, RelevanceResult]) -> str:
+    """Return the table of figures by a ground truth of many to many, one row a network."""
+    names = (*(f"R@{k}" for k in RECALLS), "mAP@R", "R-Precision")
+    header = [title, *(f"{d} {name}" for d in ("i2t", "t2i") for name in names)]
+    rows = [[name, *(r[d][n] for d in ("i2t", "t2i") for n in names)] for name, r in _as_dicts(results).items()]
+    return table(header, rows)
+
+
+def _as_dicts(results: Mapping[str, Retrieval] | Mapping[str, RelevanceResult]) -> dict[str, dict[str, Any]]:
+    return {name: result.as_dict() for name, result in results.items()}
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Flags of evaluation.py."""
 
-    mode_path: str | None = flag(None, "checkpoint to evaluate (required)")
-    mode_path1: str | None = flag(None, "second checkpoint; the scores of both are averaged (SGR + SAF = SGRAF)")
+    mode_path: str | None = flag(None, "checkpoint to evaluate, or several separated by commas (required)")
+    mode_path1: str | None = flag(None, "one more checkpoint; the scores of all are averaged (SGR + SAF = SGRAF)")
     data_name: str | None = flag(None, "data set (default: the one the checkpoint was trained on)")
     data_path: str | None = flag(None, "folder that holds the data set's folder (default: as in training)")
     vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)")
     split: str = flag("test", "split to evaluate: test, dev, testall (as folds too), ...")
+    relevance: str | None = flag(
+        None, "file of relevant image-caption pairs (.tsv, .csv, .json) to rank by as well: R@K, mAP@R, R-Precision"
+    )
     output: str | None = flag(None, "write the results to this JSON file")
     save_sims: str | None = flag(None, "write the score matrices (images x captions, float32) to this .npz file")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
@@ -74,31 +95,16 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(self, "mode_path", "give a checkpoint that run.py wrote")
+        if not self.paths():
+            raise InputError(f"--mode_path {self.mode_path!r} names no checkpoint; give one, or several with commas")
         check_range(self, "shortlist", low=0)
         check_range(self, "shortlist_check", low=0)
 
-
-def open_split(data: DataConfig, split: str, checkpoint: dict[str, Any], path: str) -> PrecomputedSplit:
-    """Open a split for a checkpoint, with the vocabulary it was trained with.
-
-    Raises:
-        InputError: another vocabulary, or features of other dimensions.
-    """
-    vocabulary = Vocabulary.load(vocabulary_file(data))
-    if vocabulary.digest() != checkpoint["vocabulary_digest"]:
-        raise InputError(
-            f"{vocabulary_file(data)} is not the vocabulary that {path} was trained with; set --vocab_path to that one"
-        )
-    opened = PrecomputedSplit(
-        locate(data), split, vocabulary, protocol(data.data_name).dev_images if split == "dev" else None
-    )
-    expected = (checkpoint["config"]["shape"]["num_regions"], checkpoint["config"]["shape"]["region_dim"])
-    if opened.region_shape != expected:
-        raise InputError(
-            f"{path} was trained on {expected[0]} regions x {expected[1]} dimensions; {opened.regions.path} has "
-            f"{opened.region_shape[0]} x {opened.region_shape[1]}"
-        )
-    return opened
+    def paths(self) -> list[str]:
+        """Return the checkpoints' paths; a comma in the name of an existing file does not separate."""
+        assert self.mode_path is not None
+        given = [self.mode_path] if Path(self.mode_path).is_file() else self.mode_path.split(",")
+        return [path.strip() for path in given if path.strip()] + ([self.mode_path1] if self.mode_path1 else [])
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,14 @@ class Opened:
     matchers: dict[str, Matcher]
     split: PrecomputedSplit
     data_name: str
+    truth: GroundTruth | None = None
+
+
+def ground_truth(path: Path, split: PrecomputedSplit) -> GroundTruth:
+    """Read `--relevance` for a split."""
+    size = (split.num_images, len(split))
+    pairs = read_relevance(path, *size, lambda: read_image_ids(split.regions.path.parent, split.name, *size))
+    return GroundTruth(Relevance.of(*pairs.i2t), Relevance.of(*reversed(pairs.t2i)))
 
 
 def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[str, Any]]) -> Opened:
@@ -117,33 +131,18 @@ def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[
         InputError: checkpoints, data and flags do not fit together.
     """
     matchers: dict[str, Matcher] = {}
-    split: PrecomputedSplit | None = None
     for number, (path, checkpoint) in enumerate(zip(paths, checkpoints, strict=True)):
-        stored = checkpoint["config"]["data"]
-        data = DataConfig(
-            data_name=config.data_name or stored["data_name"],
-            data_path=config.data_path or stored["data_path"],
-            vocab_path=config.vocab_path or stored["vocab_path"],
-        )
         matchers |= {f"{chr(ord('A') + k)}{number or ''}": m for k, m in enumerate(restore(checkpoint, path))}
-        opened = open_split(data, config.split, checkpoint, path)
-        if split is not None and (len(opened), opened.num_images) != (len(split), split.num_images):
-            raise InputError(
-                f"{path} evaluates on another number of pairs than {paths[0]}; name one --data_name for both"
-            )
-        split = opened
-    assert split is not None
+    places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
+    stored = open_for_all(checkpoints, paths, config.split, **places)
+    split = stored.split
     if config.shortlist > min(split.num_images, len(split)):
         raise InputError(
             f"--shortlist {config.shortlist} is more than there is to choose from: {config.split} has "
             f"{split.num_images} images and {len(split)} captions; lower it, or take 0 to score every pair"
         )
-    return Opened(matchers, split, data.data_name)
-
-
-def ranked(sims: dict[str, np.ndarray], split: PrecomputedSplit) -> dict[str, Retrieval]:
-    """Rank every score matrix of a split."""
-    return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
+    truth = ground_truth(Path(config.relevance), split) if config.relevance else None
+    return Opened(matchers, split, stored.data_name, truth)
 
 
 def score_shortlist(
@@ -164,7 +163,8 @@ def score_shortlist(
         print(f"{done}; the recall lost was not measured: --shortlist_check {pairs} scores all pairs too")
         return found.sims, record
     started = time.perf_counter()
-    exact, short = ranked(similarities_by_name(opened.matchers, split, device), split), ranked(found.sims, split)
+    all_pairs = similarities_by_name(opened.matchers, split, device)
+    exact, short = (rank_scores(s.items(), split.image_of_caption).whole for s in (all_pairs, found.sims))
     record["exact_seconds"] = time.perf_counter() - started
     record["lost"] = {name: difference(exact[name], short[name]) for name in exact}
     lost = ", ".join(f"{name} {exact[name].r_sum - short[name].r_sum:.2f}" for name in exact)
@@ -172,60 +172,60 @@ def score_shortlist(
     return found.sims, record
 
 
-def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None = None) -> dict[str, np.ndarray]:
-    """Evaluate one or two checkpoints as the flags say, print the tables, write what was asked for."""
-    scoring = scoring or ScoringConfig()
-    paths = [p for p in (config.mode_path, config.mode_path1) if p is not None]
+def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None = None) -> dict[str, Any]:
+    """Evaluate checkpoints as the flags say, print the tables, write what was asked for; return the record."""
+    scoring, paths = scoring or ScoringConfig(), config.paths()
     for target in (config.output, config.save_sims):
         if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
             raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
     device = choose_device(config.gpu)
     checkpoints = [load_checkpoint(path) for path in paths]
     opened = open_all(config, paths, checkpoints)
-    split, fold = opened.split, protocol(opened.data_name).fold_images
-    for matcher in opened.matchers.values():
+    split, matchers = opened.split, opened.matchers
+    fold = protocol(opened.data_name).folds(config.split)
+    fold = fold if fold is not None and split.num_images > fold else None
+    for matcher in matchers.values():
         matcher.to(device)
-    for line in prepare_scoring(list(opened.matchers.values()), scoring, device):
+    for line in prepare_scoring(list(matchers.values()), scoring, device):
         print(line)
-    has_folds = config.split == "testall" and split.num_images > fold
+    scores: Scores = scores_in_turn(matchers, split, device)
     shortlist: dict[str, Any] | None = None
-    if config.shortlist and any(isinstance(m.similarity, VSE) for m in opened.matchers.values()):
-        print("--shortlist is left aside: VSE scores every pair as fast as a shortlist is made")
+    others = sorted(
+        {type(m.similarity).__name__ for m in matchers.values() if not isinstance(m.similarity, (SGR, SAF))}
+    )
+    if config.shortlist and others:
+        print(f"--shortlist is left aside: it is made for SGR and SAF, not for {' and '.join(others)}")
     elif config.shortlist:
-        sims, shortlist = score_shortlist(opened, device, config, fold if has_folds else None)
-    if shortlist is None:
-        sims = similarities_by_name(opened.matchers, split, device)
-    results = ranked(sims, split)
-    size = f"{split.num_images} images x {len(split)} captions"
-    chosen = "chosen on dev" if checkpoints[0].get("chosen_on") == "dev" else "not chosen on dev"
-    print(f"{opened.data_name} {config.split}, {size}; checkpoint of epoch {checkpoints[0]['epoch']}, {chosen}")
-    print(result_table(config.split, results))
+        short, shortlist = score_shortlist(opened, device, config, fold)
+        scores = short.items()
+    with ArrayFile(None if config.save_sims is None else Path(config.save_sims)) as sims_file:
+        found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=opened.truth, keep=sims_file.write)
     record: dict[str, Any] = {
         "data_name": opened.data_name,
         "split": config.split,
         "images": split.num_images,
         "captions": len(split),
-        "checkpoints": paths,
-        "epochs": [c["epoch"] for c in checkpoints],
-        "chosen_on": [c.get("chosen_on") for c in checkpoints],
-        "num_networks": len(opened.matchers),
-        "noise": [c["config"].get("noise_report") for c in checkpoints],
-        "seeds": [c["config"]["training"]["seed"] for c in checkpoints],
+        **provenance(checkpoints, paths),
+        "num_networks": len(matchers),
         "precision": scoring.precision,
         "shortlist": shortlist,
-        "results": {name: r.as_dict() for name, r in results.items()},
+        "results": _as_dicts(found.whole),
     }
-    if has_folds:
-        folds = {n: mean_retrieval(folds_of(m, split.image_of_caption, fold)) for n, m in sims.items()}
-        print(result_table(f"{fold}-image folds, mean", folds))
-        record["fold_results"] = {name: r.as_dict() for name, r in folds.items()}
+    names = iter(matchers)
+    owners = [[next(names) for _ in checkpoint["networks"]] for checkpoint in checkpoints]
+    print(f"{opened.data_name} {config.split}, {split.num_images} images x {len(split)} captions")
+    print("\n".join([*provenance_lines(record, owners), result_table(config.split, found.whole)]))
+    if fold is not None:
+        print(result_table(f"{fold}-image folds, mean", found.folds))
+        record |= {"fold_images": fold, "fold_results": _as_dicts(found.folds)}
+    if opened.truth is not None:
+        sizes = (opened.truth.i2t.num_queries, opened.truth.t2i.num_queries)
+        print(f"{config.relevance}: {sizes[0]} images and {sizes[1]} captions have something relevant")
+        print(relevance_table("relevance", found.relevance))
+        record["relevance"] = {"file": config.relevance, "results": _as_dicts(found.relevance)}
     if config.output is not None:
         write_json(Path(config.output), record)
-    if config.save_sims is not None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **sims)  # type: ignore[arg-type]
-        write_atomically(Path(config.save_sims), buffer.getvalue())
-    return sims
+    return record
 
 
 @exit_on_input_error

@@ -6,7 +6,7 @@ Any folder `<data_path>/<data_name>/` with `{split}_ims.npy` or `{split}_ims.h5`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import InputError
@@ -14,6 +14,11 @@ from runtime.flags import flag
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EMBEDDED = "emoji_precomp"
+NEEDED = ("train", "dev", "test")
+"""The splits that a run opens."""
+
+TESTALL = "testall"
+"""A larger test split, of which `test` is a part: ranked as a whole and in folds."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,39 @@ class Protocol:
     Attributes:
         has_real_noise: its training pairs are mismatched as collected, so that none are shuffled.
         dev_images: only so many first images of the dev split are used, None for all.
-        fold_images: `testall` is also reported as folds of so many images.
+        fold_images: `testall` is also reported in folds: consecutive groups of so many images, in file order.
+        images: published number of images of each split; empty where nothing is published.
+        captions_per_image: published number of captions of an image, None where nothing is published.
     """
 
     has_real_noise: bool = False
     dev_images: int | None = None
     fold_images: int = 1000
+    images: dict[str, int] = field(default_factory=dict)
+    captions_per_image: int | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that a folder of this data set holds; the first three are what training needs."""
+        return tuple(self.images) or NEEDED
+
+    def folds(self, split: str) -> int | None:
+        """Return how many images a fold of `split` has; None for a split that is ranked as a whole only."""
+        return self.fold_images if split == TESTALL else None
 
 
 PROTOCOLS = {
-    "f30k_precomp": Protocol(dev_images=1000),
-    "coco_precomp": Protocol(dev_images=1000),
-    "cc152k_precomp": Protocol(has_real_noise=True),
+    "f30k_precomp": Protocol(
+        dev_images=1000, images={"train": 29_000, "dev": 1_014, "test": 1_000}, captions_per_image=5
+    ),
+    "coco_precomp": Protocol(
+        dev_images=1000,
+        images={"train": 113_287, "dev": 5_000, "test": 1_000, TESTALL: 5_000},
+        captions_per_image=5,
+    ),
+    "cc152k_precomp": Protocol(
+        has_real_noise=True, images={"train": 150_000, "dev": 1_000, "test": 1_000}, captions_per_image=1
+    ),
 }
 
 

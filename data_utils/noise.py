@@ -1,22 +1,46 @@
-"""Noisy correspondence: make it, read it, measure it.
+"""Noisy correspondence: which image each training caption is given.
 
-An index says which image each caption is trained with. Two protocols hide behind the same "20 %":
+    python -m data_utils.noise inspect FILE --data_name f30k_precomp --data_path /data
+    python -m data_utils.noise make --noise_file noise_0.4.npy --noise_ratio 0.4 --data_name f30k_precomp ...
+
+Two protocols hide behind the same "20 %":
 - caption: int(ratio * captions) captions are picked and their images shuffled among themselves (NCR, BiCro, MGCS);
 - image: int(ratio * images) images are picked and shuffled; all captions of an image move together (RCL, DECL, L2RM).
-The shuffle is unrestricted, so that a few picked pairs stay matched.
+The shuffle is unrestricted, so that a few picked pairs stay matched. `inspect` ends with 0 if the index fits the data,
+with 1 if the JSON beside it says otherwise than it, with 2 if it cannot be used.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from runtime.checkpoint import write_json
-from runtime.errors import InputError
-from runtime.flags import check_choices, check_range, flag
+from data_utils.captions import captions_file, read_captions
+from data_utils.catalog import DataConfig, locate, protocol
+from data_utils.counts import Counts, count
+from data_utils.noise_index import (
+    IndexFile,
+    NoiseReport,
+    disagreements,
+    load_index,
+    make_index,
+    measure,
+    read_index,
+    read_sidecar,
+    save_index,
+    share_moved_together,
+    sidecar_of,
+)
+from data_utils.regions import RegionStore
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, word
+
+MAX_RATIO_ERROR = 0.01
+"""A measured ratio further from the asked one than this is pointed out."""
 
 
 @dataclass(frozen=True)
@@ -32,105 +56,6 @@ class NoiseConfig:
         check_choices(self)
         check_range(self, "noise_ratio", low=0.0, high=1.0, high_open=True)
         check_range(self, "noise_seed", low=0, high=2**32 - 1)
-
-
-@dataclass(frozen=True)
-class NoiseReport:
-    """What an index does, measured.
-
-    Attributes:
-        protocol: `none`, `caption` or `image`, told from the index itself.
-        asked_ratio: the flag's value.
-        measured_ratio: share of captions whose image is not their own.
-    """
-
-    protocol: str
-    asked_ratio: float
-    measured_ratio: float
-
-
-def make_index(num_images: int, captions_per_image: int, ratio: float, protocol: str, seed: int) -> np.ndarray:
-    """Return (captions,) int64: the image of each caption after shuffling.
-
-    `RandomState` is used because numpy guarantees its stream for ever: the same seed gives the same index on every
-    machine and numpy version.
-    """
-    random = np.random.RandomState(seed)
-    own = np.repeat(np.arange(num_images), captions_per_image)
-    if protocol == "caption":
-        picked = random.permutation(len(own))[: int(ratio * len(own))]
-        own[picked] = own[random.permutation(picked)]
-        return own
-    moved = np.arange(num_images)
-    picked = random.permutation(num_images)[: int(ratio * num_images)]
-    moved[picked] = random.permutation(picked)
-    return moved[own]
-
-
-def measure(index: np.ndarray, captions_per_image: int, asked_ratio: float) -> NoiseReport:
-    """Tell an index's protocol and true ratio.
-
-    Under the image protocol every image that is hit has all its captions wrong; under the caption protocol hardly any.
-    """
-    is_wrong = index != np.arange(len(index)) // captions_per_image
-    by_image = is_wrong.reshape(-1, captions_per_image)
-    hit = by_image.any(axis=1)
-    if not hit.any():
-        kind = "none"
-    else:
-        kind = "image" if captions_per_image > 1 and by_image[hit].all(axis=1).mean() > 0.5 else "caption"
-    return NoiseReport(protocol=kind, asked_ratio=asked_ratio, measured_ratio=float(is_wrong.mean()))
-
-
-def load_index(path: Path, num_images: int, captions_per_image: int) -> np.ndarray:
-    """Read an index file, one entry a caption or one an image, as (captions,) int64.
-
-    Raises:
-        InputError: not an integer npy file, another length, or entries that are no image.
-    """
-    try:
-        index = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"--noise_file {path} is not a numeric npy file: {error}") from None
-    captions = num_images * captions_per_image
-    if index.ndim != 1 or index.dtype.kind not in "iu" or len(index) not in (captions, num_images):
-        raise InputError(
-            f"--noise_file {path} has shape {index.shape} and type {index.dtype}; it must be a list of whole numbers, "
-            f"one a caption ({captions}) or one an image ({num_images})"
-        )
-    if index.min() < 0 or index.max() >= num_images:
-        raise InputError(
-            f"--noise_file {path} holds entries from {index.min()} to {index.max()}; an entry is an image's number, "
-            f"0 to {num_images - 1}"
-        )
-    index = index.astype(np.int64)
-    return index if len(index) == captions else np.repeat(index, captions_per_image)
-
-
-def save_index(path: Path, index: np.ndarray, report: NoiseReport, seed: int) -> None:
-    """Write an index and, beside it, a JSON that says what it is.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    target = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "wb") as file:
-            np.save(file, index)
-        target.replace(path)
-        write_json(
-            path.with_suffix(".json"),
-            {
-                "protocol": report.protocol,
-                "ratio": report.asked_ratio,
-                "seed": seed,
-                "measured_mismatch": report.measured_ratio,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            },
-        )
-    except OSError as error:
-        raise InputError(f"--noise_file {path} cannot be written: {error.strerror}") from None
 
 
 def inject(
@@ -152,3 +77,112 @@ def inject(
     if path is not None:
         save_index(path, index, report, config.noise_seed)
     return index, report
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `python -m data_utils.noise` is to do."""
+
+    action: str = word("inspect: tell what an index file does; make: write one", choices=("inspect", "make"))
+    file: str | None = word("the index file to inspect, or to write (instead of --noise_file)", optional=True)
+
+
+def training_counts(data: DataConfig) -> tuple[Path, Counts]:
+    """Return a data set's folder and the counts of its training split; no vocabulary is needed.
+
+    Raises:
+        InputError: files missing or broken, or counts that do not fit together.
+    """
+    folder = locate(data)
+    captions = len(read_captions(folder, "train"))
+    return folder, count(RegionStore(folder, "train"), captions, captions_file(folder, "train"))
+
+
+def kind(file: IndexFile, report: NoiseReport, counts: Counts) -> str:
+    """Say what an index is and who publishes such."""
+    if report.protocol == "none":
+        return "none: every caption has its own image"
+    if counts.captions_per_image == 1:
+        return "caption = image: with one caption an image the two protocols are the same"
+    if report.protocol == "caption":
+        return "caption, as NCR, BiCro, PC2 and MGCS publish"
+    by = "RCL, DECL and CRCL publish" if file.entries == counts.images else "L2RM publishes"
+    return f"image, as {by}"
+
+
+def inspect(path: Path, data: DataConfig, noise: NoiseConfig) -> bool:
+    """Print what an index file does to a data set's training pairs; return whether the JSON beside it agrees.
+
+    Raises:
+        InputError: the file does not fit the data.
+    """
+    if not path.is_file():
+        raise InputError(f"no index file at {path}; give one, or make it: python -m data_utils.noise make {path} ...")
+    folder, counts = training_counts(data)
+    file = read_index(path, counts.images, counts.captions_per_image)
+    report = measure(file.index, counts.captions_per_image, noise.noise_ratio)
+    wrong = round(report.measured_ratio * len(file.index))
+    own = np.arange(len(file.index)) // counts.captions_per_image
+    is_shuffle = np.array_equal(np.sort(file.index), own)
+    per = "an image" if file.entries == counts.images else "a caption"
+    print(f"{path}: {file.entries} entries, {file.dtype}, one {per}")
+    print(f"{folder} train: {counts.images} images, {counts.captions_per_image} captions an image")
+    print(f"protocol: {kind(file, report, counts)}")
+    print(f"mismatched: {100 * report.measured_ratio:.2f} % of the captions ({wrong} of {len(file.index)})")
+    if counts.captions_per_image > 1 and wrong:
+        together = share_moved_together(file.index, counts.captions_per_image)
+        print(f"moved together: all captions of {100 * together:.2f} % of the images that are hit")
+    print(f"a shuffle: {'yes' if is_shuffle else 'no: some images are used more often than others'}")
+    if noise.noise_ratio and abs(report.measured_ratio - noise.noise_ratio) > MAX_RATIO_ERROR:
+        print(f"warning: --noise_ratio is {noise.noise_ratio:g}")
+    if protocol(data.data_name).has_real_noise:
+        print(f"warning: {data.data_name} has real noise; run.py takes no --noise_file for it")
+    sidecar = read_sidecar(path)
+    if sidecar is None:
+        print(f"{sidecar_of(path).name}: not there")
+        return True
+    faults = disagreements(path, report, sidecar)
+    told = f"ratio {sidecar.get('ratio')}, seed {sidecar.get('seed')}"
+    print(f"{sidecar_of(path).name}: {'disagrees: ' + '; '.join(faults) if faults else f'agrees ({told})'}")
+    return not faults
+
+
+def make(path: Path, data: DataConfig, noise: NoiseConfig) -> None:
+    """Write the index that run.py would make with the same flags, and its JSON.
+
+    Raises:
+        InputError: the file exists, no ratio is given, or the data set has real noise.
+    """
+    if not noise.noise_ratio:
+        raise InputError("make needs --noise_ratio: the share of training captions that get another image, above 0")
+    for place in (path, sidecar_of(path)):
+        if place.exists():
+            raise InputError(f"{place} exists; an index is not written over: inspect it, delete it or name another")
+    _, counts = training_counts(data)
+    real = protocol(data.data_name).has_real_noise
+    config = replace(noise, noise_file=str(path))
+    _, report = inject(config, counts.images, counts.captions_per_image, has_real_noise=real)
+    print(f"{path}: {report.protocol} noise, {100 * report.measured_ratio:.2f} % of the captions mismatched")
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Inspect an index file or make one."""
+    parser = OneLineParser(prog="python -m data_utils.noise", description="Inspect a noise index, or make one.")
+    add_flags(parser, "what to do", Command)
+    add_flags(parser, "data", DataConfig)
+    add_flags(parser, "noise, as for run.py", NoiseConfig)
+    namespace = parser.parse_args(argv)
+    command, data = from_namespace(Command, namespace), from_namespace(DataConfig, namespace)
+    noise = from_namespace(NoiseConfig, namespace)
+    if (command.file is None) == (noise.noise_file is None):
+        raise InputError("name the index file, once: after the action, or with --noise_file")
+    path = Path(command.file or noise.noise_file or "")
+    if command.action == "make":
+        make(path, data, noise)
+    elif not inspect(path, data, noise):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

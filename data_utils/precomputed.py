@@ -9,6 +9,7 @@ import torch
 
 from data_utils.batch import Batch
 from data_utils.captions import captions_file
+from data_utils.counts import count
 from data_utils.regions import RegionStore
 from data_utils.tokens import read_tokens
 from runtime.errors import InputError
@@ -23,7 +24,7 @@ class PrecomputedSplit:
 
     Args:
         folder: the data set's folder.
-        split: `train`, `dev`, `test`, ...
+        split: `train`, `dev`, `test`, `testall`, ...
         vocabulary: gives the token ids.
         max_images: use only so many first images.
         token_cache: folder that keeps tokenised captions; None is the user's cache, `off` none.
@@ -51,16 +52,9 @@ class PrecomputedSplit:
         self.regions = RegionStore(folder, split)
         path = captions_file(folder, split)
         tokens = read_tokens(path, vocabulary, token_cache)
-        num_rows, num_captions = len(self.regions), len(tokens)
-        if num_captions % num_rows:
-            raise InputError(
-                f"counts do not divide: {num_rows} feature rows in {self.regions.path} but {num_captions} captions in "
-                f"{path}; there must be a whole number of captions for each row"
-            )
-        self._rows_per_image = self._repeats() if num_captions == num_rows else 1
-        self.captions_per_image = num_captions // num_rows * self._rows_per_image
-        num_images = num_captions // self.captions_per_image
-        self.num_images = min(num_images, max_images) if max_images else num_images
+        counts = count(self.regions, len(tokens), path)
+        self._rows_per_image, self.captions_per_image = counts.rows_per_image, counts.captions_per_image
+        self.num_images = min(counts.images, max_images) if max_images else counts.images
         tokens = tokens.first(self.num_images * self.captions_per_image)
         self._tokens, self.lengths = tokens.ids, tokens.lengths
         self._offsets = np.cumsum(self.lengths) - self.lengths
@@ -74,21 +68,6 @@ class PrecomputedSplit:
                 f"the vocabulary does not know {100 * unknown / max(words, 1):.0f} % of the words of {path}: it "
                 "belongs to another data set; set --vocab_path, or make one with python -m vocab.build"
             )
-
-    def _repeats(self) -> int:
-        """Return how often each image's features are repeated on consecutive rows (1: stored once).
-
-        Some releases store one row a caption. Looked for only where rows and captions are equally many; the run of
-        equal rows at the start gives the number, which must then hold at the end as well.
-        """
-        head = self.regions.read(np.arange(min(len(self.regions), 64)))
-        run = 1
-        while run < len(head) and np.array_equal(head[run], head[0]):
-            run += 1
-        if run == 1 or len(self.regions) % run:
-            return 1
-        tail = self.regions.read(np.arange(len(self.regions) - run, len(self.regions)))
-        return run if all(np.array_equal(row, tail[0]) for row in tail) else 1
 
     def __len__(self) -> int:
         return len(self.lengths)

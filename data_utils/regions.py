@@ -1,8 +1,8 @@
 """Region features from disk, larger than memory if need be: `{split}_ims.npy` or `{split}_ims.h5`.
 
-npy: any float dtype; rows are read at their place in the file, or, in Fortran order or foreign byte order, through a
-memory map. HDF5: dataset `features` of any float dtype, or int8 with a dataset `scales` (D,), value = features *
-scales. Both have the shape (rows, R regions, D).
+npy: any float dtype; rows are read at their place in the file, or, in Fortran order, through a memory map. HDF5:
+dataset `features` of any float dtype, or int8 with a dataset `scales` (D,), value = features * scales. Both have the
+shape (rows, R regions, D).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class _RowFile:
 
     @staticmethod
     def can_read(array: np.memmap) -> bool:
-        """Tell whether rows of this layout lie together and need no swapping of bytes."""
-        return array.flags.c_contiguous and array.dtype.isnative and hasattr(os, "preadv")
+        """Tell whether rows of this layout lie together."""
+        return array.flags.c_contiguous and hasattr(os, "preadv")
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return `rows` (n,) as (n, *row_shape) in the file's dtype; of equal rows the first is read, the rest copied.
@@ -89,44 +89,54 @@ class _RowFile:
                 buffers[0] = buffers[0][count:]
 
 
-class RegionStore:
-    """Rows of region features.
+def regions_file(folder: Path, split: str) -> Path:
+    """Return the split's feature file.
+
+    Raises:
+        InputError: there is none; names the files it looked for.
+    """
+    npy, hdf5 = folder / f"{split}_ims.npy", folder / f"{split}_ims.h5"
+    if not npy.is_file() and not hdf5.is_file():
+        raise InputError(f"split {split!r} has no features: neither {npy} nor {hdf5.name} is there")
+    return npy if npy.is_file() else hdf5
+
+
+class RegionFile:
+    """Rows of region features in one file, read from the disk as they are asked for.
 
     Args:
-        folder: the data set's folder.
-        split: `train`, `dev`, `test`, ...
+        path: an npy file by its suffix, any other is HDF5.
 
     Attributes:
         path: the file.
         shape: (rows, R, D).
+        dtype: type of the stored numbers.
+        block_rows: rows that are stored together; whole blocks from the start on are read without reading twice.
 
     Raises:
-        InputError: no such file, or not a numeric 3-D array.
+        InputError: not such a file, cut short, or not a numeric 3-D array.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        npy, hdf5 = folder / f"{split}_ims.npy", folder / f"{split}_ims.h5"
-        if not npy.is_file() and not hdf5.is_file():
-            raise InputError(f"split {split!r} has no features: neither {npy} nor {hdf5.name} is there")
-        self.path = npy if npy.is_file() else hdf5
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._scales: np.ndarray | None = None
-        self._array: np.ndarray | h5py.Dataset = self._open_npy() if npy.is_file() else self._open_hdf5()
+        self._array: np.ndarray | h5py.Dataset = self._open_npy() if path.suffix == ".npy" else self._open_hdf5()
         if self._array.ndim != 3 or 0 in self._array.shape:
-            raise InputError(f"{self.path} has shape {self._array.shape}; it must be (images, regions, dimensions)")
+            raise InputError(f"{path} has shape {self._array.shape}; it must be (images, regions, dimensions)")
         self.shape: tuple[int, int, int] = tuple(int(n) for n in self._array.shape)  # type: ignore[assignment]
+        self.dtype: np.dtype = self._array.dtype
+        self.block_rows = int((getattr(self._array, "chunks", None) or (1,))[0])
         if self._scales is not None and self._scales.shape != (self.shape[2],):
-            raise InputError(f"{self.path}: scales have shape {self._scales.shape}; they must be ({self.shape[2]},)")
+            raise InputError(f"{path}: scales have shape {self._scales.shape}; they must be ({self.shape[2]},)")
         self._rows: _RowFile | None = None
         if isinstance(self._array, np.memmap) and _RowFile.can_read(self._array):
-            self._rows = _RowFile(self.path, self._array)
-        if isinstance(self._array, h5py.Dataset) and 4 * int(np.prod(self.shape)) <= IN_MEMORY_BYTES:
-            self._array, self._scales = self.read(np.arange(self.shape[0])), None
+            self._rows = _RowFile(path, self._array)
 
     def _open_npy(self) -> np.ndarray:
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{self.path} is not a numeric npy file: {error}") from None
+            raise InputError(_npy_fault(self.path, error)) from None
         if array.dtype.kind != "f":
             raise InputError(f"{self.path} holds {array.dtype}; features must be floating-point numbers")
         return array
@@ -135,7 +145,8 @@ class RegionStore:
         try:
             file = h5py.File(self.path, "r")
         except OSError as error:
-            raise InputError(f"{self.path} is not an HDF5 file: {error}") from None
+            fault = "is cut short; copy it again" if "truncated file" in str(error) else "is not an HDF5 file"
+            raise InputError(f"{self.path} {fault}: {error}") from None
         features, scales = file.get("features"), file.get("scales")
         if not isinstance(features, h5py.Dataset):
             raise InputError(f"{self.path} has no dataset 'features'; it holds {', '.join(file) or 'nothing'}")
@@ -156,23 +167,49 @@ class RegionStore:
         Raises:
             InputError: a feature is NaN or infinite; names the row.
         """
-        if self._rows is not None:
-            features = self._rows.read(rows).astype(np.float32, copy=False)
-        elif isinstance(self._array, h5py.Dataset):
-            features = self._read_hdf5(self._array, rows)
-        else:
-            features = np.asarray(self._array[rows], dtype=np.float32, order="C")
+        features = self.read_unchecked(rows)
         if not _is_finite(features):
             bad = int(rows[~np.isfinite(features).all(axis=(1, 2))][0])
             raise InputError(f"{self.path} row {bad} holds NaN or infinite features; extract that image again")
         return features
 
+    def read_unchecked(self, rows: np.ndarray) -> np.ndarray:
+        """Do what `read` does, but let NaN and infinity pass."""
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which `read` tells
+            if self._rows is not None:
+                return self._rows.read(rows).astype(np.float32, copy=False)
+            if isinstance(self._array, h5py.Dataset):
+                return self._read_hdf5(self._array, rows)
+            return np.asarray(self._array[rows], dtype=np.float32, order="C")
+
     def _read_hdf5(self, dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
         unique, inverse = np.unique(rows, return_inverse=True)  # HDF5 wants rows in order, each once
-        features = np.asarray(dataset[unique], dtype=np.float32)
+        is_run = len(unique) > 0 and unique[-1] - unique[0] == len(unique) - 1
+        try:  # a run is one piece to HDF5, a list of rows as many pieces as it has rows
+            features = dataset[unique[0] : unique[-1] + 1] if is_run else dataset[unique]
+        except OSError as error:
+            raise InputError(f"{self.path} is damaged; copy it again: {error}") from None
+        features = np.asarray(features, dtype=np.float32)
         if self._scales is not None:
             features = features * self._scales
         return features if np.array_equal(unique, rows) else features[inverse]
+
+
+class RegionStore(RegionFile):
+    """A split's region features; a small HDF5 file is decoded once and kept.
+
+    Args:
+        folder: the data set's folder.
+        split: `train`, `dev`, `test`, ...
+
+    Raises:
+        InputError: no such file, or what `RegionFile` raises.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        super().__init__(regions_file(folder, split))
+        if isinstance(self._array, h5py.Dataset) and 4 * int(np.prod(self.shape)) <= IN_MEMORY_BYTES:
+            self._array, self._scales = self.read(np.arange(self.shape[0])), None
 
     def check_finite(self) -> None:
         """Read every row once, if that is quick, so that a broken one is told before training.
@@ -192,3 +229,18 @@ def _is_finite(features: np.ndarray) -> bool:
     flat = features.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+
+
+def _npy_fault(path: Path, error: Exception) -> str:
+    """Say why an npy file cannot be opened: cut short, if its header can be read and tells so."""
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            needed, found = file.tell() + int(np.prod(shape)) * dtype.itemsize, path.stat().st_size
+        if found < needed and not dtype.hasobject:
+            return f"{path} is cut short: shape {shape} of {dtype} takes {needed} bytes, it has {found}; copy it again"
+    except (ValueError, OSError, EOFError):
+        pass
+    return f"{path} is not a numeric npy file: {error}"

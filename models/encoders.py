@@ -55,6 +55,18 @@ class CaptionEncoder(nn.Module):
         self.cap_rnn = nn.GRU(word_dim, embed_size, num_layers, batch_first=True, bidirectional=bi_gru)
         self._normalise = normalise
 
+    @torch.no_grad()
+    def set_word_vectors(self, rows: Tensor, is_given: Tensor) -> None:
+        """Start words from pretrained vectors; those without one keep their random start.
+
+        Args:
+            rows: (V, word_dim), a row for every word of the vocabulary.
+            is_given: (V,) bool, the rows that count.
+        """
+        assert rows.shape == self.embed.weight.shape and is_given.shape == rows.shape[:1]
+        weight = self.embed.weight
+        weight.copy_(torch.where(is_given.to(weight.device)[:, None], rows.to(weight), weight))
+
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Map token ids (B, W) with lengths (B,) to words (B, W, D), zero beyond each caption's length."""
         vectors = self.dropout(self.embed(tokens))

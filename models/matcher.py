@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data_utils.batch import Batch
 from models.attention import masked_mean, word_mask
 from models.encoders import CaptionEncoder, RegionEncoder
+from models.scan import POOLINGS
 from models.similarity import SIMILARITIES, CaptionSide, ImageSide
 from runtime.flags import check_choices, check_range, flag
 
@@ -28,6 +29,13 @@ class MatcherConfig:
     sim_dim: int = flag(256, "dimensions of a similarity vector (SGR, SAF)")
     num_layers: int = flag(1, "GRU layers")
     sgr_step: int = flag(3, "graph reasoning steps (SGR)")
+    scan_pooling: str = flag("lse", "how SCAN pools its cosines: their mean, or LogSumExp", choices=POOLINGS)
+    scan_softmax: float | None = flag(
+        None, "softmax factor of SCAN's attention (unset: as published, SCAN_t2i 9, SCAN_i2t 4)"
+    )
+    scan_lse: float | None = flag(
+        None, "factor of --scan_pooling lse (unset: as published for Flickr30K, SCAN_t2i 6, SCAN_i2t 5)"
+    )
     dropout: float = flag(0.4, "dropout of word vectors and of the self-attention pooling")
     bi_gru: bool = flag(True, "read captions in both directions")
     no_imgnorm: bool = flag(False, "leave out the l2-norm of regions")
@@ -38,6 +46,9 @@ class MatcherConfig:
         for name in ("word_dim", "embed_size", "sim_dim", "num_layers", "sgr_step"):
             check_range(self, name, low=1)
         check_range(self, "dropout", low=0.0, high=1.0, high_open=True)
+        for name, high in (("scan_softmax", 40.0), ("scan_lse", 1000.0)):
+            if getattr(self, name) is not None:
+                check_range(self, name, low=0.01, high=high)
 
 
 @dataclass(frozen=True)

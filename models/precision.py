@@ -16,8 +16,8 @@ from torch import Tensor
 
 from models.attention import l2norm
 from models.matcher import Matcher
-from models.sgraf import TiledSimilarity
 from models.sides import CaptionSide, ImageSide
+from models.tiled import TiledSimilarity
 from runtime.errors import InputError
 from runtime.flags import check_choices, flag
 from runtime.seed import generator

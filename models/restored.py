@@ -20,6 +20,8 @@ def restore(checkpoint: dict[str, Any], path: str) -> list[Matcher]:
         matchers = [build_matcher(config, shape) for _ in checkpoint["networks"]]
         for matcher, weights in zip(matchers, checkpoint["networks"], strict=True):
             matcher.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(f"{path} holds a network that this suite does not have: {error}") from None
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: its weights do not fit its own dimensions ({str(error)[:160]})") from None
     return matchers

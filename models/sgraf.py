@@ -6,16 +6,14 @@ Legend: I images, C captions, R regions, W words, D embed size, S sim_dim, N = W
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, unit_rows, word_mask
 from models.dropout import Dropout
-from models.sides import CaptionSide, ImageSide, Similarity
-from models.tiles import TileInputs, fits_one_graph, score_in_one_graph, score_tiles, score_tiles_with_gradient
+from models.sides import CaptionSide, ImageSide
+from models.tiled import TiledSimilarity
 from models.word_similarity import project_differences
 from models.workspace import WORKSPACE, results_are_kept
 
@@ -48,17 +46,16 @@ class _SelfAttentionPooling(nn.Module):
         return l2norm(torch.einsum("bk,bkd->bd", torch.softmax(logits, dim=1), elements))
 
 
-class TiledSimilarity(Similarity):
+class SimilarityVectors(TiledSimilarity):
     """What SGR and SAF share: a similarity vector for each word and one for the whole pair; subclasses read them."""
 
     def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(embed_size)
         self.v_global_w = _SelfAttentionPooling(embed_size, dropout, num_regions)
         self.t_global_w = _SelfAttentionPooling(embed_size, dropout)
         self.sim_tranloc_w = nn.Linear(embed_size, sim_dim)
         self.sim_tranglo_w = nn.Linear(embed_size, sim_dim)
         self.sim_eval_w = nn.Linear(sim_dim, 1)
-        self._compiled_tile: Callable[..., Tensor] | None = None
 
     def _initialise(self) -> None:
         """Xavier-uniform weights and zero biases for linear maps, ones and zeros for batch norms (SGRAF)."""
@@ -74,37 +71,9 @@ class TiledSimilarity(Similarity):
         mask = word_mask(lengths, words.shape[1], words.device)
         return CaptionSide(words, lengths, self.t_global_w(words, masked_mean(words, mask), mask))
 
-    def forward(
-        self,
-        images: ImageSide,
-        captions: CaptionSide,
-        wanted: Tensor | None = None,
-        *,
-        exact: bool = False,
-        sparse: bool = False,
-        known: Tensor | None = None,
-    ) -> Tensor:
-        sides = TileInputs(images.regions, images.pooled, captions.words, captions.pooled)
-        if torch.is_grad_enabled():
-            if wanted is None and known is None and fits_one_graph(self, sides, captions.lengths, sparse=sparse):
-                return score_in_one_graph(self, sides, captions.lengths)
-            parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
-            parameters: list[Tensor] = [p for part in parts for p in part.parameters()]
-            return score_tiles_with_gradient(self, parameters, sides, captions.lengths, wanted, known)
-        return score_tiles(self, sides, captions.lengths, wanted, None if exact else self.scoring_dtype)
-
-    @property
-    def embed_size(self) -> int:
-        """D."""
-        return self.sim_tranloc_w.in_features
-
-    def compile_tiles(self) -> None:
-        """Compile what scores a tile without gradient; the first tiles then wait for the compiler."""
-        self._compiled_tile = torch.compile(self.score_tile, dynamic=True)
-
-    def plain_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Do what `score_tile` does, compiled if asked for; for use without gradient."""
-        return (self._compiled_tile or self.score_tile)(weights, share, mask)
+    def tile_parameters(self) -> list[Tensor]:
+        parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
+        return [p for part in parts for p in part.parameters()]
 
     def reader(self) -> nn.Module:
         """Return the module that reads the similarity vectors."""
@@ -178,7 +147,7 @@ def reason(nodes: Tensor, weights: list[Tensor], mask: Tensor | None = None, *, 
     return WORKSPACE.linear("reasoned", mixed.flatten(0, 1), graph, bias).relu_().view_as(asking)
 
 
-class SGR(TiledSimilarity):
+class SGR(SimilarityVectors):
     """Similarity graph reasoning: `num_steps` steps over the nodes, then node 0 gives the score."""
 
     def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float, num_steps: int) -> None:
@@ -213,7 +182,7 @@ class _Attention1d(nn.Module):
         self.bn = nn.BatchNorm1d(1)
 
 
-class SAF(TiledSimilarity):
+class SAF(SimilarityVectors):
     """Similarity attention filtration: a weighted sum of the nodes gives the score (SGRAF, Eq. 8-9)."""
 
     def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float) -> None:

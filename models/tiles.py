@@ -370,10 +370,13 @@ class _TiledScores(torch.autograd.Function):
             share = [x.detach().requires_grad_() for x in sides.of(tile, products)]
             with torch.enable_grad():
                 scores = ctx.scorer.score_tile(weights, share, tile.node_mask(gradient.device))
-            found = torch.autograd.grad(scores, [*share, *weights], gradient[tile.index(gradient.device)])
+            wrt, own = [*share, *weights], gradient[tile.index(gradient.device)]
+            found = torch.autograd.grad(scores, wrt, own, materialize_grads=True)  # SCAN pools no vectors
             sums.add(tile, products_sum, *found[:5])
             for total, part in zip(weight_sums, found[5:], strict=True):
                 total += part
         sums.regions.baddbmm_(products_sum + products_sum.transpose(1, 2), sides.regions)
-        through = torch.autograd.grad(made, parameters, weight_sums, allow_unused=True)
+        through: tuple[Tensor | None, ...] = ()
+        if parameters:  # SCAN has none
+            through = torch.autograd.grad(made, parameters, weight_sums, allow_unused=True)
         return None, None, None, None, sums.regions, sums.image_pooled, sums.words, sums.caption_pooled, *through

@@ -1,7 +1,12 @@
-"""Checkpoints: tensors and plain types only, loaded with `weights_only=True`, written whole or not at all.
+"""Checkpoints: tensors and plain types only, loaded without running anything, written whole or not at all.
 
 {"format": 1, "epoch": int, "config": {...}, "vocabulary_digest": str, "networks": [state dict, ...],
  "dev": {...}, "chosen_on": "dev"}
+
+Checkpoints of NCR, BiCro, MGCS and SGRAF are read too, and written (runtime/legacy.py):
+
+    python -m runtime.checkpoint inspect FILE
+    python -m runtime.checkpoint export FILE --output OUT
 """
 
 from __future__ import annotations
@@ -9,14 +14,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from runtime.errors import InputError
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, word
+from runtime.inspection import description, request_lines
+from runtime.legacy import from_legacy, is_legacy, misfits, to_legacy
+from runtime.torch_file import read_torch_file, requested_names
 
 FORMAT = 1
 FIELDS = ("format", "epoch", "config", "vocabulary_digest", "networks")
@@ -25,7 +34,7 @@ SECTIONS = ("data", "matcher", "shape", "training")
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when all is written and on disk: temporary file, fsync, rename.
 
     Raises:
@@ -38,15 +47,17 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         file.write(content)
 
 
@@ -57,27 +68,29 @@ def write_json(path: Path, content: Any) -> None:
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint (the fields of the module docstring, less `format`) to `path`, atomically."""
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         torch.save({"format": FORMAT, **content}, file)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without executing anything in it.
+    """Read a checkpoint, ours or of the lineage, onto the CPU without executing anything in it.
+
+    The content of one of the lineage comes back in our layout, with `vocabulary_digest` None.
 
     Raises:
-        InputError: no such file, not a checkpoint, or one of another program.
+        InputError: no such file, not a checkpoint, or one that asks for code.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give the path of a .pth.tar file that run.py wrote")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the bytes of another file can lead the unpickler into any exception
-        content = None
+    content = read_torch_file(path)
+    if is_legacy(content):
+        return from_legacy(content, str(path))
     if not isinstance(content, dict) or any(field not in content for field in FIELDS):
-        raise InputError(f"{path} is not a checkpoint of this suite; give a .pth.tar file that run.py wrote")
+        raise InputError(
+            f"{path} is not a checkpoint of this suite; give a .pth.tar file that run.py wrote, or one of NCR, BiCro, "
+            "MGCS or SGRAF"
+        )
     if content["format"] != FORMAT:
         raise InputError(f"{path} has checkpoint format {content['format']}; this version reads format {FORMAT}")
     config, networks = content["config"], content["networks"]
@@ -85,3 +98,55 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not has_sections or not isinstance(networks, list) or not networks:
         raise InputError(f"{path} is damaged: it lacks its networks or the settings they were trained with")
     return content
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Words and flags of `python -m runtime.checkpoint`."""
+
+    action: str = word("inspect: tell what a file holds; export: write it as NCR does", choices=("inspect", "export"))
+    file: str = word("checkpoint: of this suite, of NCR, BiCro, MGCS or SGRAF")
+    output: str | None = flag(None, "export: the file to write (an existing one is replaced)")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if (self.action == "export") != (self.output is not None):
+            raise InputError("--output names the file that export writes; give it with export, and only then")
+
+
+def inspect(path: Path) -> None:
+    """Print what a checkpoint holds and what loading it would ask for.
+
+    Raises:
+        InputError: it cannot be read; what it asks for has been printed all the same.
+    """
+    names = requested_names(path) if path.is_file() else None
+    if names is not None:
+        print("\n".join(request_lines(names)))
+    print(description(load_checkpoint(path), path))
+
+
+def export(path: Path, output: Path) -> None:
+    """Write a checkpoint in the lineage's layout."""
+    checkpoint = load_checkpoint(path)
+    with whole_file(output) as file:
+        torch.save(to_legacy(checkpoint), file)
+    print(f"{output}: {len(checkpoint['networks'])} network(s), options as argparse.Namespace")
+    for note in misfits(checkpoint):
+        print(f"note: {note}")
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Inspect or export."""
+    parser = OneLineParser(prog="python -m runtime.checkpoint", description="Look into checkpoints; convert them.")
+    add_flags(parser, "checkpoint", CheckpointConfig)
+    config = from_namespace(CheckpointConfig, parser.parse_args(argv))
+    if config.output is not None:
+        export(Path(config.file), Path(config.output))
+    else:
+        inspect(Path(config.file))
+
+
+if __name__ == "__main__":
+    main()

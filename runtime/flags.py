@@ -1,7 +1,8 @@
 """Flags from dataclasses: one field is one `--flag`, with its help, choices and default in one place.
 
-A config is a frozen dataclass whose fields are made by `flag`. `add_flags` turns its fields into argparse
-arguments, `from_namespace` turns the parsed namespace back into the config. Nothing else ever sees a namespace.
+A config is a frozen dataclass whose fields are made by `flag`, or by `word` for an argument without a name.
+`add_flags` turns its fields into argparse arguments, `from_namespace` turns the parsed namespace back into the config.
+Nothing else ever sees a namespace.
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ def flag(default: Any, help: str, *, choices: Iterable[str] | None = None) -> An
     """
     known = tuple(choices) if choices is not None else None
     return dataclasses.field(default=default, metadata={"help": help, "choices": known})
+
+
+def word(help: str, *, choices: Iterable[str] | None = None, optional: bool = False) -> Any:
+    """Declare a config field that is given by its place on the command line, without a `--name`.
+
+    Args:
+        help: what the word says, in one sentence.
+        choices: allowed words.
+        optional: it may be left out, and is then None.
+    """
+    metadata = {"help": help, "choices": tuple(choices) if choices is not None else None, "is_word": True}
+    return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
 
 
 def check_choices(config: Any) -> None:
@@ -72,6 +85,12 @@ class OneLineParser(argparse.ArgumentParser):
         """Split a line of an argument file at spaces; `#` starts a comment."""
         return arg_line.split("#", 1)[0].split()
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Do what argparse does, but let words stand between flags as well as before them."""
+        if any(field.metadata.get("is_word") for field in self.declared.values()):
+            return self.parse_intermixed_args(args, namespace)
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print the fault in one line and exit with code 2."""
         self.exit(2, f"error: {' '.join(message.split())} (--help lists every flag)\n")
@@ -99,6 +118,10 @@ def add_flags(parser: OneLineParser, title: str, config: type) -> None:
         group = group or parser.add_argument_group(title)
         kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
         name = f"--{field.name}"
+        if field.metadata.get("is_word"):
+            count = "?" if field.default is None else None
+            group.add_argument(field.name, type=kind, nargs=count, choices=known, help=help_text)
+            continue
         if known:
             help_text += f" [{' | '.join(known)}]"
         if kind is bool and field.name.startswith("no_"):

@@ -20,11 +20,11 @@ METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 
 
 class Progress:
-    """A tqdm bar over `total` steps that counts pairs and shows the latest loss; silent when not on a terminal."""
+    """A tqdm bar over `total` things that counts them and shows the latest loss; silent when not on a terminal."""
 
-    def __init__(self, title: str, total: int, line: int = 0) -> None:
+    def __init__(self, title: str, total: int, line: int = 0, unit: str = "pairs") -> None:
         is_hidden = not sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=title, unit=" pairs", leave=False, disable=is_hidden, position=line)
+        self._bar = tqdm(total=total, desc=title, unit=f" {unit}", leave=False, disable=is_hidden, position=line)
 
     def advance(self, pairs: int, loss: float | None = None) -> None:
         """Count `pairs` more pairs as done."""

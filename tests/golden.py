@@ -1,9 +1,10 @@
-"""Recompute golden values of the public NCR and BiCro code with this project's own code.
+"""Recompute golden values of the public NCR, BiCro, SCAN and VSE-infinity code with this project's own code.
 
     python -m tests.golden FOLDER
 
-FOLDER holds `ncr.npz` and `bicro.npz`. Prints, key by key, the largest difference and ok or FAIL. Exit code 0: all is
-well; 1: a value differs, or a key was not recomputed; 2: the folder or a file cannot be read.
+FOLDER holds `ncr.npz` and `bicro.npz`, and may hold `scan_gpo.npz`. Prints, key by key, the largest difference and ok
+or FAIL. Exit code 0: all is well; 1: a value differs, or a key was not recomputed; 2: the folder or a file cannot be
+read.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Scored, Views
 from methods.blocks.mixture import clean_probability, fit_bmm, min_max
 from methods.blocks.targets import most_trusted, predicted_correspondence
+from models.gpo import RankPooling
 from models.losses import hardest_negative, mean_over_negatives, pair_costs
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.scan import SCAN
 from models.similarity import CaptionSide, ImageSide
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser
@@ -33,6 +36,7 @@ from runtime.flags import OneLineParser
 Golden = Mapping[str, np.ndarray]
 
 FILES = ("ncr.npz", "bicro.npz")
+SIMILARITY_FILE = "scan_gpo.npz"
 MARGIN = 0.2
 CAPTIONS_PER_IMAGE = 5
 """Of the golden rank matrix."""
@@ -56,6 +60,7 @@ ZERO_GRADIENTS = (
 
 INPUTS = ("images", "captions", "lengths", "criterion/scores", "ranks/sims", "bicro/clean/", "bicro/noisy/")
 INPUT_ENDINGS = ("/loss", "/train/loss_weight")
+SIMILARITY_INPUTS = ("regions", "words", "lengths")
 NOT_MATCHED = {
     "clean_soft_label_as_published": "not to be matched: the published code scatters labels to the wrong pairs",
 }
@@ -87,7 +92,8 @@ def _compare(key: str, ours: Tensor | np.ndarray, golden: np.ndarray, bound: flo
 
 def is_input(key: str) -> bool:
     """Tell inputs and weights from values to recompute."""
-    return key.startswith(INPUTS) or key.endswith(INPUT_ENDINGS) or "/state/" in key
+    is_named = key.startswith(INPUTS) or key.endswith(INPUT_ENDINGS) or key in SIMILARITY_INPUTS
+    return is_named or "/state/" in key
 
 
 def why_not_matched(key: str) -> str | None:
@@ -167,6 +173,44 @@ def compare_network(golden: Golden, module_name: str) -> Iterator[Comparison]:
     parameters = dict(matcher.named_parameters())
     for key in keys:
         yield _compare_gradient(key, parameters[_own_name(key[len(prefix) :])].grad, golden[key], total_norm)
+
+
+# -- similarities without a network --------------------------------------------------------------------------------
+
+POOLING_NAMES = {"Mean": "mean", "LogSumExp": "lse"}
+
+
+@torch.no_grad()
+def compare_scan(golden: Golden) -> Iterator[Comparison]:
+    """Check SCAN's scores both ways; a key `scan/t2i/LogSumExp/softmax9_lse6` says how they were made."""
+    regions, words, lengths = (torch.from_numpy(golden[key]) for key in SIMILARITY_INPUTS)
+    for key in (k for k in golden if k.startswith("scan/")):
+        _, direction, pooling, named = key.split("/")
+        factors = [float(value) for value in named.removeprefix("softmax").split("_lse")]
+        lse_factor = factors[1] if len(factors) > 1 else None
+        similarity = SCAN(
+            regions.shape[2],
+            direction,
+            pooling=POOLING_NAMES[pooling],
+            softmax_factor=factors[0],
+            lse_factor=lse_factor,
+        )
+        sims = similarity(similarity.image_side(regions), similarity.caption_side(words, lengths))
+        yield _compare(key, sims, golden[key], VALUE_BOUND)
+
+
+@torch.no_grad()
+def compare_gpo(golden: Golden) -> Iterator[Comparison]:
+    """Check VSE-infinity's weights of ranks and what they pool, of words and of regions."""
+    prefix = "gpo/state/"
+    pooling = RankPooling()
+    pooling.load_state_dict({k.removeprefix(prefix): torch.from_numpy(golden[k]) for k in golden if prefix in k})
+    regions, words, lengths = (torch.from_numpy(golden[key]) for key in SIMILARITY_INPUTS)
+    all_regions = torch.full((len(regions),), regions.shape[1])
+    for name, elements, count in (("words", words, lengths), ("regions", regions, all_regions)):
+        for what, ours in (("weights", pooling.rank_weights(count)), ("pooled", pooling(elements, count))):
+            key = f"gpo/{name}_{what}"
+            yield _compare(key, ours, golden[key], VALUE_BOUND)
 
 
 # -- losses, labels, mixtures, ranks ------------------------------------------------------------------------------
@@ -267,8 +311,12 @@ def _rank_row(ranks: Ranks) -> np.ndarray:
 
 def compare_file(name: str, golden: Golden) -> list[Comparison]:
     """Recompute every value of one file; a value that nothing recomputed is a failure."""
-    groups: list[Iterator[Comparison]] = [compare_network(golden, module) for module in ("SGR", "SAF")]
-    groups += [compare_criterion(golden), compare_ranks(golden)]
+    groups: list[Iterator[Comparison]]
+    if name == SIMILARITY_FILE:
+        groups = [compare_scan(golden), compare_gpo(golden)]
+    else:
+        groups = [compare_network(golden, module) for module in ("SGR", "SAF")]
+        groups += [compare_criterion(golden), compare_ranks(golden)]
     if name == "bicro.npz":
         groups += [compare_bicro(golden), compare_mixtures(golden)]
     comparisons = [comparison for group in groups for comparison in group]
@@ -294,10 +342,12 @@ def read_golden(path: Path) -> dict[str, np.ndarray]:
 
 
 def report(folder: Path) -> bool:
-    """Compare both files of a folder, print every key, return whether all is well."""
+    """Compare the files of a folder, print every key, return whether all is well."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the one that holds {' and '.join(FILES)}")
-    contents = {name: read_golden(folder / name) for name in FILES}
+    has_similarities = (folder / SIMILARITY_FILE).exists()
+    names = [*FILES, SIMILARITY_FILE] if has_similarities else FILES
+    contents = {name: read_golden(folder / name) for name in names}
     comparisons: dict[str, list[Comparison]] = {}
     for name, golden in contents.items():
         try:
@@ -313,6 +363,8 @@ def report(folder: Path) -> bool:
             if reason is not None:
                 print(f"--   {name} {key}: {reason}")
         print(f"     {name}: {sum(map(is_input, golden))} inputs and weights")
+    if not has_similarities:
+        print(f"--   {SIMILARITY_FILE} is not there: SCAN and GPO are not checked")
     every = [c for part in comparisons.values() for c in part]
     failed = sum(not c.is_ok for c in every)
     print(f"{len(every)} golden values: {len(every) - failed} ok, {failed} failed")

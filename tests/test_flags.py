@@ -42,6 +42,10 @@ RUN_FLAGS = {
     "bi_gru": True,
     "no_imgnorm": False,
     "no_txtnorm": False,
+    "word_vectors": None,
+    "scan_lse": None,
+    "scan_pooling": "lse",
+    "scan_softmax": None,
     # training
     "warmup_type": "warmup",
     "warmup_rate": 0.3,
@@ -121,6 +125,7 @@ EVALUATION_FLAGS = {
     "compile": False,
     "shortlist": 0,
     "shortlist_check": 1_000_000,
+    "relevance": None,
 }
 LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --data_path /data --vocab_path /vocab
     --seed 1 --warmup_epoch 10 --warmup_type warmup_sele --id one --warmup_rate 0.5 --p_threshold 0.5 --noise_train

@@ -36,9 +36,9 @@ ALSO = {
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
 }
 PRINTING = (
-    *("run.py", "evaluation.py", "vocab/build.py", "embeddings/clean.py", "runtime/log.py", "runtime/errors.py"),
+    *("run.py", "evaluation.py", "vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
-    "runtime/checkpoint.py",
+    *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = ("data_utils/emoji_builder/", "benchmarks/", "clip/ablation.py", "clip/evaluate.py")
 TRAINERS = {"training/network.py", "embeddings/adapter.py", "clip/step.py"}

@@ -14,6 +14,7 @@ from models.precision import ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from training.optim import LR_RULES
+from vocab.word_vectors import WordVectorsConfig
 
 WARMUPS = ("warmup", "warmup_sele", "co_teaching")
 NEGATIVES = ("mean", "hardest", "anneal")
@@ -116,8 +117,12 @@ class RunConfig:
     method: MethodConfig
     training: TrainingConfig
     scoring: ScoringConfig
+    words: WordVectorsConfig
 
     def __post_init__(self) -> None:
+        start = self.training.saved_model or self.training.warmup_model_path
+        if self.words.word_vectors and start:
+            raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
         shortlist, module = self.training.negative_shortlist, self.matcher.module_name
         if shortlist and module != "SGR":
             why = (
@@ -164,6 +169,7 @@ def build_parser() -> OneLineParser:
     add_flags(parser, "data", DataConfig)
     add_flags(parser, "noise", NoiseConfig)
     add_flags(parser, "network", MatcherConfig)
+    add_flags(parser, "word vectors", WordVectorsConfig)
     add_flags(parser, "training", TrainingConfig)
     add_flags(parser, "scoring", ScoringConfig)
     add_flags(parser, "method", MethodChoice)
@@ -189,4 +195,5 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
         method=from_namespace(known_methods()[choice.method].Config, namespace),
         training=from_namespace(TrainingConfig, namespace),
         scoring=from_namespace(ScoringConfig, namespace),
+        words=from_namespace(WordVectorsConfig, namespace),
     )

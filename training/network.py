@@ -94,7 +94,8 @@ def load_weights(
     Raises:
         InputError: another vocabulary, number of networks, or dimensions.
     """
-    if checkpoint["vocabulary_digest"] != data.vocabulary.digest():
+    digest = checkpoint["vocabulary_digest"]  # other programs' checkpoints have none
+    if digest is not None and digest != data.vocabulary.digest():
         raise InputError(f"{path} was trained with another vocabulary than {config.data.data_name}'s")
     if len(checkpoint["networks"]) != len(networks):
         raise InputError(

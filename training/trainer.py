@@ -45,6 +45,7 @@ from training.saved_state import SavedState
 from training.side_by_side import is_possible, run_side_by_side
 from training.step import Part, share_of_hardest_kept, soft_labels, train_step
 from training.warmup import warm_up_alone, warm_up_together
+from vocab import word_vectors
 
 T = TypeVar("T")
 
@@ -521,11 +522,17 @@ class Trainer:
         return [*remarks, f"resumed in {self.folder} at {where}"], content["log"]
 
     def _start(self) -> tuple[list[str], None]:
-        """Load what the run is to start from, if anything; nothing is to be said."""
-        path = self.settings.saved_model or self.settings.warmup_model_path
+        """Load what the run is to start from, if anything; return what is to be said."""
+        path, vectors = self.settings.saved_model or self.settings.warmup_model_path, self.config.words.word_vectors
         if path is not None:
             load_weights(self.networks, load_checkpoint(path), path, self.data, self.config)
-        return [], None
+        if vectors is None:
+            return [], None
+        found = word_vectors.load(Path(vectors), self.data.vocabulary, self.config.matcher.word_dim)
+        for network in self.networks:
+            rows, is_given = torch.from_numpy(found.rows), torch.from_numpy(found.is_given)
+            network.matcher.caption_encoder.set_word_vectors(rows, is_given)
+        return [found.report(vectors)], None
 
     def _batches(self, pairs: np.ndarray, *purpose: str | int) -> list[Tensor]:
         """Shuffle pair numbers into an epoch's batches."""

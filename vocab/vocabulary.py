@@ -1,12 +1,12 @@
 """Words to ids: SCAN's JSON vocabulary and its tokens.
 
 File layout: {"word2idx": {word: id}, "idx2word": {"id": word}, "idx": number of words}; ids 0-3 are
-`<pad> <start> <end> <unk>`. Tokens are those of NLTK's `word_tokenize` on the lower-cased caption.
+`<pad> <start> <end> <unk>`. Tokens are those of NLTK's `word_tokenize` (with its Punkt data) on the lower-cased
+caption; vocab/README.md says how that is known, and where published vocabularies differ.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -15,17 +15,16 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import nltk
 import numpy as np
 from nltk.tokenize import NLTKWordTokenizer
 
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from vocab.sentences import split_sentences
 
 PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL = (PAD, START, END, UNK)
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WORDS = NLTKWordTokenizer()
 
 _PLAIN = re.compile(r"[a-z0-9 ,'-]*\.? *")
@@ -40,16 +39,6 @@ _UNLIKE = re.compile(r"--|,[0-9,]|'(?!s(?:[ ,.]|$))|cannot|gimme|gonna|gotta|lem
 """
 
 
-@functools.cache
-def punkt_is_installed() -> bool:
-    """Tell whether NLTK's sentence splitter data, a separate download, is on this machine."""
-    try:
-        nltk.data.find("tokenizers/punkt_tab/english/")
-    except LookupError:
-        return False
-    return True
-
-
 def tokenize(caption: str) -> list[str]:
     """Split a caption into lower-cased tokens: those of `tokenize_by_nltk`, faster for ordinary captions."""
     text = caption.lower()
@@ -59,15 +48,8 @@ def tokenize(caption: str) -> list[str]:
 
 
 def tokenize_by_nltk(caption: str) -> list[str]:
-    """Split a caption into lower-cased tokens as the published code does.
-
-    With punkt's data this is `nltk.word_tokenize`. Without, sentences end at `.`, `!` or `?` before white space,
-    which gives the same tokens on ordinary captions; an abbreviation inside a caption ("mr. smith") may differ.
-    """
-    text = caption.lower()
-    if punkt_is_installed():
-        return nltk.word_tokenize(text)
-    return [token for sentence in _SENTENCE_END.split(text.strip()) for token in _WORDS.tokenize(sentence)]
+    """Split a caption into lower-cased tokens as the published code does: `nltk.word_tokenize`, which needs no data."""
+    return [token for sentence in split_sentences(caption.lower()) for token in _WORDS.tokenize(sentence)]
 
 
 class Vocabulary:

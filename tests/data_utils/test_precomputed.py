@@ -12,8 +12,10 @@ import torch
 
 from data_utils import catalog
 from data_utils.catalog import DataConfig, Protocol, locate, protocol, vocabulary_file
+from data_utils.counts import Counts, count, repeated_rows
 from data_utils.noise import NoiseConfig
 from data_utils.precomputed import PrecomputedSplit
+from data_utils.regions import RegionFile
 from models.matcher import MatcherConfig
 from runtime.errors import InputError
 from tests.tiny import make_tiny_data
@@ -127,6 +129,18 @@ def test_two_equal_images_at_the_start_are_not_taken_for_repeats(tmp_path: Path)
     assert open_split(root).captions_per_image == 1
 
 
+def test_repeats_that_do_not_come_out_even_are_none(tmp_path: Path) -> None:
+    """Two equal images at the start and at the end, and a number of images that two does not divide."""
+    root = make_tiny_data(tmp_path, images={"train": 9, "dev": 4, "test": 5}, captions_per_image=1)
+    path = root / "data" / "tiny_precomp" / "train_ims.npy"
+    features = np.load(path)
+    features[1], features[-1] = features[0], features[-2]
+    np.save(path, features)
+    assert repeated_rows(RegionFile(path)) == 1
+    np.save(path, features[[0, 1, 2, 3, 4, 5, 7, 8]])
+    assert repeated_rows(RegionFile(path)) == 2, "this is how repeats look"
+
+
 def test_tsv_captions_give_the_same_pairs(tiny_root: Path, tmp_path: Path) -> None:
     plain, tsv = open_split(tiny_root), open_split(make_tiny_data(tmp_path, tsv=True))
     numbers = torch.arange(0, 200, 17)
@@ -155,7 +169,7 @@ def test_hdf5_gives_the_same_batch(tiny_root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["f30k_precomp", "coco_precomp"])
 def test_the_first_dev_images_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert protocol(name) == Protocol(dev_images=1000)
+    assert protocol(name).dev_images == 1000
     monkeypatch.setitem(catalog.PROTOCOLS, name, Protocol(dev_images=3))
     data = open_all(make_tiny_data(tmp_path, name), name)
     assert (data.dev.num_images, len(data.dev)) == (3, 15)
@@ -164,8 +178,39 @@ def test_the_first_dev_images_are_used(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_protocols() -> None:
-    assert protocol("cc152k_precomp") == Protocol(has_real_noise=True)
-    assert protocol("of_my_own") == Protocol() == Protocol(has_real_noise=False, dev_images=None, fold_images=1000)
+    """The counts of the published splits, images and captions."""
+    published = {
+        "f30k_precomp": {"train": 29_000, "dev": 1_014, "test": 1_000},
+        "coco_precomp": {"train": 113_287, "dev": 5_000, "test": 1_000, "testall": 5_000},
+        "cc152k_precomp": {"train": 150_000, "dev": 1_000, "test": 1_000},
+    }
+    for name, images in published.items():
+        rules = protocol(name)
+        assert rules.images == images and rules.splits == tuple(images)
+        assert rules.has_real_noise == (name == "cc152k_precomp")
+        assert rules.captions_per_image == (1 if name == "cc152k_precomp" else 5)
+        assert rules.dev_images == (None if name == "cc152k_precomp" else 1000)
+        assert [rules.folds(split) for split in ("train", "dev", "test")] == [None] * 3
+    assert protocol("coco_precomp").folds("testall") == 1000
+    own = protocol("of_my_own")
+    assert own == Protocol() and own.splits == ("train", "dev", "test")
+    assert not own.has_real_noise and own.dev_images is None and own.captions_per_image is None
+
+
+def test_testall_is_a_split_like_others(tmp_path: Path) -> None:
+    root = make_tiny_data(tmp_path, images={"train": 10, "dev": 4, "test": 4, "testall": 12})
+    split = open_split(root, "testall")
+    assert (split.name, split.num_images, len(split)) == ("testall", 12, 60)
+    features = np.load(root / "data" / "tiny_precomp" / "testall_ims.npy")
+    np.testing.assert_array_equal(split.read_images(np.arange(12)).numpy(), features)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_counts(tmp_path: Path, rows: int) -> None:
+    root = make_tiny_data(tmp_path, repeat_rows=rows == 5)
+    folder = root / "data" / "tiny_precomp"
+    found = count(RegionFile(folder / "train_ims.npy"), 200, folder / "train_caps.txt")
+    assert found == Counts(images=40, captions_per_image=5, rows_per_image=rows)
 
 
 def test_real_noise_has_no_known_truth(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_utils import regions
-from data_utils.regions import RegionStore
+from data_utils.regions import RegionFile, RegionStore
 from runtime.errors import InputError
 
 SCALES = np.array([0.5, 0.25, 2.0], dtype=np.float32)
@@ -28,7 +28,7 @@ LAYOUTS = {
     "npy longdouble": np.longdouble,
     "npy Fortran": np.float32,
 }
-BY_POSITION = ("npy", "npy float64", "npy float16", "npy longdouble")
+BY_POSITION = tuple(kind for kind in LAYOUTS if kind != "npy Fortran")
 
 
 def mapped_bytes() -> int:
@@ -231,3 +231,75 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str, share: float) ->
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match=path.name):
         RegionStore(tmp_path, "train").read(np.arange(7))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("missing", [1, 100])
+def test_a_cut_npy_says_how_much_is_missing(tmp_path: Path, version: tuple[int, int], missing: int) -> None:
+    path = tmp_path / "train_ims.npy"
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, FEATURES.astype(np.float32), version=version)
+    whole = path.stat().st_size
+    os.truncate(path, whole - missing)
+    needed = rf"shape \(7, 2, 3\) of float32 takes {whole} bytes, it has {whole - missing}; copy it again"
+    with pytest.raises(InputError, match=f"train_ims.npy is cut short: {needed}"):
+        RegionStore(tmp_path, "train")
+
+
+def test_a_cut_hdf5_says_so(tmp_path: Path) -> None:
+    path = store(tmp_path, "float16").path
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(InputError, match="train_ims.h5 is cut short; copy it again"):
+        RegionStore(tmp_path, "train")
+    path.write_bytes(b"text")
+    with pytest.raises(InputError, match="train_ims.h5 is not an HDF5 file"):
+        RegionStore(tmp_path, "train")
+
+
+def test_a_damaged_chunk_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "train_ims.h5"
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("features", data=FEATURES, chunks=(1, 2, 3), compression="gzip")
+        place = dataset.id.get_chunk_info(4).byte_offset
+    with open(path, "r+b") as raw:
+        raw.seek(place)
+        raw.write(b"\0" * 8)
+    opened = RegionFile(path)
+    np.testing.assert_array_equal(opened.read(np.array([0, 3, 5])), FEATURES[[0, 3, 5]])
+    for rows in ([3, 4], [1, 4, 6]):
+        with pytest.raises(InputError, match="train_ims.h5 is damaged; copy it again"):
+            opened.read(np.array(rows))
+
+
+@pytest.mark.parametrize("kind", [*LAYOUTS, "float16", "int8"])
+def test_a_file_by_its_path_stays_on_disk(tmp_path: Path, kind: str) -> None:
+    store(tmp_path, kind)
+    opened = RegionFile(next(tmp_path.iterdir()))
+    assert isinstance(opened._array, (np.memmap, h5py.Dataset)) and opened.block_rows == 1
+    assert opened.dtype == LAYOUTS.get(kind, kind)
+    np.testing.assert_array_equal(opened.read(np.arange(7)), FEATURES)
+
+
+def test_rows_that_are_stored_together(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("features", data=FEATURES, chunks=(4, 1, 3))
+    assert RegionFile(tmp_path / "x.h5").block_rows == 4
+
+
+@pytest.mark.parametrize("kind", ["npy float64", "npy Fortran", "float16"])
+def test_unchecked_rows(tmp_path: Path, kind: str) -> None:
+    """What is not finite passes; a number beyond float32 counts as such."""
+    opened = store(tmp_path, kind)
+    path, broken = opened.path, FEATURES.astype(np.float16 if kind == "float16" else np.float64)
+    broken[2, 1, 1] = np.inf if kind == "float16" else 1e39
+    if kind == "float16":
+        with h5py.File(path, "w") as file:
+            file["features"] = broken
+    else:
+        np.save(path, np.asarray(broken, order="F" if kind == "npy Fortran" else "C"))
+    opened = RegionFile(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened.read_unchecked(np.array([1, 2]))[1, 1, 1] == np.inf
+        with pytest.raises(InputError, match="row 2 holds NaN or infinite"):
+            opened.read(np.array([1, 2]))

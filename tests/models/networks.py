@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data_utils.batch import Batch
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
-from models.sgraf import TiledSimilarity
+from models.tiled import TiledSimilarity
 from models.word_similarity import gram
 
 VOCABULARY, REGIONS, REGION_DIM = 11, 3, 5

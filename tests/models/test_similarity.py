@@ -124,7 +124,7 @@ def test_tiles_do_not_matter(
     sims, chosen, buffers, module = everything()
     before = calls[0]
     monkeypatch.setattr(tiles, "tile_shape", lambda *_: shape)
-    monkeypatch.setattr(sgraf, "fits_one_graph", lambda *_, **__: False)
+    monkeypatch.setattr("models.tiled.fits_one_graph", lambda *_, **__: False)
     monkeypatch.setattr(tiles, "TILE_COST", cost)
     tiled, tiled_chosen, tiled_buffers, tiled_module = everything()
     assert calls[0] > 2 * before or cost, "nothing was cut into tiles"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require, word
 
 
 @dataclass(frozen=True)
@@ -107,3 +107,35 @@ def test_faults_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             parser_of(One).parse_args(argv)
         error = capsys.readouterr().err
         assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+@dataclass(frozen=True)
+class Words:
+    """Two words and a flag."""
+
+    action: str = word("what to do", choices=("look", "make"))
+    file: str | None = word("a file", optional=True)
+    number: int = flag(1, "a number")
+
+
+def test_words_are_told_by_their_place() -> None:
+    parser = parser_of(Words)
+    for argv, expected in (
+        (["look"], Words("look")),
+        (["make", "x.npy"], Words("make", "x.npy")),
+        (["look", "--number", "2", "x.npy"], Words("look", "x.npy", 2)),
+    ):
+        assert from_namespace(Words, parser.parse_args(argv)) == expected
+
+
+@pytest.mark.parametrize("argv", [[], ["x.npy"], ["look", "a", "b"]])
+def test_words_that_are_missing_or_unknown(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parser_of(Words).parse_args(argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_help_shows_words() -> None:
+    text = parser_of(Words).format_help()
+    assert "{look,make}" in text and "[file]" in text and "what to do" in text and "--file" not in text

@@ -22,7 +22,7 @@ def test_settings_are_plain_values() -> None:
     content = config.as_dict()
     assert json.loads(json.dumps(content)) == content
     assert content["method_name"] == "bicro" and content["training"]["batch_size"] == 128
-    assert set(content) == {"data", "noise", "matcher", "method_name", "method", "training", "scoring"}
+    assert set(content) == {"data", "noise", "matcher", "method_name", "method", "training", "scoring", "words"}
 
 
 def test_every_method_is_built_with_its_own_config() -> None:

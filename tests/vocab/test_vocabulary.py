@@ -197,9 +197,50 @@ def test_the_build_command(tiny_root: Path, tmp_path: Path, capsys: pytest.Captu
     build.main(common)
     made, given = target / "tiny_precomp_vocab.json", tiny_root / "vocab" / "tiny_precomp_vocab.json"
     assert made.read_bytes() == given.read_bytes()
-    assert str(made) in capsys.readouterr().out
-    build.main([*common, "--min_count", "1000"])
-    assert len(Vocabulary.load(made)) == 4
+    said = capsys.readouterr().out
+    assert f"{made}: {len(Vocabulary.load(made))} words, each seen 4 times or more in 240 captions: 100.0 %" in said
+    build.main(common)
+    assert made.read_bytes() == given.read_bytes(), "the same words may be written again"
+
+
+def build_fails(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Build a vocabulary with flags that cannot work; return what is said."""
+    with pytest.raises(SystemExit) as caught:
+        build.main(list(flags))
+    assert caught.value.code == 2
+    out, line = capsys.readouterr()
+    assert not out and line.count("\n") == 1
+    return line
+
+
+@pytest.mark.parametrize("content", [None, "not a vocabulary"])
+def test_another_vocabulary_is_not_replaced_unasked(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    common = ["--data_path", str(tiny_root / "data"), "--data_name", "tiny_precomp", "--vocab_path", str(tmp_path)]
+    path = tmp_path / "tiny_precomp_vocab.json"
+    if content is None:
+        Vocabulary([*SPECIAL, "zebra"]).save(path)
+    else:
+        path.write_text(content, encoding="utf-8")
+    before = path.read_bytes()
+    line = build_fails(capsys, *common)
+    assert str(path) in line and "--replace" in line and path.read_bytes() == before
+    build.main([*common, "--min_count", "40", "--replace"])
+    said = capsys.readouterr().out
+    words = Vocabulary.load(path)
+    assert "zebra" not in words.words and f"{len(words)} words, each seen 40 times" in said
+    assert 4 < len(words) < len(Vocabulary.load(tiny_root / "vocab" / path.name))
+    assert float(said.split(": ")[-1].split(" %")[0]) < 100
+
+
+def test_a_vocabulary_of_no_words_is_not_written(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data_path", str(tiny_root / "data"), "--data_name", "tiny_precomp", "--vocab_path", str(tmp_path)]
+    assert "1000 times; lower --min_count" in build_fails(capsys, *common, "--min_count", "1000")
+    assert "--min_count 0" in build_fails(capsys, *common, "--min_count", "0")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not EMBEDDED.is_file(), reason="the embedded vocabulary is not there")

@@ -1,0 +1,193 @@
+"""Noise indices: make one, measure one, read and write the files that hold them.
+
+An index says which image each caption is trained with: (captions,) image numbers. Published files come in three kinds:
+(captions,) shuffled by caption (NCR, BiCro, PC2, MGCS), (captions,) shuffled by image (L2RM), (images,) shuffled by
+image (RCL, DECL, CRCL). The length tells the last kind from the others; those two look alike and are measured apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.checkpoint import write_json
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class NoiseReport:
+    """What an index does, measured.
+
+    Attributes:
+        protocol: `none`, `caption` or `image`, told from the index itself.
+        asked_ratio: the flag's value.
+        measured_ratio: share of captions whose image is not their own.
+    """
+
+    protocol: str
+    asked_ratio: float
+    measured_ratio: float
+
+
+def make_index(num_images: int, captions_per_image: int, ratio: float, protocol: str, seed: int) -> np.ndarray:
+    """Return (captions,) int64: the image of each caption after shuffling.
+
+    `RandomState` is used because numpy guarantees its stream for ever: the same seed gives the same index on every
+    machine and numpy version.
+    """
+    random = np.random.RandomState(seed)
+    own = np.repeat(np.arange(num_images), captions_per_image)
+    if protocol == "caption":
+        picked = random.permutation(len(own))[: int(ratio * len(own))]
+        own[picked] = own[random.permutation(picked)]
+        return own
+    moved = np.arange(num_images)
+    picked = random.permutation(num_images)[: int(ratio * num_images)]
+    moved[picked] = random.permutation(picked)
+    return moved[own]
+
+
+def measure(index: np.ndarray, captions_per_image: int, asked_ratio: float) -> NoiseReport:
+    """Tell an index's protocol and true ratio.
+
+    With several captions an image, the image protocol gives all captions of an image that is hit the same wrong image;
+    the caption protocol does so by rare chance, at any ratio.
+    """
+    is_wrong = index != np.arange(len(index)) // captions_per_image
+    if not is_wrong.any():
+        kind = "none"
+    else:
+        kind = (
+            "image" if captions_per_image > 1 and share_moved_together(index, captions_per_image) > 0.5 else "caption"
+        )
+    return NoiseReport(protocol=kind, asked_ratio=asked_ratio, measured_ratio=float(is_wrong.mean()))
+
+
+def share_moved_together(index: np.ndarray, captions_per_image: int) -> float:
+    """Return the share, among images with a mismatched caption, of those whose captions all got one and the same image.
+
+    0 where nothing is mismatched.
+    """
+    by_image = index.reshape(-1, captions_per_image)
+    is_hit = (by_image != np.arange(len(by_image))[:, None]).any(axis=1)
+    hit = by_image[is_hit]
+    return float((hit == hit[:, :1]).all(axis=1).mean()) if len(hit) else 0.0
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """What a file holds.
+
+    Attributes:
+        index: (captions,) int64.
+        entries: how many the file has: one a caption or one an image.
+        dtype: their type.
+    """
+
+    index: np.ndarray
+    entries: int
+    dtype: str
+
+
+def read_index(path: Path, num_images: int, captions_per_image: int) -> IndexFile:
+    """Read an index file, one entry a caption or one an image.
+
+    Raises:
+        InputError: not an integer npy file, another length, or entries that are no image.
+    """
+    try:
+        index = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"--noise_file {path} is not a numeric npy file: {error}") from None
+    captions = num_images * captions_per_image
+    if not isinstance(index, np.ndarray):
+        raise InputError(f"--noise_file {path} is an archive of arrays; it must be one array in an .npy file")
+    if index.ndim != 1 or index.dtype.kind not in "iu" or len(index) not in (captions, num_images):
+        raise InputError(
+            f"--noise_file {path} has shape {index.shape} and type {index.dtype}; it must be a list of whole numbers, "
+            f"one a caption ({captions}) or one an image ({num_images})"
+        )
+    if index.min() < 0 or index.max() >= num_images:
+        raise InputError(
+            f"--noise_file {path} holds entries from {index.min()} to {index.max()}; an entry is an image's number, "
+            f"0 to {num_images - 1}"
+        )
+    entries, dtype, index = len(index), str(index.dtype), index.astype(np.int64)
+    return IndexFile(index if entries == captions else np.repeat(index, captions_per_image), entries, dtype)
+
+
+def load_index(path: Path, num_images: int, captions_per_image: int) -> np.ndarray:
+    """Read an index file as (captions,) int64; raises what `read_index` raises."""
+    return read_index(path, num_images, captions_per_image).index
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return where the JSON beside an index file is, or would be."""
+    return path.with_suffix(".json")
+
+
+def save_index(path: Path, index: np.ndarray, report: NoiseReport, seed: int) -> None:
+    """Write an index and, beside it, a JSON that says what it is.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    target = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            np.save(file, index)
+        target.replace(path)
+        write_json(
+            sidecar_of(path),
+            {
+                "protocol": report.protocol,
+                "ratio": report.asked_ratio,
+                "seed": seed,
+                "measured_mismatch": report.measured_ratio,
+                "sha256": _digest(path),
+            },
+        )
+    except OSError as error:
+        raise InputError(f"--noise_file {path} cannot be written: {error.strerror}") from None
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return the JSON beside an index file, None if there is none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    place = sidecar_of(path)
+    if not place.is_file():
+        return None
+    try:
+        content = json.loads(place.read_bytes().decode("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{place}, beside the index, is not JSON ({error}); delete it or write it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{place}, beside the index, holds no names and values; delete it or write it again")
+    return content
+
+
+def disagreements(path: Path, report: NoiseReport, sidecar: dict[str, Any]) -> list[str]:
+    """Return what a sidecar says otherwise than the index file, in words; none if they agree."""
+    found: dict[str, Any] = {"sha256": _digest(path), "protocol": report.protocol}
+    faults = [
+        f"{name} is {sidecar[name]} beside it, {value} in the index"
+        for name, value in found.items()
+        if name in sidecar and sidecar[name] != value
+    ]
+    told = sidecar.get("measured_mismatch")
+    if isinstance(told, (int, float)) and abs(told - report.measured_ratio) > 1e-9:
+        faults.append(f"measured_mismatch is {told:g} beside it, {report.measured_ratio:g} in the index")
+    return faults
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
