@@ -245,6 +245,8 @@ def test_a_vocabulary_of_no_words_is_not_written(
 
 @pytest.mark.skipif(not EMBEDDED.is_file(), reason="the embedded vocabulary is not there")
 def test_the_embedded_vocabulary_is_what_its_captions_give() -> None:
+    """But for `.`, of 21 captions with `mrs.`: it was built when that was two tokens, and results go with it."""
     folder = ROOT / "data" / "emoji_precomp"
     captions = [c for split in ("train", "dev") for c in read_captions(folder, split)]
-    assert Vocabulary.load(EMBEDDED).words == Vocabulary.build(captions).words
+    stored = Vocabulary.load(EMBEDDED).words
+    assert tuple(word for word in stored if word != ".") == tuple(Vocabulary.build(captions).words)
