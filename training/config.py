@@ -125,9 +125,9 @@ class RunConfig:
             raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
         shortlist, module = self.training.negative_shortlist, self.matcher.module_name
         if shortlist and module != "SGR":
-            why = (
-                "one product scores all pairs" if module == "VSE" else "all pairs of a caption are coupled in training"
-            )
+            product = "one product scores all pairs"
+            reasons = {"VSE": product, "GPO": product, "SAF": "all pairs of a caption are coupled in training"}
+            why = reasons.get(module, "a pair that is not scored counts as 0, which is not below every cosine")
             raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
 
         if self.training.side_by_side and self.scoring.compile:
