@@ -74,7 +74,7 @@ def prepare_scoring(matchers: list[Matcher], config: ScoringConfig, device: torc
         )
     said: list[str] = []
     tiled = [m.similarity for m in matchers if isinstance(m.similarity, TiledSimilarity)]
-    if not tiled:  # VSE is one product
+    if not tiled:  # VSE and GPO are one product
         return said
     if config.compile:
         started = time.perf_counter()

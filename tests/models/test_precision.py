@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("choice", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])
-@pytest.mark.parametrize("name", ["SGR", "SAF"])
+@pytest.mark.parametrize("name", ["SGR", "SAF", "SCAN_t2i", "SCAN_i2t"])
 def test_a_named_precision_is_taken(
     name: str, choice: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -25,7 +25,7 @@ def test_a_named_precision_is_taken(
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["SGR", "SAF"])
+@pytest.mark.parametrize("name", ["SGR", "SAF", "SCAN_t2i", "SCAN_i2t"])
 def test_lower_precision_is_near_and_never_in_gradients(name: str, training: bool) -> None:
     matcher, batch = make_matcher(name).train(training), make_batch()
     embeddings = matcher.embed(batch)
@@ -71,5 +71,6 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ScoringConfig(precision="half")
 
 
-def test_vse_is_one_product_and_needs_no_choice() -> None:
-    assert prepare_scoring([make_matcher("VSE")], ScoringConfig(precision="auto"), CPU) == []
+@pytest.mark.parametrize("name", ["VSE", "GPO"])
+def test_one_product_needs_no_choice(name: str) -> None:
+    assert prepare_scoring([make_matcher(name)], ScoringConfig(precision="auto"), CPU) == []

@@ -1,4 +1,4 @@
-"""SGR, SAF and VSE against their slow twins; tiles, single pairs, padding."""
+"""SGR, SAF and VSE against their slow twins; tiles, single pairs, padding of every similarity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.sides import CaptionSide, ImageSide, Similarity
 from tests import reference
 from tests.models.networks import LENGTHS, assert_same, gradients, make_batch, make_matcher, randomise, tensors_of
 
-NAMES = ("SGR", "SAF", "VSE")
+NAMES = ("SGR", "SAF", "SCAN_t2i", "SCAN_i2t", "VSE", "GPO")
 TWINS = {"SGR": reference.score_sgr, "SAF": reference.score_saf}
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -103,7 +103,7 @@ def test_single_pairs_are_entries_of_the_whole(name: str) -> None:
 
 @pytest.mark.parametrize(("shape", "cost"), [((3, 6), 0), ((2, 1), 0), ((1, 4), 0), ((3, 6), 60), ((7, 99), 10**6)])
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["SGR", "SAF"])
+@pytest.mark.parametrize("name", ["SGR", "SAF", "SCAN_t2i", "SCAN_i2t"])
 def test_tiles_do_not_matter(
     name: str, training: bool, shape: tuple[int, int], cost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
