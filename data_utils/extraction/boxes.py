@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.extraction.listing import PICTURE_COLUMNS, first_of, read_json, read_rows
+from data_utils.extraction.listing import PICTURE_COLUMNS, first_of
+from data_utils.extraction.text_files import read_json, read_rows
 from runtime.errors import InputError
 
 CORNERS = ("x1", "y1", "x2", "y2")

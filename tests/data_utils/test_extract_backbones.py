@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def node(kind: str, source: str, target: str, **numbers: tuple[int, ...] | int) 
 def write_onnx(
     path: Path,
     nodes: list[bytes],
-    inputs: dict[str, tuple[int, tuple[int | str, ...]]],
-    outputs: dict[str, tuple[int | str, ...]],
+    inputs: Mapping[str, tuple[int, tuple[int | str, ...]]],
+    outputs: Mapping[str, tuple[int | str, ...]],
 ) -> Path:
     """Write a graph without weights; outputs are float32."""
     graph = b"".join(field(1, one) for one in nodes) + field(2, "tiny")
@@ -167,7 +168,7 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 # -- transformers ----------------------------------------------------------------------------------------------------
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "do_resize": True,
     "size": {"height": 32, "width": 32},
     "do_center_crop": False,
@@ -241,8 +242,7 @@ class TestModelFolder:
         vit(tmp_path)
         pixels = pictures(2, 32, 32)
         expected = ModelFolder(tmp_path, CPU, BackboneOptions()).maps(pixels)
-        mean, std = tuple(SETTINGS["image_mean"]), tuple(SETTINGS["image_std"])  # type: ignore[arg-type]
-        told = BackboneOptions(mean=mean, std=std)
+        told = BackboneOptions(mean=tuple(SETTINGS["image_mean"]), std=tuple(SETTINGS["image_std"]))
         with pytest.raises(InputError, match="--mean and --std are told by .*preprocessor_config.json"):
             ModelFolder(tmp_path, CPU, told)
         (tmp_path / "preprocessor_config.json").unlink()

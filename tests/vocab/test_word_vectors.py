@@ -44,10 +44,8 @@ GLOVE = "the 1 2 3\ndog 0.5 -0.25 1e-1\n. . . 7 8 9\ncafé 1 0 0\n`` 0 1 0\nat x
 
 def test_glove(tmp_path: Path) -> None:
     found = load(write(tmp_path, GLOVE), VOCABULARY, 3)
-    assert rows_of(found) == {
-        k: [pytest.approx(v) for v in row]
-        for k, row in {CAFE: [1, 0, 0], DOG: [0.5, -0.25, 0.1], QUOTE: [0, 1, 0]}.items()
-    }
+    expected = {CAFE: [1.0, 0.0, 0.0], DOG: [0.5, -0.25, 0.1], QUOTE: [0.0, 1.0, 0.0]}
+    assert rows_of(found) == {k: pytest.approx(row) for k, row in expected.items()}
     assert (found.rows.shape, found.rows.dtype, found.is_given.dtype) == ((9, 3), np.float32, np.bool_)
     assert not found.rows[~found.is_given].any()
     assert found.report("x.txt") == "x.txt: 3 of 9 words (33.3 %) start from a vector"
@@ -63,7 +61,7 @@ def test_random_files_are_read_as_by_the_obvious_way(tmp_path: Path) -> None:
         expected = slow_load(text, dim)
         assert len(expected) == 5
         found = rows_of(load(write(tmp_path, text), VOCABULARY, dim))
-        assert found == {k: np.float32(row).tolist() for k, row in expected.items()}
+        assert found == {k: np.array(row, dtype=np.float32).tolist() for k, row in expected.items()}
 
 
 @pytest.mark.parametrize(
