@@ -10,16 +10,12 @@ margin. Runs whose row is in the CSV are not repeated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
-import numpy as np
-
-from benchmarks.robustness import append_row, read_rows, run_recipe
+from benchmarks.grid import Row, fill, mean_cell, run_recipe
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 
@@ -41,6 +37,7 @@ ROWS = {
     "mgcs": ("--method", "mgcs", "--no_co_training"),
 }
 FIGURES = ("residual_noise", "recall", "auc", "mode_separation")
+KEYS = ("seed", "noise_ratio", "row")
 FIELDS = ("row", "noise_ratio", "seed", "test_rSum", *(f"{w}_{name}" for w in ("first", "last") for name in FIGURES))
 
 
@@ -60,16 +57,17 @@ class StudyConfig:
         if unknown:
             raise InputError(f"--rows {', '.join(sorted(unknown))} unknown; known: {', '.join(ROWS)}")
 
-    def grid(self) -> list[tuple[str, str, str]]:
+    def grid(self) -> list[tuple[str, ...]]:
         """Return (seed, noise ratio, row), seed by seed."""
         return list(product(self.seeds.split(","), self.noise_ratios.split(","), self.rows.split(",")))
 
 
-def row_of(name: str, ratio: str, seed: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Train one network and return its row: test rSum, and the first and the last filtering."""
+def row_of(cell: tuple[str, ...], arguments: Sequence[str]) -> Row:
+    """Train one network, of (seed, noise ratio, row); return its row: test rSum, the first and the last filtering."""
+    seed, ratio, name = cell
     own = [*ROWS[name], "--noise_ratio", ratio, "--seed", seed]
     record, metrics = run_recipe([*arguments, *own], threads=1)
-    row: dict[str, Any] = {"row": name, "noise_ratio": ratio, "seed": seed}
+    row: Row = {"row": name, "noise_ratio": ratio, "seed": seed}
     row["test_rSum"] = round(list(record["test"].values())[-1]["rSum"], 2)
     divisions = [r for r in metrics if r["event"] == "division"]
     for when, division in zip(("first", "last"), (divisions[0], divisions[-1]) if divisions else (), strict=False):
@@ -81,11 +79,6 @@ def row_of(name: str, ratio: str, seed: str, arguments: Sequence[str]) -> dict[s
 
 def summary(rows: list[dict[str, str]]) -> str:
     """Return a Markdown table for each noise ratio: means over seeds, rSum with its standard deviation."""
-
-    def mean(chosen: list[dict[str, str]], name: str, digits: int) -> str:
-        values = [float(row[name]) for row in chosen if row[name]]
-        return f"{np.mean(values):.{digits}f}" if values else "-"
-
     lines = []
     for ratio in sorted({row["noise_ratio"] for row in rows}, key=float):
         lines += [f"Noise {ratio}", ""]
@@ -95,12 +88,10 @@ def summary(rows: list[dict[str, str]]) -> str:
             chosen = [row for row in rows if (row["row"], row["noise_ratio"]) == (name, ratio)]
             if not chosen:
                 continue
-            sums = [float(row["test_rSum"]) for row in chosen]
-            spread = f" ± {np.std(sums, ddof=1):.1f}" if len(sums) > 1 else ""
-            cells = [f"{np.mean(sums):.1f}{spread}"]
-            cells += [mean(chosen, f"{when}_residual_noise", 3) for when in ("first", "last")]
-            cells += [mean(chosen, "last_recall", 3)]
-            cells += [mean(chosen, f"{when}_mode_separation", 2) for when in ("first", "last")]
+            cells = [mean_cell(chosen, "test_rSum", 1)]
+            cells += [mean_cell(chosen, f"{when}_residual_noise", 3, spread=False) for when in ("first", "last")]
+            cells += [mean_cell(chosen, "last_recall", 3, spread=False)]
+            cells += [mean_cell(chosen, f"{when}_mode_separation", 2, spread=False) for when in ("first", "last")]
             lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -113,22 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_flags(parser, "benchmark", StudyConfig)
     namespace, arguments = parser.parse_known_args(argv)
     config = from_namespace(StudyConfig, namespace)
-    path = Path(config.csv)
-    done = {(row["seed"], row["noise_ratio"], row["row"]) for row in read_rows(path)}
-    wanted = [cell for cell in config.grid() if cell not in done]
-    lock = Lock()
-
-    def work(cell: tuple[str, str, str]) -> None:
-        seed, ratio, name = cell
-        row = row_of(name, ratio, seed, arguments)
-        with lock:
-            append_row(path, row, FIELDS)
-            print(f"noise {ratio}, seed {seed}, {name}: rSum {row['test_rSum']:.1f}", flush=True)
-
-    print(f"{len(wanted)} runs to do, {len(done)} rows in {path}", flush=True)
-    with ThreadPoolExecutor(config.jobs) as pool:
-        list(pool.map(work, wanted))
-    print(summary(read_rows(path)))
+    work = partial(row_of, arguments=arguments)
+    print(summary(fill(Path(config.csv), config.grid(), work, keys=KEYS, fields=FIELDS, jobs=config.jobs)))
 
 
 if __name__ == "__main__":

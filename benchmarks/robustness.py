@@ -8,28 +8,21 @@ Runs whose row is in the CSV are not repeated, so that an interrupted benchmark 
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from benchmarks.grid import Row, fill, mean_cell, run_recipe
 from methods import known_methods
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
-from runtime.log import table
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+KEYS = ("seed", "noise_ratio", "method")
 FIELDS = (
     "similarity",
     "method",
@@ -70,10 +63,11 @@ class RobustnessConfig:
         except ValueError as error:
             raise InputError(f"--noise_ratios and --seeds are numbers separated by commas: {error}") from None
 
-    def grid(self) -> list[tuple[int, str, str]]:
+    def grid(self) -> list[tuple[str, ...]]:
         """Return (seed, noise ratio, method), seed by seed, so that a part of the grid is a fair table already."""
         ratios = [f"{float(r):g}" for r in self.noise_ratios.split(",")]
-        return list(product([int(s) for s in self.seeds.split(",")], ratios, self.methods.split(",")))
+        seeds = [str(int(s)) for s in self.seeds.split(",")]
+        return list(product(seeds, ratios, self.methods.split(",")))
 
 
 def last_division(metrics: list[dict[str, Any]]) -> dict[str, float]:
@@ -89,26 +83,10 @@ def last_division(metrics: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def run_recipe(arguments: Sequence[str], threads: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run `run.py` in its own process; return its results.json and the records of its metrics.jsonl.
-
-    Raises:
-        InputError: the run failed; carries its last line.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(REPOSITORY / "run.py"), *arguments, "--output_dir", folder]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise InputError(f"run.py {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
-        (results,) = Path(folder).glob("*/results.json")
-        metrics = (results.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return json.loads(results.read_text(encoding="utf-8")), [json.loads(line) for line in metrics]
-
-
-def run_once(method: str, ratio: str, seed: int, arguments: Sequence[str], threads: int) -> dict[str, object]:
-    """Train one cell of the grid and return its row."""
-    own = ["--method", method, "--noise_ratio", ratio, "--seed", str(seed)]
+def run_once(cell: tuple[str, ...], arguments: Sequence[str], threads: int) -> Row:
+    """Train one cell of the grid, (seed, noise ratio, method), and return its row."""
+    seed, ratio, method = cell
+    own = ["--method", method, "--noise_ratio", ratio, "--seed", seed]
     record, metrics = run_recipe([*arguments, *own], threads)
     division = last_division(metrics)
     final = list(record["test"])[-1]
@@ -130,37 +108,12 @@ def run_once(method: str, ratio: str, seed: int, arguments: Sequence[str], threa
     }
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the CSV, none if there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(path: Path, row: dict[str, Any], fields: Sequence[str] = FIELDS) -> None:
-    """Add a row of `fields`, with the header if the file is new."""
-    is_new = not path.is_file()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def summary(rows: list[dict[str, str]]) -> str:
     """Return a Markdown table: test rSum of the mean of both networks and AUC of the clean probability, mean +- std."""
     ratios = sorted({row["noise_ratio"] for row in rows}, key=float)
     kinds = sorted({row["similarity"] for row in rows})
     order = ("baseline", "ncr", "bicro", "mgcs")
     methods = sorted({row["method"] for row in rows}, key=lambda m: (order.index(m) if m in order else len(order), m))
-
-    def cell(chosen: list[dict[str, str]], name: str, digits: int) -> str:
-        values = [float(row[name]) for row in chosen if row[name]]
-        if not values:
-            return "-"
-        spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.{digits}f}{spread}"
 
     lines = []
     for kind in kinds:
@@ -173,7 +126,7 @@ def summary(rows: list[dict[str, str]]) -> str:
             for ratio in ratios:
                 wanted = (kind, method, ratio)
                 chosen = [r for r in rows if (r["similarity"], r["method"], r["noise_ratio"]) == wanted]
-                cells += [cell(chosen, "test_rSum", 1), cell(chosen, "auc", 3)]
+                cells += [mean_cell(chosen, "test_rSum", 1), mean_cell(chosen, "auc", 3)]
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -186,31 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_flags(parser, "benchmark", RobustnessConfig)
     namespace, arguments = parser.parse_known_args(argv)
     config = from_namespace(RobustnessConfig, namespace)
-    path = Path(config.csv)
-    done = {(row["method"], row["noise_ratio"], row["seed"]) for row in read_rows(path)}
-    wanted = [cell for cell in config.grid() if (cell[2], cell[1], str(cell[0])) not in done]
-    lock = Lock()
-
-    def work(cell: tuple[int, str, str]) -> None:
-        seed, ratio, method = cell
-        row = run_once(method, ratio, seed, arguments, config.threads)
-        with lock:
-            append_row(path, row)
-            shown = [
-                row["similarity"],
-                method,
-                ratio,
-                f"s{seed}",
-                row["test_rSum"],
-                row.get("auc", "-"),
-                row["seconds"],
-            ]
-            print(table(("similarity", "method", "noise", "seed", "test rSum", "AUC", "s"), [shown]).splitlines()[-1])
-
-    print(f"{len(wanted)} runs to do, {len(done)} rows in {path}", flush=True)
-    with ThreadPoolExecutor(config.jobs) as pool:
-        list(pool.map(work, wanted))
-    print(summary(read_rows(path)))
+    work = partial(run_once, arguments=arguments, threads=config.threads)
+    print(summary(fill(Path(config.csv), config.grid(), work, keys=KEYS, fields=FIELDS, jobs=config.jobs)))
 
 
 if __name__ == "__main__":

@@ -17,39 +17,23 @@ from torch import Tensor
 
 from clip.embedding import Embeddings
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.similarity_modes import (
-    ModesConfig,
-    SimilarityModes,
-    clean_posterior,
-    fit_similarity_modes,
-    pair_similarity,
-    select,
-)
+from methods.blocks.modes import SimilarityModes
+from methods.blocks.refitting import RefitConfig, refit
+from methods.blocks.similarity_modes import pair_similarity, select
 from runtime.errors import InputError
-from runtime.flags import check_choices, check_range, flag
-
-POOLS = ("full", "cumulative")
+from runtime.flags import check_range, flag
 
 
 @dataclass(frozen=True)
-class FilterConfig(ModesConfig, MarginConfig):
+class FilterConfig(RefitConfig, MarginConfig):
     """Flags of the filter and of the margins that follow it."""
 
     p_threshold: float = flag(0.5, "pairs of a clean probability above this are kept, in [0, 1)")
-    refit_every: int = flag(1, "epochs of fine-tuning between filterings (the first comes before training)")
-    filter_pool: str = flag(
-        "full",
-        "pairs that a filtering looks at: full takes all, so that dropped pairs may return; cumulative those that "
-        "every earlier one has kept",
-        choices=POOLS,
-    )
 
     def __post_init__(self) -> None:
-        ModesConfig.__post_init__(self)
+        RefitConfig.__post_init__(self)
         MarginConfig.__post_init__(self)
-        check_choices(self)
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
-        check_range(self, "refit_every", low=1)
 
 
 @dataclass(frozen=True)
@@ -111,19 +95,13 @@ def filter_pairs(similarity: np.ndarray, config: FilterConfig, earlier: Filtered
     Raises:
         InputError: too few pairs to fit, or none kept.
     """
-    is_in_pool = np.ones(len(similarity), dtype=bool)
-    if config.filter_pool == "cumulative" and earlier is not None:
-        is_in_pool = earlier.kept
-    pool = similarity[is_in_pool]
-    modes = fit_similarity_modes(pool, num_starts=config.mode_starts, min_separation=config.min_separation)
-    probability = np.zeros(len(similarity))
-    probability[is_in_pool] = clean_posterior(pool, modes, config.mode_prior)
-    kept = select(probability, config.p_threshold)
+    found = refit(similarity, config, None if earlier is None else earlier.kept)
+    kept = select(found.probability, config.p_threshold)
     if not kept.any():
         raise InputError(
             f"the filter keeps no pair: --p_threshold {config.p_threshold:g} is above all clean probabilities"
         )
-    return Filtered(similarity, probability, kept, modes)
+    return Filtered(similarity, found.probability, kept, found.modes)
 
 
 def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, Margins, dynamic_margins
+from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
 from methods.blocks.similarity_modes import SimilarityModes
-from models.losses import mean_over_negatives, negatives, pair_costs
+from models.losses import Margins, mean_over_negatives, negatives, pair_costs
 
 PLAIN_LOSSES = ("triplet", "contrastive")
 NEGATIVES = ("hardest", "mean")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from data_utils.captions import read_captions
 from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
+from data_utils.extraction.text_files import read_json, read_text
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.pictures import THUMBNAILS, Pictures, picture_files, thumbnails
 from runtime.errors import InputError
@@ -74,17 +74,8 @@ class Pairs:
         return len(self.pictures)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; give a .csv or .json file of pairs") from None
-
-
 def _from_csv(path: Path) -> list[tuple[str, str]]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     lacking = {"image", "caption"} - set(reader.fieldnames or ())
     if lacking:
         raise InputError(
@@ -134,10 +125,7 @@ def _from_lists(path: Path, images: Any, captions: Any) -> list[tuple[str, str]]
 
 
 def _from_json(path: Path) -> list[tuple[str, str]]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is no JSON: {error}") from None
+    content = read_json(path)
     if isinstance(content, list) and all(isinstance(entry, dict) for entry in content):
         for number, entry in enumerate(content):
             if not {"image", "caption"} <= set(entry):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +22,15 @@ from clip.state import load_state
 from clip.trainer import ClipTrainer
 from runtime.checkpoint import write_json
 from runtime.errors import InputError, exit_on_input_error
+from runtime.run_folder import claim
 
 CONFIG, RESULTS = "config.json", "results.json"
-
-
-def claim_folder(config: ClipRunConfig) -> Path:
-    """Make the run's folder; an earlier run of the same name is kept, and the new one gets a number.
-
-    Raises:
-        InputError: the output folder cannot be written.
-    """
-    try:
-        for number in count(1):
-            name = config.run_name() if number == 1 else f"{config.run_name()}-{number}"
-            folder = Path(config.tuning.output_dir) / name
-            try:
-                folder.mkdir(parents=True)
-                return folder
-            except FileExistsError:
-                if not folder.is_dir():
-                    raise
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {config.tuning.output_dir} cannot be written: {error.strerror}; name another folder"
-        ) from None
-    raise AssertionError("unreachable: numbers do not end")
 
 
 def start(config: ClipRunConfig) -> ClipTrainer:
     """Open data and model and claim a folder for a new run."""
     data = open_run(config)
-    folder = claim_folder(config)
+    folder = claim(Path(config.tuning.output_dir), config.run_name())
     write_json(folder / CONFIG, config.as_dict())
     return ClipTrainer(config, data, folder)
 

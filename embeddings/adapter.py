@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from embeddings.filtering import FilterConfig, Filtered, filter_pairs
 from embeddings.pairs import similarity_of
-from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, Margins, dynamic_margins
+from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
+from models.losses import Margins
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
 from runtime.flags import check_range, flag

@@ -17,21 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
-from methods.blocks.dynamic_margin import MarginConfig, Margins, dynamic_margins
+from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.method import Findings, Method, MethodConfig, Scored, SoftLabels, Views
-from methods.blocks.similarity_modes import (
-    ModesConfig,
-    SimilarityModes,
-    clean_posterior,
-    fit_similarity_modes,
-    select,
-)
-from models.losses import hardest_negative, mean_over_negatives, pair_costs
+from methods.blocks.modes import SimilarityModes
+from methods.blocks.refitting import RefitConfig, refit
+from methods.blocks.similarity_modes import select
+from models.losses import Margins
 from runtime.errors import InputError
-from runtime.flags import check_range, flag
+from runtime.flags import flag
 
-POOLS = ("cumulative", "full")
 UNUSED = {
     "margin": "give --image_margin and --text_margin",
     "soft_margin": "margins follow --margin_policy",
@@ -41,25 +35,16 @@ UNUSED = {
 
 
 @dataclass(frozen=True)
-class DSDMRConfig(MethodConfig, ModesConfig, MarginConfig):
-    """DSDMR's flags: its filter's, its margins', and when and on what it filters again."""
-
-    refit_every: int = flag(1, "epochs between filterings (the first comes after warm-up)")
-    filter_pool: str = flag(
-        "full",
-        "pairs that a filtering looks at: full takes all, so that dropped ones may return; cumulative those that every "
-        "earlier one has kept",
-        choices=POOLS,
-    )
+class DSDMRConfig(MethodConfig, RefitConfig, MarginConfig):
+    """DSDMR's flags: its filter's, its margins', and whether it filters at all."""
 
     no_filter: bool = flag(
         False, "keep every pair: the modes set the margins only (the paper's ablation without its GMM)"
     )
 
     def __post_init__(self) -> None:
-        for base in (MethodConfig, ModesConfig, MarginConfig):
+        for base in (MethodConfig, RefitConfig, MarginConfig):
             base.__post_init__(self)  # type: ignore[arg-type]
-        check_range(self, "refit_every", low=1)
         for field in fields(MethodConfig):
             name, value = field.name, getattr(self, field.name)
             if name in UNUSED and value != field.default:
@@ -109,17 +94,10 @@ class DSDMR(Method):
         Raises:
             InputError: the pool holds too few pairs.
         """
-        pool = np.ones(len(signal), dtype=bool)
-        if self.config.filter_pool == "cumulative" and self._kept is not None:
-            pool = self._kept
-        sims = -signal[pool]
-        self._modes = fit_similarity_modes(
-            sims, num_starts=self.config.mode_starts, min_separation=self.config.min_separation, bounded=False
-        )
-        probability = np.zeros(len(signal))
-        probability[pool] = clean_posterior(sims, self._modes, self.config.mode_prior)
-        self._kept = self.divide(probability)
-        return probability
+        found = refit(-signal, self.config, self._kept, bounded=False)
+        self._modes = found.modes
+        self._kept = self.divide(found.probability)
+        return found.probability
 
     def divide(self, probability: np.ndarray) -> np.ndarray:
         """Return the pairs above the threshold; clean data is kept whole."""
@@ -150,20 +128,11 @@ class DSDMR(Method):
         is_scaled = self.config.margin_policy == "posterior"
         return SoftLabels(clean=probability if is_scaled else torch.ones_like(probability))
 
-    def per_pair_loss(
-        self, scores: Tensor, batch: Batch, labels: Tensor | None = None, hardness: float = 0.0
-    ) -> Tensor:
-        """Return each pair's hinge cost (B,) with the base margins (no labels: warm-up) or those of the policy."""
-        config = self.config
-        margins = Margins(config.image_margin, config.text_margin)
-        if labels is not None:
-            margins = dynamic_margins(config, self._modes, labels)
-        costs = pair_costs(scores, margins.image, self.negatives_mask(batch), caption_margin=margins.text)
-        if hardness == 0.0:
-            return mean_over_negatives(costs)
-        if hardness == 1.0:
-            return hardest_negative(costs)
-        return (1 - hardness) * mean_over_negatives(costs) + hardness * hardest_negative(costs)
+    def margins(self, labels: Tensor | None) -> Margins:
+        """Return the base margins without labels (warm-up), else those of the policy."""
+        if labels is None:
+            return Margins(self.config.image_margin, self.config.text_margin)
+        return dynamic_margins(self.config, self._modes, labels)
 
 
 METHOD = DSDMR

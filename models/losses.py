@@ -40,6 +40,14 @@ def negatives(size: int, image_id: Tensor | None, device: torch.device) -> Tenso
     return is_negative
 
 
+@dataclass(frozen=True)
+class Margins:
+    """Margins of image and caption anchors: numbers, or (B,) one for each anchor."""
+
+    image: float | Tensor
+    text: float | Tensor
+
+
 def pair_costs(
     scores: Tensor,
     margin: Tensor | float,

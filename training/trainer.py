@@ -378,7 +378,7 @@ class Trainer:
             return
         states = [{**network.state(), "dropout": before} for network, before in zip(networks, drawn, strict=True)]
         content = {"title": title, "batch": number, "pairs": batch.index.cpu(), "networks": states}
-        torch.save(content, self.folder / BROKEN)
+        save_checkpoint(self.folder / BROKEN, content)
         raise InputError(
             f"{where}; {self.folder / BROKEN} holds the networks before that step and the pairs of its batch; lower "
             "--learning_rate, or go on past it with --on_nan skip --resume"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.blocks.modes import SimilarityModes
-from models.losses import hardest_negative, pair_costs
+from models.losses import Margins, hardest_negative, pair_costs
 from runtime.flags import check_choices, check_range, flag
 
 POLICIES = ("fixed", "separation", "posterior", "gap")
@@ -46,14 +46,6 @@ class MarginConfig:
         check_range(self, "margin_max", low=self.margin_min, high=float("inf"), high_open=True)
 
 
-@dataclass(frozen=True)
-class Margins:
-    """Margins of image and caption anchors: numbers, or (B,) one for each pair (policy posterior)."""
-
-    image: float | Tensor
-    text: float | Tensor
-
-
 def _fixed(config: MarginConfig) -> Margins:
     return Margins(config.image_margin, config.text_margin)
 
@@ -70,7 +62,7 @@ def _separation(config: MarginConfig, modes: SimilarityModes, probability: Tenso
 
 
 def _posterior(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
-    """Return a P(clean | s_i) of each pair (*ours*); within [0, a], so that it needs no clipping."""
+    """Return a P(clean | s_i), (B,) one for each pair (*ours*); within [0, a], so that it needs no clipping."""
     if probability is None:
         raise ValueError("--margin_policy posterior needs the clean probability (B,) of the batch's pairs")
     assert probability.dim() == 1

@@ -18,7 +18,7 @@ from torch import Tensor
 from data_utils.batch import Batch
 from methods.blocks.mixture import FITS, clean_probability, divide
 from models.gallery import evaluating
-from models.losses import SOFT_MARGINS, hardest_negative, mean_over_negatives, pair_costs, soft_margin
+from models.losses import SOFT_MARGINS, Margins, hardest_negative, mean_over_negatives, pair_costs, soft_margin
 from models.matcher import Embeddings, Matcher
 from runtime.flags import check_choices, check_range, flag
 
@@ -178,6 +178,12 @@ class Method:
         """Return the image numbers (B,) if captions of one image are no negatives of each other, else None."""
         return batch.image_id if self.config.mask_same_image else None
 
+    def margins(self, labels: Tensor | None) -> Margins:
+        """Return the margins of both anchors: `--margin`, scaled by the soft labels (B,) if there are any."""
+        margin = self.config.margin
+        soft = margin if labels is None else soft_margin(labels, margin, self.config.soft_margin)
+        return Margins(soft, soft)
+
     def per_pair_loss(
         self, scores: Tensor, batch: Batch, labels: Tensor | None = None, hardness: float = 0.0
     ) -> Tensor:
@@ -189,9 +195,8 @@ class Method:
             labels: (B,) soft labels that scale the margin, None for the full margin.
             hardness: 0 averages over the negatives, 1 takes the hardest, between mixes the two.
         """
-        margin = self.config.margin
-        soft = margin if labels is None else soft_margin(labels, margin, self.config.soft_margin)
-        costs = pair_costs(scores, soft, self.negatives_mask(batch))
+        margins = self.margins(labels)
+        costs = pair_costs(scores, margins.image, self.negatives_mask(batch), caption_margin=margins.text)
         if hardness == 0.0:
             return mean_over_negatives(costs)
         if hardness == 1.0:

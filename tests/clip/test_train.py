@@ -330,13 +330,3 @@ for name, flags in {calls!r}.items():
     assert len(lines) == 3
     for line in lines:
         assert line.startswith("error: ") and "run: python -m pip install -r requirements-clip.txt" in line
-
-
-def test_no_run_is_overwritten(few: Path, tmp_path: Path) -> None:
-    """A second run of one name goes into a folder of its own."""
-    config = short(few, tmp_path)
-    first, second = train.claim_folder(config), train.claim_folder(config)
-    assert (first.name, second.name) == (config.run_name(), f"{config.run_name()}-2")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--output_dir .*file cannot be written"):
-        train.claim_folder(short(few, tmp_path / "file"))

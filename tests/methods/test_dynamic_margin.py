@@ -13,12 +13,11 @@ from methods.blocks.dynamic_margin import (
     POLICIES,
     DynamicMarginRankingLoss,
     MarginConfig,
-    Margins,
     dynamic_margins,
 )
 from methods.blocks.modes import Mode, SimilarityModes, bhattacharyya
 from methods.blocks.similarity_modes import fit_similarity_modes
-from models.losses import hardest_negative, pair_costs
+from models.losses import Margins, hardest_negative, pair_costs
 from runtime.errors import InputError
 from tests import reference
 from tests.models.networks import assert_same

@@ -1,0 +1,102 @@
+"""Runs of `run.py` over a grid, one CSV row each; what has its row already is not run again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+Row = dict[str, Any]
+
+
+def run_recipe(arguments: Sequence[str], threads: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run `run.py` in its own process; return its results.json and the records of its metrics.jsonl.
+
+    Raises:
+        InputError: the run failed; carries its last line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(REPOSITORY / "run.py"), *arguments, "--output_dir", folder]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise InputError(f"run.py {' '.join(arguments)} failed: {last}")
+        (results,) = Path(folder).glob("*/results.json")
+        metrics = (results.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return json.loads(results.read_text(encoding="utf-8")), [json.loads(line) for line in metrics]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of the CSV, none if there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(path: Path, row: Row, fields: Sequence[str]) -> None:
+    """Add a row of `fields`, with the header if the file is new."""
+    is_new = not path.is_file()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def fill(
+    path: Path,
+    cells: Iterable[tuple[str, ...]],
+    work: Callable[[tuple[str, ...]], Row],
+    *,
+    keys: Sequence[str],
+    fields: Sequence[str],
+    jobs: int,
+) -> list[dict[str, str]]:
+    """Do the cells that have no row yet, `jobs` at a time; print each row's values and return all rows.
+
+    Args:
+        path: the CSV, added to.
+        cells: what is wanted, as values of `keys`.
+        work: does one cell and returns its row, or raises.
+        keys: columns that tell rows apart.
+        fields: all columns.
+        jobs: runs at the same time.
+    """
+    done = {tuple(row[key] for key in keys) for row in read_rows(path)}
+    wanted = [cell for cell in cells if cell not in done]
+    lock = Lock()
+
+    def do(cell: tuple[str, ...]) -> None:
+        row = work(cell)
+        with lock:
+            append_row(path, row, fields)
+            print(", ".join(f"{name} {row[name]}" for name in fields if row.get(name) is not None), flush=True)
+
+    print(f"{len(wanted)} runs to do, {len(done)} rows in {path}", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(do, wanted))
+    return read_rows(path)
+
+
+def mean_cell(rows: Iterable[dict[str, str]], name: str, digits: int, *, spread: bool = True) -> str:
+    """Return the mean of a column, with its standard deviation from two values on; "-" without a value."""
+    values = [float(row[name]) for row in rows if row[name]]
+    if not values:
+        return "-"
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if spread and len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
