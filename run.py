@@ -4,7 +4,7 @@
     python run.py --data_name f30k_precomp --data_path /data --noise_ratio 0.2 --fit_type bmm
 
 Without arguments it trains MGCS on the embedded data set. `--help` lists every flag. An interrupted run goes on with
-the same command and `--resume`.
+the same command and `--resume`, or with the run's folder as `--saved_model`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,34 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.device import repeatable
+from runtime.distributed import Processes, asked_for, started
 from runtime.errors import InputError, exit_on_input_error
 from runtime.interruption import Stopped
 from training.config import RunConfig, parse_args
-from training.data import open_data
+from training.data import RunData, open_data
 from training.folders import choose_folder
 from training.trainer import Trainer
 
 
 def train(config: RunConfig) -> dict[str, Any]:
     """Open the data, claim a folder, train; return the content of results.json."""
-    data = open_data(config.data, config.noise, config.matcher)
-    folder, is_resumed = choose_folder(config)
+    config.check_processes(asked_for().count)
+    with repeatable(config.training.deterministic):
+        data = open_data(config.data, config.noise, config.matcher)
+        with started() as processes:
+            return train_together(config, data, processes)
+
+
+def train_together(config: RunConfig, data: RunData, processes: Processes) -> dict[str, Any]:
+    """Train in one of several processes, or in the only one."""
+    place = processes.told(choose_folder(config) if processes.is_first else None)
+    assert place is not None
     try:
-        trainer = Trainer(config, data, folder, resume=is_resumed)
+        trainer = Trainer(place.config, data, place.folder, resume=place.is_resumed, processes=processes)
     except InputError:
-        if not is_resumed:
-            shutil.rmtree(folder)  # nothing was trained yet: leave nothing behind
+        if place.is_new and processes.is_first:
+            shutil.rmtree(place.folder)  # nothing was trained yet: leave nothing behind
         raise
     return trainer.train()
 
@@ -41,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         train(parse_args(argv))
     except Stopped as stopped:
-        print("interrupted, and saved; to go on, give the same command with --resume", file=sys.stderr)
+        if asked_for().is_first:
+            print("interrupted, and saved; to go on, give the same command with --resume", file=sys.stderr)
         sys.exit(stopped.exit_code)
 
 

@@ -25,8 +25,9 @@ from data_utils.catalog import locate, protocol
 from data_utils.noise import inject
 from data_utils.precomputed import PrecomputedSplit
 from models.attention import l2norm
+from models.dropout import Rows
+from models.encoders import CaptionEncoder
 from models.matcher import Embeddings, Matcher
-from models.sides import CaptionSide
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -60,18 +61,29 @@ class EpochConfig:
             raise InputError(f"--recipe {self.recipe} is not a file; recipes/ has some")
 
 
-class PublishedMatcher(Matcher):
-    """A matcher that scores one caption at a time and lets torch differentiate its GRU."""
+class PublishedEncoder(CaptionEncoder):
+    """A caption encoder that lets torch differentiate its GRU."""
 
-    def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionSide:
-        encoder = self.caption_encoder
-        vectors = encoder.dropout(encoder.embed(tokens))
+    def forward(self, tokens: Tensor, lengths: Tensor, part: Rows | None = None) -> Tensor:
+        vectors = self.dropout(self.embed(tokens), part)
         packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(encoder.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
+        states, _ = pad_packed_sequence(self.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
         forward, backward = states.chunk(2, dim=2)
-        return self.similarity.caption_side(l2norm((forward + backward) / 2), lengths)
+        return l2norm((forward + backward) / 2)
 
-    def score(self, embeddings: Embeddings, *, sparse: bool = False) -> Tensor:
+
+class PublishedMatcher(Matcher):
+    """A matcher that scores one caption at a time, all pairs whatever is wanted."""
+
+    def score(
+        self,
+        embeddings: Embeddings,
+        *,
+        sparse: bool = False,
+        wanted: Tensor | None = None,
+        known: Tensor | None = None,
+        exact: bool = False,
+    ) -> Tensor:
         captions = embeddings.captions
         encoded = published.Encoded(embeddings.images.regions, captions.words, captions.lengths.tolist())
         return published.score(self, encoded)
@@ -126,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         theirs, ours = Trainer(run, data, Path(first)), Trainer(run, data, Path(second))
         for network in theirs.networks:
             network.matcher.__class__ = PublishedMatcher
+            network.matcher.caption_encoder.__class__ = PublishedEncoder
         row = compare(
             f"{Path(config.recipe).name}, {len(data.train)} pairs, both networks",
             epochs_of(theirs),

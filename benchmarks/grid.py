@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,11 +42,37 @@ def run_recipe(arguments: Sequence[str], threads: int) -> tuple[dict[str, Any], 
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the CSV, none if there is no such file."""
+    """Return the rows of the CSV, none if there is no such file.
+
+    Raises:
+        InputError: it is no CSV, or a row has more or fewer cells than the header.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV: {error}; mend it, or name another file") from None
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise InputError(f"{path} row {number} has more or fewer cells than the header; mend it, or drop the row")
+    return rows
+
+
+def number_in(row: Row, name: str) -> float:
+    """Return a cell as a number.
+
+    Raises:
+        InputError: there is no such cell, or it holds no finite number.
+    """
+    try:
+        value = float(row[name])
+    except (KeyError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"a row of the CSV has {row.get(name)!r} as its {name}, which is no number; mend or drop it")
+    return value
 
 
 def append_row(path: Path, row: Row, fields: Sequence[str]) -> None:
@@ -95,7 +122,7 @@ def fill(
 
 def mean_cell(rows: Iterable[dict[str, str]], name: str, digits: int, *, spread: bool = True) -> str:
     """Return the mean of a column, with its standard deviation from two values on; "-" without a value."""
-    values = [float(row[name]) for row in rows if row[name]]
+    values = [number_in(row, name) for row in rows if row.get(name)]
     if not values:
         return "-"
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if spread and len(values) > 1 else ""

@@ -7,13 +7,16 @@ runs. Sums are always computed from the six recalls; a file that says otherwise 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from data_utils.catalog import protocol
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 
 RECALLS = tuple(f"{way} R@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 PUBLISHED = Path(__file__).with_name("published_results.json")
@@ -21,6 +24,14 @@ PUBLISHED = Path(__file__).with_name("published_results.json")
 OF_A_RUN = ("seed", "id", "output_dir", "gpu", "workers", "log_step", "save_minutes", "resume", "noise_report")
 STARTS = ("saved_model", "warmup_model_path")
 """Settings in which the seeds of one mean may differ; starts may differ in the path, not in being there."""
+
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("method", "data_name", "split", "features"), (str,)),
+    **dict.fromkeys(("similarity", "noise_protocol", "chosen_on"), (str, NoneType)),
+    **dict.fromkeys(("noise_ratio", "measured_ratio"), (int, float, NoneType)),
+    **dict.fromkeys(("num_networks", "seeds", "epochs"), (int, NoneType)),
+}
+"""Fields that come from files as they are -> what they, or all in them, must be."""
 
 LARGEST_SLIP = 0.05
 """A sum that misses that of its recalls by more is noted; less is rounding."""
@@ -121,7 +132,12 @@ def _settings(path: Path) -> str | None:
     beside = path.with_name("config.json")
     if path.name != "results.json" or not beside.is_file():
         return None
-    config = json.loads(beside.read_text(encoding="utf-8"))
+    try:
+        config = parse_json(beside.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{beside}, beside {path.name}, cannot be read: {error}; delete it or copy it again") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{beside}, beside {path.name}, holds no names and values; delete it or copy it again")
     for section in (config, *(value for value in config.values() if isinstance(value, dict))):
         for name in OF_A_RUN:
             section.pop(name, None)
@@ -138,6 +154,17 @@ def _alone(row: Row, name: str, content: Mapping[str, Any]) -> Row:
     return replace(alone, similarity=content["similarities"][k], seeds=(row.seeds[k],), epochs=(row.epochs[k],))
 
 
+def _check_types(row: Row) -> None:
+    """Raise `TypeError` for what a file tells as something else than the tables can show."""
+    for name, kinds in TYPES.items():
+        value = getattr(row, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not isinstance(one, kinds) or isinstance(one, bool):
+                raise TypeError(f"{name} is {one!r}")
+    if not all(map(math.isfinite, (*(r for r in row.recalls if r is not None), row.r_sum or 0.0))):
+        raise ValueError("a recall is no finite number")
+
+
 def read_results(path: Path, *, each: bool = False) -> list[Row]:
     """Read a results file, or the results.json of a folder.
 
@@ -151,7 +178,7 @@ def read_results(path: Path, *, each: bool = False) -> list[Row]:
     path = path / "results.json" if path.is_dir() else path
     rows = []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         told, by_split = _told(content)
         noise = [n or {} for n in told.pop("noise")]
         has_real_noise = protocol(told["data_name"]).has_real_noise
@@ -181,10 +208,14 @@ def read_results(path: Path, *, each: bool = False) -> list[Row]:
                     r_sum=sum(recalls),
                     notes=tuple(notes),
                 )
-                rows.append(row if name == final else _alone(row, name, content))
+                row = row if name == final else _alone(row, name, content)
+                _check_types(row)
+                rows.append(row)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; give a results.json or its folder") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         kind = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
             f"{path} is not a results file of run.py, evaluation.py --output or a CLIP run ({kind})"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import Row, fill, mean_cell, run_recipe
+from benchmarks.grid import Row, fill, mean_cell, number_in, run_recipe
 from methods import known_methods
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -110,6 +110,10 @@ def run_once(cell: tuple[str, ...], arguments: Sequence[str], threads: int) -> R
 
 def summary(rows: list[dict[str, str]]) -> str:
     """Return a Markdown table: test rSum of the mean of both networks and AUC of the clean probability, mean +- std."""
+    for row in rows:
+        if not {"similarity", "method"} <= row.keys():
+            raise InputError("the CSV has no columns similarity and method; it is of another program")
+        number_in(row, "noise_ratio"), number_in(row, "seed")
     ratios = sorted({row["noise_ratio"] for row in rows}, key=float)
     kinds = sorted({row["similarity"] for row in rows})
     order = ("baseline", "ncr", "bicro", "mgcs")
@@ -117,7 +121,7 @@ def summary(rows: list[dict[str, str]]) -> str:
 
     lines = []
     for kind in kinds:
-        seeds = sorted({row["seed"] for row in rows if row["similarity"] == kind}, key=int)
+        seeds = sorted({row["seed"] for row in rows if row["similarity"] == kind}, key=float)
         lines += [f"{kind}, seeds {', '.join(seeds)}", ""]
         lines += ["| method | " + " | ".join(f"rSum at {r} | AUC at {r}" for r in ratios) + " |"]
         lines += ["|---" * (1 + 2 * len(ratios)) + "|"]

@@ -15,6 +15,8 @@ from clip.pairs import PairsConfig
 from data_utils.noise import NoiseConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+from runtime.json_text import parse_json
+from runtime.stored_settings import from_stored
 
 OPTIMISERS = ("adamw", "adam")
 
@@ -103,11 +105,23 @@ class ClipRunConfig:
         Raises:
             InputError: the settings are another version's.
         """
+        if not isinstance(values, dict):
+            raise InputError("config.json is no configuration of this version: it holds no names and values")
+        where = "config.json is no configuration of this version: its part"
+        return cls(**{name: from_stored(kind, values.get(name), f"{where} {name}") for name, kind in SECTIONS.items()})
+
+    @classmethod
+    def read(cls, path: Path) -> ClipRunConfig:
+        """Read the config.json of a run.
+
+        Raises:
+            InputError: there is none, it is no JSON, or what `from_dict` raises.
+        """
         try:
-            parts = {section: kind(**values[section]) for section, kind in SECTIONS.items()}
-        except (KeyError, TypeError) as error:
-            raise InputError(f"config.json is no configuration of this version ({error})") from None
-        return cls(**parts)
+            values = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(f"--resume {path.parent}: no {path.name} that can be read ({error})") from None
+        return cls.from_dict(values)
 
     def run_name(self) -> str:
         """Return the name of the run's folder."""

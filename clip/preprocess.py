@@ -7,7 +7,7 @@ Legend: B pictures of a batch, H x W pixels.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,13 +22,24 @@ from torch import Tensor
 from data_utils.pictures import Pictures
 from runtime.checkpoint import write_json
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 
 FILE = "preprocessor_config.json"
 NESTED_FILE, NESTED = "processor_config.json", "image_processor"
 """Where newer versions of transformers write the same."""
 RESAMPLING = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers."""
+LARGEST_SIDE = 4096
+"""Pixels of a prepared picture's side."""
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def _are_three(values: Any) -> bool:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == 3
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+    )
 
 
 @dataclass(frozen=True)
@@ -108,12 +119,14 @@ class Preprocessing:
         if not path.is_file():
             path = folder / NESTED_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
             content = content.get(NESTED, content)
             return cls._from_settings(content, path)
+        except InputError:
+            raise
         except OSError:
             raise InputError(f"{folder} has no {FILE}, which says how pictures are prepared; copy it there") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(f"{path} is no description of preprocessing ({error!r})") from None
 
     @classmethod
@@ -135,6 +148,12 @@ class Preprocessing:
         if content.get("resample", 3) not in RESAMPLING:
             raise InputError(f"{path}: resample {content['resample']} is unknown; known: 2 (bilinear), 3 (bicubic)")
         normalises = content.get("do_normalize", True)
+        for side in (*((size,) if isinstance(size, int) else size), *(crop or ())):
+            if type(side) is not int or not 1 <= side <= LARGEST_SIDE:
+                raise InputError(f"{path}: a side of {side!r} pixels is not one of 1 .. {LARGEST_SIDE}")
+        for name in ("image_mean", "image_std"):
+            if normalises and not _are_three(content.get(name, CLIP_MEAN)):
+                raise InputError(f"{path}: {name} is {content[name]!r}; it must be three numbers")
         return cls(
             resize=size,
             crop=crop,

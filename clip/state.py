@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
+from runtime.torch_file import read_torch_file
 
 STATE = "state.pt"
 """Its name in the run's folder."""
@@ -60,9 +59,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"--resume {folder}: no {STATE} there; a run can be resumed once its first epoch is done")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
         return {**content, "run": RunState(**content["run"])}
-    except Exception as error:  # the bytes of a damaged file can lead the unpickler into any exception
-        raise InputError(f"--resume {folder}: {STATE} is damaged ({type(error).__name__}); start anew") from None
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"--resume {folder}: {STATE} is damaged ({error}); start anew") from None

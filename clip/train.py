@@ -10,7 +10,6 @@ trainer are unpublished: margins, guards and pools are ours, and numbers are not
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,7 @@ def resume(given: ClipRunConfig, folder: Path) -> ClipTrainer:
     Raises:
         InputError: there is none, it is finished, or a flag asks for something else.
     """
-    try:
-        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"--resume {folder}: no {CONFIG} that can be read; give the folder of a run") from None
-    config = resumed(given, ClipRunConfig.from_dict(stored), folder)
+    config = resumed(given, ClipRunConfig.read(folder / CONFIG), folder)
     if (folder / RESULTS).is_file():
         raise InputError(f"--resume {folder}: that run is finished; its results are in {RESULTS}")
     load_state(folder)  # before the pictures are opened

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from runtime.errors import InputError
 
+LONGEST = 5000
+"""Characters of a caption: the time of NLTK's rules grows with their square."""
+
 
 def captions_file(folder: Path, split: str) -> Path:
     """Return the split's caption file.
@@ -34,8 +37,8 @@ def parse_captions(path: Path, content: bytes) -> list[str]:
     """Return the captions in a file's `content`; Windows line ends and a byte-order mark are accepted.
 
     Raises:
-        InputError: empty file, bytes that are not UTF-8, an empty caption, a tsv line without a tab; each with its
-            line number.
+        InputError: empty file, bytes that are not UTF-8, a caption that is empty or too long, a tsv line without a tab;
+            each with its line number.
     """
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1].strip() == b"":
@@ -55,5 +58,10 @@ def parse_captions(path: Path, content: bytes) -> list[str]:
             text = text.strip()
         if not text:
             raise InputError(f"{path} line {number} holds an empty caption; give every line a caption")
+        if len(text) > LONGEST:
+            raise InputError(
+                f"{path} line {number} holds a caption of {len(text)} characters; {LONGEST} at most: is a line end "
+                "missing?"
+            )
         captions.append(text)
     return captions

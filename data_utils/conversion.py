@@ -7,7 +7,6 @@ rows it has. It gets its name when it is whole.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from data_utils.bottom_up import BottomUpFile
 from data_utils.region_writers import WRITERS, RegionWriter, Shape
 from runtime.checkpoint import write_atomically, write_json
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 
 BLOCK_BYTES = 16 * 2**20
 """So much, in float32, is read and written at a time, and lost at most by an interruption."""
@@ -87,12 +87,16 @@ class Plan:
     def rows_done(self) -> int:
         """Return how many rows an interrupted conversion of the same kind has written; 0 if there is none."""
         try:
-            state = json.loads(self.state.read_bytes())
+            state = parse_json(self.state.read_bytes())
             is_same = {name: state[name] for name in self.identity} == self.identity
-            rows = int(state["rows_done"])
+            rows = state["rows_done"]
         except (OSError, ValueError, KeyError, TypeError):
             return 0
-        return rows if is_same and 0 <= rows <= self.source.shape[0] and self.part.is_file() else 0
+        return (
+            rows
+            if is_same and isinstance(rows, int) and 0 <= rows <= self.source.shape[0] and self.part.is_file()
+            else 0
+        )
 
     def forget(self) -> None:
         """Delete the unfinished output."""

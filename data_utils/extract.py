@@ -29,7 +29,7 @@ from data_utils.extraction.lite0 import Lite0
 from data_utils.extraction.model_folder import ModelFolder
 from data_utils.extraction.onnx_file import OnnxFile
 from data_utils.extraction.split_files import SplitFiles
-from data_utils.pictures import Pictures
+from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
@@ -174,7 +174,7 @@ def feature_blocks(
 
 
 def _read_picture(folder: Path, names: Sequence[str], number: int) -> bytes:
-    return (folder / names[number]).read_bytes()
+    return picture_bytes(folder / names[number])
 
 
 def extract(config: ExtractConfig) -> list[str]:

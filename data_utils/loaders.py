@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from data_utils.batch import Batch
 from data_utils.precomputed import PrecomputedSplit
+from runtime.distributed import Processes
 from runtime.errors import InputError
 
 Prepared = TypeVar("Prepared")
@@ -51,7 +53,7 @@ def shuffled_batches(
     if window > 1 and full:
         assert lengths is not None
         which = torch.arange(full * batch_size) // (window * batch_size)
-        length = torch.from_numpy(lengths)[order[: full * batch_size]]
+        length = torch.tensor(lengths)[order[: full * batch_size]]
         order[: full * batch_size] = order[torch.argsort(which * (int(length.max()) + 1) + length, stable=True)]
     batches = [batch for batch in order.split(batch_size) if len(batch) >= MIN_BATCH]
     if window > 1:
@@ -59,17 +61,34 @@ def shuffled_batches(
     return batches
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """A split whose batches are shared by several processes."""
+
+    split: PrecomputedSplit
+    processes: Processes
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.split.batch(index, self.processes.share(len(index)))
+
+
 def load(
-    split: PrecomputedSplit, batches: list[Tensor], workers: int = 0, *, device: torch.device | None = None
+    split: PrecomputedSplit,
+    batches: list[Tensor],
+    workers: int = 0,
+    *,
+    device: torch.device | None = None,
+    processes: Processes | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches in the given order, read by `workers` processes ahead of time (0: in this process).
 
     Args:
         device: with CUDA, batches come on that device, each read, pinned and copied while the one before it is in use.
             On the CPU, and without it, they come as they are read.
+        processes: who shares each batch; None: it is this process's own.
     """
     loader: DataLoader[Batch] = DataLoader(
-        split,  # type: ignore[arg-type]
+        split if processes is None else _Shared(split, processes),  # type: ignore[arg-type]
         batch_size=None,
         sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
@@ -124,12 +143,13 @@ def load_forever(
     *,
     window: int = 1,
     device: torch.device | None = None,
+    processes: Processes | None = None,
     skip: int = 0,
 ) -> Iterator[Batch]:
     """Yield shuffled batches of `pairs` without end, shuffled anew each time round; leave out the first `skip`."""
     while True:
         batches = shuffled_batches(pairs, batch_size, generator, lengths=split.lengths, window=window)
-        yield from load(split, batches[skip:], workers, device=device)
+        yield from load(split, batches[skip:], workers, device=device, processes=processes)
         skip = max(0, skip - len(batches))
 
 

@@ -8,15 +8,16 @@ image (RCL, DECL, CRCL). The length tells the last kind from the others; those t
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_utils.npy_file import open_npy
 from runtime.checkpoint import write_json
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,8 @@ def read_index(path: Path, num_images: int, captions_per_image: int) -> IndexFil
     Raises:
         InputError: not an integer npy file, another length, or entries that are no image.
     """
-    try:
-        index = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"--noise_file {path} is not a numeric npy file: {error}") from None
+    index = open_npy(path, f"--noise_file {path}")
     captions = num_images * captions_per_image
-    if not isinstance(index, np.ndarray):
-        raise InputError(f"--noise_file {path} is an archive of arrays; it must be one array in an .npy file")
     if index.ndim != 1 or index.dtype.kind not in "iu" or len(index) not in (captions, num_images):
         raise InputError(
             f"--noise_file {path} has shape {index.shape} and type {index.dtype}; it must be a list of whole numbers, "
@@ -167,7 +163,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     if not place.is_file():
         return None
     try:
-        content = json.loads(place.read_bytes().decode("utf-8"))
+        content = parse_json(place.read_bytes())
     except ValueError as error:
         raise InputError(f"{place}, beside the index, is not JSON ({error}); delete it or write it again") from None
     if not isinstance(content, dict):

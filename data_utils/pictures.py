@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from data_utils.hdf5_file import dataset_of, hdf5_faults, open_hdf5
 from runtime.errors import InputError
 
 try:
@@ -29,6 +29,9 @@ INSTALL = "python -m pip install -r requirements-clip.txt"
 THUMBNAILS = "thumbnails.h5"
 """Name of a data set's picture file, in its folder."""
 
+MOST_PIXELS = 2**26
+"""A picture of more would take 400 MB to decode; a file of a few bytes can claim it."""
+
 
 class Pictures:
     """Numbered pictures.
@@ -36,15 +39,17 @@ class Pictures:
     Args:
         names: what each picture is called in messages.
         read: number -> bytes of the picture's file.
+        paths: where the pictures' own files are, if they have some.
 
     Raises:
         InputError: Pillow is not installed.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[int], bytes]) -> None:
+    def __init__(self, names: Sequence[str], read: Callable[[int], bytes], paths: Sequence[Path] | None = None) -> None:
         if Image is None:
             raise InputError(f"pictures need Pillow, which is not installed; run: {INSTALL}")
         self._names, self._read = names, read
+        self.paths = paths
 
     def __len__(self) -> int:
         return len(self._names)
@@ -53,6 +58,17 @@ class Pictures:
         """Return what picture `number` is called in messages."""
         return self._names[number]
 
+    def encoded(self, number: int) -> bytes:
+        """Return the content of a picture's file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return self._read(number)
+        except OSError as error:
+            raise InputError(f"picture {self.name(number)} cannot be read: {error.strerror or error}") from None
+
     def pixels(self, number: int) -> np.ndarray:
         """Decode a picture: (H, W, 3) uint8. An alpha channel is dropped, as CLIP's processors do.
 
@@ -60,10 +76,31 @@ class Pictures:
             InputError: it cannot be read or decoded.
         """
         try:
-            return np.array(Image.open(io.BytesIO(self._read(number))).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            picture = Image.open(io.BytesIO(self._read(number)))
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels, {MOST_PIXELS} are the most")
+            return np.array(picture.convert("RGB"))
+        except Exception as error:  # every format's decoder has its own
             reason = " ".join(str(error).split()).split(" <_io")[0]
             raise InputError(f"picture {self.name(number)} cannot be read: {reason}; replace it") from None
+
+
+def picture_bytes(path: Path) -> bytes:
+    """Return a picture file's content.
+
+    Raises:
+        OSError: it cannot be read, or is something else than a file: a device may have no end.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    return path.read_bytes()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def picture_files(paths: Sequence[Path]) -> Pictures:
@@ -72,10 +109,10 @@ def picture_files(paths: Sequence[Path]) -> Pictures:
     Raises:
         InputError: some are missing: tells the first one and how many.
     """
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not _is_there(path)]
     if missing:
         raise InputError(f"{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}")
-    return Pictures([str(path) for path in paths], lambda number: paths[number].read_bytes())
+    return Pictures([str(path) for path in paths], lambda number: picture_bytes(paths[number]), paths)
 
 
 def _slice(content: np.ndarray, offsets: np.ndarray, number: int) -> bytes:
@@ -90,17 +127,15 @@ def thumbnails(path: Path, split: str) -> Pictures:
     """
     if not path.is_file():
         raise InputError(f"no pictures: {path} is not there")
-    try:
-        with h5py.File(path) as file:
-            if split not in file:
-                raise InputError(f"{path} has no pictures of split {split!r}; it has: {', '.join(file)}")
-            content, offsets = np.asarray(file[split]["bytes"]), np.asarray(file[split]["offsets"])
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is no file of thumbnails ({' '.join(str(error).split())})") from None
+    with open_hdf5(path) as file, hdf5_faults(path):
+        if split not in file:
+            raise InputError(f"{path} has no pictures of split {split!r}; it has: {', '.join(file)}")
+        parts = [dataset_of(file, f"{split}/{name}") for name in ("bytes", "offsets")]
+        if None in parts:
+            raise InputError(f"{path} is no file of thumbnails: split {split!r} has no bytes, or no offsets")
+        content, offsets = map(np.asarray, parts)
     fits = content.dtype == np.uint8 and content.ndim == offsets.ndim == 1 and offsets.dtype.kind in "iu"
     if not fits or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(content) or (np.diff(offsets) <= 0).any():
-        raise InputError(f"{path}: offsets of split {split!r} do not fit its {len(content)} bytes; build it anew")
+        raise InputError(f"{path}: offsets of split {split!r} do not fit its {content.size} bytes; build it anew")
     names = [f"{split} {number} of {path}" for number in range(len(offsets) - 1)]
     return Pictures(names, partial(_slice, content, offsets))

@@ -12,6 +12,7 @@ from data_utils.captions import captions_file
 from data_utils.counts import count
 from data_utils.regions import RegionStore
 from data_utils.tokens import read_tokens
+from runtime.distributed import Share
 from runtime.errors import InputError
 from vocab.vocabulary import Vocabulary
 
@@ -101,13 +102,18 @@ class PrecomputedSplit:
 
     def __getitem__(self, index: torch.Tensor) -> Batch:
         """Return the pairs `index` (B,) as a batch."""
+        return self.batch(index)
+
+    def batch(self, index: torch.Tensor, share: Share | None = None) -> Batch:
+        """Return the pairs `index` (B,) as a batch; of a shared one the regions of this process's rows alone."""
         numbers = index.numpy()
         images = self.image_of_pair[numbers]
         tokens, lengths = self.tokens(numbers)
         return Batch(
-            regions=self.read_images(images),
+            regions=self.read_images(images if share is None else images[share.rows]),
             tokens=tokens,
             lengths=lengths,
             index=index,
             image_id=torch.from_numpy(images.astype(np.int64)),
+            share=share,
         )

@@ -7,6 +7,7 @@ shape (rows, R regions, D).
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from itertools import pairwise
@@ -15,6 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from data_utils.hdf5_file import dataset_of, hdf5_faults, open_hdf5
+from data_utils.npy_file import open_npy
 from runtime.errors import InputError
 
 IN_MEMORY_BYTES = 512 * 2**20
@@ -126,37 +129,39 @@ class RegionFile:
         self.shape: tuple[int, int, int] = tuple(int(n) for n in self._array.shape)  # type: ignore[assignment]
         self.dtype: np.dtype = self._array.dtype
         self.block_rows = int((getattr(self._array, "chunks", None) or (1,))[0])
-        if self._scales is not None and self._scales.shape != (self.shape[2],):
-            raise InputError(f"{path}: scales have shape {self._scales.shape}; they must be ({self.shape[2]},)")
         self._rows: _RowFile | None = None
         if isinstance(self._array, np.memmap) and _RowFile.can_read(self._array):
             self._rows = _RowFile(path, self._array)
 
     def _open_npy(self) -> np.ndarray:
-        try:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(_npy_fault(self.path, error)) from None
+        array = open_npy(self.path)
         if array.dtype.kind != "f":
             raise InputError(f"{self.path} holds {array.dtype}; features must be floating-point numbers")
         return array
 
     def _open_hdf5(self) -> h5py.Dataset:
-        try:
-            file = h5py.File(self.path, "r")
-        except OSError as error:
-            fault = "is cut short; copy it again" if "truncated file" in str(error) else "is not an HDF5 file"
-            raise InputError(f"{self.path} {fault}: {error}") from None
-        features, scales = file.get("features"), file.get("scales")
-        if not isinstance(features, h5py.Dataset):
-            raise InputError(f"{self.path} has no dataset 'features'; it holds {', '.join(file) or 'nothing'}")
-        if features.dtype == np.int8 and isinstance(scales, h5py.Dataset):
-            self._scales = scales[()].astype(np.float32)
-        elif features.dtype.kind != "f":
-            raise InputError(
-                f"{self.path}: 'features' are {features.dtype}; they must be floats, or int8 with a dataset 'scales'"
-            )
+        file = open_hdf5(self.path)
+        with hdf5_faults(self.path):
+            features, scales = dataset_of(file, "features"), dataset_of(file, "scales")
+            if features is None:
+                raise InputError(f"{self.path} has no dataset 'features'; it holds {', '.join(file) or 'nothing'}")
+            if features.dtype == np.int8 and scales is not None:
+                self._scales = self._read_scales(scales, features)
+            elif features.dtype.kind != "f":
+                raise InputError(
+                    f"{self.path}: 'features' are {features.dtype}; they must be floats, or int8 with a dataset "
+                    "'scales'"
+                )
         return features
+
+    def _read_scales(self, scales: h5py.Dataset, features: h5py.Dataset) -> np.ndarray:
+        expected = features.shape[-1:]
+        if scales.shape != expected or scales.dtype.kind not in "fiu":
+            raise InputError(
+                f"{self.path}: scales have shape {scales.shape} and type {scales.dtype}; they must be numbers, "
+                f"{expected}"
+            )
+        return scales[()].astype(np.float32)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -185,10 +190,8 @@ class RegionFile:
     def _read_hdf5(self, dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
         unique, inverse = np.unique(rows, return_inverse=True)  # HDF5 wants rows in order, each once
         is_run = len(unique) > 0 and unique[-1] - unique[0] == len(unique) - 1
-        try:  # a run is one piece to HDF5, a list of rows as many pieces as it has rows
+        with hdf5_faults(self.path):  # a run is one piece to HDF5, a list of rows as many pieces as it has rows
             features = dataset[unique[0] : unique[-1] + 1] if is_run else dataset[unique]
-        except OSError as error:
-            raise InputError(f"{self.path} is damaged; copy it again: {error}") from None
         features = np.asarray(features, dtype=np.float32)
         if self._scales is not None:
             features = features * self._scales
@@ -208,7 +211,7 @@ class RegionStore(RegionFile):
 
     def __init__(self, folder: Path, split: str) -> None:
         super().__init__(regions_file(folder, split))
-        if isinstance(self._array, h5py.Dataset) and 4 * int(np.prod(self.shape)) <= IN_MEMORY_BYTES:
+        if isinstance(self._array, h5py.Dataset) and 4 * math.prod(self.shape) <= IN_MEMORY_BYTES:
             self._array, self._scales = self.read(np.arange(self.shape[0])), None
 
     def check_finite(self) -> None:
@@ -219,7 +222,7 @@ class RegionStore(RegionFile):
         Raises:
             InputError: a feature is NaN or infinite; names the row.
         """
-        if 4 * int(np.prod(self.shape)) <= SCAN_BYTES:
+        if 4 * math.prod(self.shape) <= SCAN_BYTES:
             for start in range(0, len(self), SCAN_ROWS):
                 self.read(np.arange(start, min(start + SCAN_ROWS, len(self))))
 
@@ -229,18 +232,3 @@ def _is_finite(features: np.ndarray) -> bool:
     flat = features.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
-
-
-def _npy_fault(path: Path, error: Exception) -> str:
-    """Say why an npy file cannot be opened: cut short, if its header can be read and tells so."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            needed, found = file.tell() + int(np.prod(shape)) * dtype.itemsize, path.stat().st_size
-        if found < needed and not dtype.hasobject:
-            return f"{path} is cut short: shape {shape} of {dtype} takes {needed} bytes, it has {found}; copy it again"
-    except (ValueError, OSError, EOFError):
-        pass
-    return f"{path} is not a numeric npy file: {error}"

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,8 @@ def read_relevance(
         return both[:, 0], both[:, 1]
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
-            content = json.loads(text)
+            content = parse_json(path.read_bytes())
             if isinstance(content, dict):
                 if set(content) != {"i2t", "t2i"}:
                     raise ValueError('an object must have the two names "i2t" and "t2i"')
@@ -146,6 +145,7 @@ def read_relevance(
                 raise ValueError("it is neither a list nor an object")
             same = pairs(_json_records(content))
         elif path.suffix in (".tsv", ".csv"):
+            text = path.read_text(encoding="utf-8-sig")
             same = pairs(_table_records(text.splitlines(), "\t" if path.suffix == ".tsv" else ","))
         else:
             raise ValueError("its name must end in .tsv, .csv or .json")

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +19,18 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.captions import parse_captions
+from data_utils.npy_file import read_array
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
 from vocab.vocabulary import Vocabulary
 
 OFF = "off"
+BYTES_A_LETTER = 20
+"""A caption file of one-letter words in lines of their own needs no more: three ids of 4 bytes and a length of 8."""
+
+LARGEST_PACKED = 2**16
+"""Bytes for the key and the headers of the arrays."""
+
 FORMAT = 2
 """Raised whenever captions become other tokens, or the file another layout."""
 
@@ -74,7 +82,7 @@ def read_tokens(path: Path, vocabulary: Vocabulary, token_cache: str | None = No
         return Tokens(*vocabulary.encode_all(parse_captions(path, content)))
     key = _key(path, content, vocabulary)
     place = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-    tokens = _load(place, key, len(vocabulary))
+    tokens = _load(place, key, len(vocabulary), LARGEST_PACKED + BYTES_A_LETTER * len(content))
     if tokens is None:
         tokens = Tokens(*vocabulary.encode_all(parse_captions(path, content)))
         with contextlib.suppress(OSError, InputError):
@@ -97,16 +105,23 @@ def _save(place: Path, key: str, tokens: Tokens) -> None:
     write_atomically(place, buffer.getvalue())
 
 
-def _load(place: Path, key: str, num_words: int) -> Tokens | None:
-    """Return what a cache file holds, None if there is none, or it is damaged, or not what `key` says."""
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as member:
+        return read_array(member, archive.getinfo(name).file_size)  # type: ignore[arg-type]
+
+
+def _load(place: Path, key: str, num_words: int, largest: int) -> Tokens | None:
+    """Return what a cache file holds, None if there is none, or it is damaged, not what `key` says, or too large."""
     try:
-        with np.load(place, allow_pickle=False) as content:
-            if content["key"].shape != () or str(content["key"]) != key:
+        with zipfile.ZipFile(place) as archive:
+            if sum(member.file_size for member in archive.infolist()) > largest:
                 return None
-            tokens = Tokens(content["ids"], content["lengths"])
+            found, ids, lengths = (_member(archive, f"{name}.npy") for name in ("key", "ids", "lengths"))
+        if found.shape != () or str(found) != key:
+            return None
+        tokens = Tokens(ids, lengths)
     except Exception:  # there is none, or the bytes of another file, which can lead the reader into any exception
         return None
-    ids, lengths = tokens.ids, tokens.lengths
     is_whole = (
         (ids.ndim, ids.dtype, lengths.ndim, lengths.dtype) == (1, np.int32, 1, np.int64)
         and len(lengths) > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from data_utils.hdf5_file import check_dataset, datasets_in, hdf5_faults, open_hdf5
+from data_utils.npy_file import open_npy
 from embeddings.columns import read_column
 from runtime.errors import InputError
 
@@ -105,11 +108,8 @@ def _open_npy(spec: str, ndim: int) -> Stored:
     path, name = _split(spec)
     if name is not None:
         raise InputError(f"{spec}: an .npy file holds one array, without a name; give {path}")
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not an .npy file of numbers, or is empty or cut short: {error}") from None
-    if not array.flags.c_contiguous or array.ndim == 0:
+    array = open_npy(path)
+    if not isinstance(array, np.memmap) or not array.flags.c_contiguous or array.ndim == 0:
         return Stored(spec, array.shape, array.dtype.kind, lambda a, b: array[a:b])
     dtype, shape, offset, row = array.dtype, array.shape[1:], array.offset, int(np.prod(array.shape[1:]))
 
@@ -126,18 +126,20 @@ def _open_npy(spec: str, ndim: int) -> Stored:
 
 def _open_hdf5(spec: str, ndim: int) -> Stored:
     path, name = _split(spec)
-    try:
-        file = h5py.File(path, "r", rdcc_nbytes=HDF5_CACHE_BYTES)
-    except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file: {error}") from None
+    file = open_hdf5(path, rdcc_nbytes=HDF5_CACHE_BYTES)
     found: dict[str, Stored] = {}
 
-    def remember(key: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[key] = Stored(f"{path}::{key}", item.shape, item.dtype.kind, lambda a, b: item[a:b])
+    def fetch(item: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+        with hdf5_faults(path):
+            return item[start:stop]
 
-    file.visititems(remember)
-    return _choose(spec, name and name.strip("/"), found, ndim, "dataset")
+    with hdf5_faults(path):
+        for key, item in datasets_in(file):
+            if item.shape is not None:
+                found[key] = Stored(f"{path}::{key}", item.shape, item.dtype.kind, partial(fetch, item))
+        chosen = _choose(spec, name and name.strip("/"), found, ndim, "dataset")
+        check_dataset(file, file[chosen.name.removeprefix(f"{path}::")])
+    return chosen
 
 
 def _open_safetensors(spec: str, ndim: int) -> Stored:

@@ -32,13 +32,21 @@ def check_output(folder: Path, inputs: Collection[str], *, overwrite: bool) -> N
         raise InputError(f"--output {folder} is not empty; name another folder, or give --overwrite")
 
 
+def _remove(path: Path, *, only_folders: bool = False) -> None:
+    """Remove a folder with its content or, unless only folders are to go (a file is written over), a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif not only_folders:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def folder_at_once(folder: Path, known: Collection[str]) -> Iterator[Path]:
     """Give a temporary folder inside `folder` whose files move up when all are written.
 
     Args:
         folder: where the files go; made if it is not there, removed again if nothing comes.
-        known: names of files that an earlier run may have left there: those not written anew are removed.
+        known: names of files or folders that an earlier run may have left there: those not written anew are removed.
 
     Raises:
         InputError: the place cannot be written; nothing new is left there.
@@ -53,9 +61,10 @@ def folder_at_once(folder: Path, known: Collection[str]) -> Iterator[Path]:
         yield temporary
         written = sorted(temporary.iterdir())
         for path in written:
+            _remove(folder / path.name, only_folders=True)
             os.replace(path, folder / path.name)
         for name in set(known) - {path.name for path in written}:
-            (folder / name).unlink(missing_ok=True)
+            _remove(folder / name)
     except OSError as error:
         raise InputError(f"--output {folder} cannot be written: {error.strerror or error}") from None
     finally:

@@ -12,14 +12,12 @@ SGR and SAF the self-attention's vectors; of SCAN the means.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_utils.catalog import protocol
-from data_utils.noise import NoiseConfig, inject
-from data_utils.stored import open_for_all
+from data_utils.stored import give_noise, open_for_all
 from embeddings.output import check_output, folder_at_once
 from models.gallery import encode_gallery
 from models.matcher import Matcher
@@ -74,14 +72,10 @@ def export(config: PooledConfig) -> str:
     matcher = chosen_network(config, restore(checkpoint, config.mode_path))
     places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
     stored = open_for_all([checkpoint], [config.mode_path], config.split, **places)
-    split, has_real_noise = stored.split, protocol(stored.data_name).has_real_noise
-    truth = None
+    split, truth = stored.split, None
     if config.split == "train":
-        known = {f.name for f in fields(NoiseConfig)}
-        noise = NoiseConfig(**{k: v for k, v in checkpoint["config"].get("noise", {}).items() if k in known})
-        index, _ = inject(noise, split.num_images, split.captions_per_image, has_real_noise=has_real_noise)
-        split.set_images(index)
-        truth = None if has_real_noise else split.is_matched
+        noise = give_noise(stored, checkpoint, config.mode_path)
+        truth = split.is_matched if noise.is_known else None
     device = choose_device(config.gpu)
     matcher.to(device)
     prepare_scoring([matcher], ScoringConfig(), device)

@@ -79,7 +79,9 @@ class MGCS(BiCro):
         self._bank = bank
 
     def state(self) -> dict[str, Any]:
-        return {} if self._bank is None else {"bank": vars(self._bank)}
+        if self._bank is None or self.config.drift_correction == "division":
+            return {}  # each division brings its own bank, and nothing else looks at it
+        return {"bank": vars(self._bank)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._bank = Bank(**state["bank"]) if state else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from models.attention import l2norm
-from models.dropout import Dropout
+from models.dropout import Dropout, Rows
 from models.gru import run_gru
 
 
@@ -67,9 +67,12 @@ class CaptionEncoder(nn.Module):
         weight = self.embed.weight
         weight.copy_(torch.where(is_given.to(weight.device)[:, None], rows.to(weight), weight))
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Map token ids (B, W) with lengths (B,) to words (B, W, D), zero beyond each caption's length."""
-        vectors = self.dropout(self.embed(tokens))
+    def forward(self, tokens: Tensor, lengths: Tensor, part: Rows | None = None) -> Tensor:
+        """Map token ids (B, W) with lengths (B,) to words (B, W, D), zero beyond each caption's length.
+
+        `part` says which rows of a larger batch these are, for its dropout masks.
+        """
+        vectors = self.dropout(self.embed(tokens), part)
         positions = torch.arange(tokens.numel()).view(tokens.shape)
         packed = pack_padded_sequence(positions, lengths.cpu(), batch_first=True, enforce_sorted=False)
         places = packed.data.to(tokens.device)  # (N,) of the valid words in the flattened (B, W)

@@ -17,6 +17,7 @@ from torch import Tensor
 from models.attention import masked_mean, word_mask
 from models.matcher import Matcher
 from models.similarity import CaptionSide, ImageSide
+from runtime.distributed import ALONE, Processes
 
 IMAGE_BLOCK = 256
 CAPTION_BLOCK = 512
@@ -57,12 +58,22 @@ class Gallery:
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """Return what the similarity pools, next to the plain mean: (I, 2 D) of images and (C, 2 D) of captions."""
-        images = torch.cat([self.images.pooled, self.images.regions.mean(dim=1)], dim=1)
+        images = image_vectors(self.images)
         captions = images.new_empty(self.shape[1], images.shape[1])
         for block, columns in zip(self.blocks, self.columns, strict=True):
-            mask = word_mask(block.lengths, block.words.shape[1], images.device)
-            captions[columns.to(images.device)] = torch.cat([block.pooled, masked_mean(block.words, mask)], dim=1)
+            captions[columns.to(images.device)] = caption_vectors(block)
         return images, captions
+
+
+def image_vectors(images: ImageSide) -> Tensor:
+    """Return what the similarity pools of images, next to the plain mean of their regions: (I, 2 D)."""
+    return torch.cat([images.pooled, images.regions.mean(dim=1)], dim=1)
+
+
+def caption_vectors(captions: CaptionSide) -> Tensor:
+    """Return what the similarity pools of captions, next to the plain mean of their words: (C, 2 D)."""
+    mask = word_mask(captions.lengths, captions.words.shape[1], captions.words.device)
+    return torch.cat([captions.pooled, masked_mean(captions.words, mask)], dim=1)
 
 
 @contextmanager
@@ -79,21 +90,32 @@ def evaluating(matcher: Matcher) -> Iterator[None]:
 
 def _encoded_images(matcher: Matcher, split: Split, device: torch.device) -> ImageSide:
     images: ImageSide | None = None
-    for start in range(0, split.num_images, IMAGE_BLOCK):
-        rows = np.arange(start, min(start + IMAGE_BLOCK, split.num_images))
+    for rows in image_blocks(split.num_images):
         part = matcher.encode_images(split.read_images(rows).to(device))
         if images is None:  # filled in place: joining blocks at the end would hold them twice
             images = ImageSide(*(t.new_empty(split.num_images, *t.shape[1:]) for t in (part.regions, part.pooled)))
-        place = slice(start, start + len(rows))
+        place = slice(int(rows[0]), int(rows[-1]) + 1)
         images.regions[place], images.pooled[place] = part.regions, part.pooled
     assert images is not None
     return images
 
 
-def _encoded_captions(matcher: Matcher, split: Split, device: torch.device) -> Iterator[tuple[np.ndarray, CaptionSide]]:
+def image_blocks(num_images: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Yield image numbers from `start` on as they are encoded, a block at a time."""
+    for first in range(start, num_images, IMAGE_BLOCK):
+        yield np.arange(first, min(first + IMAGE_BLOCK, num_images))
+
+
+def encoded_captions(
+    matcher: Matcher, split: Split, device: torch.device, start: int = 0, processes: Processes = ALONE
+) -> Iterator[tuple[np.ndarray, CaptionSide]]:
+    """Yield caption numbers (n,), by length, and those captions encoded, a block at a time; every caption once.
+
+    Of the captions in that order the first `start` are left out. Of several processes each gets some of the blocks.
+    """
     by_length = np.argsort(split.lengths, kind="stable")
-    for start in range(0, len(by_length), CAPTION_BLOCK):
-        chosen = by_length[start : start + CAPTION_BLOCK]
+    for first in processes.mine(range(start, len(by_length), CAPTION_BLOCK)):
+        chosen = by_length[first : first + CAPTION_BLOCK]
         tokens, lengths = split.tokens(chosen)
         yield chosen, matcher.encode_captions(tokens.to(device), lengths)
 
@@ -102,18 +124,21 @@ def encode_gallery(matcher: Matcher, split: Split, device: torch.device) -> Gall
     """Encode a whole split and keep it."""
     with evaluating(matcher):
         images = _encoded_images(matcher, split, device)
-        captions = list(_encoded_captions(matcher, split, device))
+        captions = list(encoded_captions(matcher, split, device))
     return Gallery(images, [side for _, side in captions], [torch.from_numpy(chosen) for chosen, _ in captions])
 
 
-def similarities(matcher: Matcher, split: Split, device: torch.device) -> np.ndarray:
-    """Return all scores of a split, (I, C) float32. Images are kept encoded, captions pass."""
-    sims = np.empty((split.num_images, len(split.lengths)), dtype=np.float32)
+def similarities(matcher: Matcher, split: Split, device: torch.device, processes: Processes = ALONE) -> np.ndarray:
+    """Return all scores of a split, (I, C) float32. Images are kept encoded, captions pass.
+
+    Of several processes each scores some of the captions, and all return the whole.
+    """
+    sims = np.zeros((split.num_images, len(split.lengths)), dtype=np.float32)
     with evaluating(matcher):
         images = _encoded_images(matcher, split, device)
-        for chosen, captions in _encoded_captions(matcher, split, device):
+        for chosen, captions in encoded_captions(matcher, split, device, processes=processes):
             sims[:, chosen] = matcher.similarity(images, captions).cpu().numpy()
-    return sims
+    return processes.summed_array(sims)
 
 
 def similarities_by_name(matchers: Mapping[str, Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:

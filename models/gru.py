@@ -125,8 +125,9 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Walk the steps back for the gradient of the state, then take one product a weight."""
         g = len(grads)
-        inputs, w_ihs, w_hhs, states = (ctx.saved_tensors[k * g : (k + 1) * g] for k in range(4))
-        d_gates = _gate_gradients(grads, w_hhs, ctx.saved_tensors[4 * g :], ctx.batch_sizes)
+        saved = ctx.saved_tensors  # once: under checkpointing each is there for one look
+        inputs, w_ihs, w_hhs, states = (saved[k * g : (k + 1) * g] for k in range(4))
+        d_gates = _gate_gradients(grads, w_hhs, saved[4 * g :], ctx.batch_sizes)
         size = w_hhs[0].shape[1]
         found: list[Tensor | None] = []
         for d in range(g):

@@ -6,15 +6,20 @@ Legend: I images, C captions, R regions, W words, D embed size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data_utils.batch import Batch
 from models.attention import masked_mean, word_mask
+from models.dropout import Draws, Rows
 from models.encoders import CaptionEncoder, RegionEncoder
 from models.scan import POOLINGS
 from models.similarity import SIMILARITIES, CaptionSide, ImageSide
+from runtime.distributed import Share
 from runtime.flags import check_choices, check_range, flag
 
 
@@ -69,21 +74,28 @@ class Embeddings:
         captions: words and what the similarity pools from them.
         image_global: (I, D), mean of the region vectors (BiCro's and MGCS's f).
         caption_global: (C, D), mean of the valid word vectors (g).
+        share: the rows that this process scores, where several share a batch.
     """
 
     images: ImageSide
     captions: CaptionSide
     image_global: Tensor
     caption_global: Tensor
+    share: Share | None = None
 
     def detach(self) -> Embeddings:
         """Cut the gradient."""
         return Embeddings(
-            self.images.detach(), self.captions.detach(), self.image_global.detach(), self.caption_global.detach()
+            self.images.detach(),
+            self.captions.detach(),
+            self.image_global.detach(),
+            self.caption_global.detach(),
+            self.share,
         )
 
     def part(self, index: slice) -> Embeddings:
         """Return some of the pairs."""
+        assert self.share is None
         captions = self.captions
         return Embeddings(
             self.images[index],
@@ -109,6 +121,8 @@ class Matcher(nn.Module):
             normalise=not config.no_txtnorm,
         )
         self.similarity = SIMILARITIES[config.module_name](config, shape.num_regions)
+        self.accumulate = 1
+        """In training, batches are encoded in so many parts; the derivative encodes each part again."""
 
     def encode_images(self, regions: Tensor) -> ImageSide:
         """Encode (I, R, img_dim)."""
@@ -128,20 +142,81 @@ class Matcher(nn.Module):
         return masked_mean(words, word_mask(lengths, words.shape[1], words.device))
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Encode a batch's images and captions."""
-        images = self.encode_images(batch.regions)
-        captions = self.encode_captions(batch.tokens, batch.lengths)
-        mask = word_mask(batch.lengths, captions.words.shape[1], captions.words.device)
-        return Embeddings(images, captions, images.regions.mean(dim=1), masked_mean(captions.words, mask))
+        """Encode a batch's images and captions; of a shared batch this process's rows, and gather those of the others.
 
-    def score(self, embeddings: Embeddings, *, sparse: bool = False) -> Tensor:
-        """Score every image against every caption, (I, C); `sparse` if few scores will have gradient."""
-        return self.similarity(embeddings.images, embeddings.captions, sparse=sparse)
+        What the similarity prepares (batch norms over all images, dropout) every process prepares of the whole batch.
+        """
+        share = batch.share
+        regions, words = self._encoded(batch)
+        if share is not None:
+            regions, words = share.gathered(regions), share.gathered(words)
+        images = self.similarity.image_side(regions)
+        captions = self.similarity.caption_side(words, batch.lengths)
+        image_global = regions.mean(dim=1)
+        caption_global = masked_mean(words, word_mask(batch.lengths, words.shape[1], words.device))
+        if share is not None:
+            image_global, caption_global = share.owned(image_global), share.owned(caption_global)
+        return Embeddings(images, captions, image_global, caption_global, share)
+
+    def _encoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Encode regions (B, R, D) and words (B, W, D) of a batch, or of this process's share of it."""
+        total = len(batch)
+        rows = range(total)[batch.share.rows if batch.share else slice(None)]
+        num_parts = min(self.accumulate, len(rows)) if self.training and torch.is_grad_enabled() else 1
+        if num_parts <= 1:
+            regions = self.region_encoder(batch.regions)
+            if len(rows) == total:
+                return regions, self.caption_encoder(batch.tokens, batch.lengths)
+            if not rows:
+                return regions, regions.new_zeros(0, batch.tokens.shape[1], regions.shape[2])
+            return regions, _words(self.caption_encoder, batch, slice(rows.start, rows.stop))
+        draws = Draws(self.caption_encoder.dropout.generator)
+        regions, words = [], []
+        for own in np.array_split(np.arange(len(rows)), num_parts):
+            first, last = int(own[0]), int(own[-1]) + 1
+            regions.append(checkpoint(self.region_encoder, batch.regions[first:last], use_reentrant=False))
+            part = slice(rows.start + first, rows.start + last)
+            encode = partial(_words, self.caption_encoder, batch, part)
+            words.append(checkpoint(encode, use_reentrant=False, context_fn=draws.contexts))
+        return torch.cat(regions), torch.cat(words)
+
+    def score(
+        self,
+        embeddings: Embeddings,
+        *,
+        sparse: bool = False,
+        wanted: Tensor | None = None,
+        known: Tensor | None = None,
+        exact: bool = False,
+    ) -> Tensor:
+        """Score every image against every caption, (I, C); of a shared batch the own rows, and gather the others'.
+
+        Args:
+            embeddings: encoded images and captions.
+            sparse, wanted, known, exact: as `Similarity.forward` takes them.
+        """
+        images, captions, share = embeddings.images, embeddings.captions, embeddings.share
+        if share is None:
+            return self.similarity(images, captions, wanted, exact=exact, sparse=sparse, known=known)
+        if self.similarity.couples_pairs:  # columns are independent, rows are not
+            sims = self.similarity(images, captions, wanted, exact=exact, sparse=True, known=known)
+            return share.owned(sims.t()).t()
+        rows = share.rows
+        if rows.start == rows.stop:
+            own = images.pooled.new_zeros(0, len(captions.lengths))
+        else:
+            wanted, known = (None if given is None else given[rows] for given in (wanted, known))
+            own = self.similarity(images[rows], captions, wanted, exact=exact, sparse=sparse, known=known)
+        return share.joined(own)
 
     def score_given(self, embeddings: Embeddings) -> Tensor:
         """Score every image against its own caption, (B,)."""
         own = torch.arange(len(embeddings.image_global), device=embeddings.image_global.device)
         return self.similarity.score_pairs(embeddings.images, embeddings.captions, own, own)
+
+
+def _words(encoder: CaptionEncoder, batch: Batch, rows: slice) -> Tensor:
+    return encoder(batch.tokens[rows], batch.lengths[rows], Rows(rows, len(batch)))
 
 
 def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:

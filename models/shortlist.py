@@ -67,16 +67,9 @@ def estimated_scores(similarity: Similarity, gallery: Gallery, random: torch.Gen
     Raises:
         InputError: a score is not finite.
     """
-    num_images, num_captions = gallery.shape
-    count = min(MOST_SAMPLED, max(FEWEST_SAMPLED, round(SAMPLED_SHARE * num_images * num_captions)))
-    image = torch.randint(num_images, (count,), generator=random)
-    caption = torch.randint(num_captions, (count,), generator=random)
-    scores = score_chosen(similarity, gallery, image, caption)
-    if not torch.isfinite(scores).all():
-        raise InputError("similarities hold NaN or infinity and cannot be ranked: the network has diverged")
     x, y = gallery.vectors()
-    squares = (x[image.to(x.device)] - y[caption.to(x.device)]).square_()
-    slope, offset = _ridge(squares, torch.logit(scores, eps=SURE).to(x.device))
+    slope, offset = fit_estimate(similarity, gallery, (x, y), random)
+    num_images = len(x)
     image_part, caption_part = x.square() @ slope + offset, y.square() @ slope
     weighted = -2 * x * slope
     estimates = torch.empty(gallery.shape)
@@ -85,6 +78,38 @@ def estimated_scores(similarity: Similarity, gallery: Gallery, random: torch.Gen
         logits = torch.addmm(caption_part, weighted[own], y.t()).add_(image_part[own, None])
         estimates[own] = torch.sigmoid(logits)
     return estimates
+
+
+def fit_estimate(
+    similarity: Similarity,
+    gallery: Gallery,
+    vectors: tuple[Tensor, Tensor],
+    random: torch.Generator,
+    *,
+    is_chance: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Fit the estimate to the scores of pairs drawn at random: its slope (2 D,) and offset ().
+
+    Args:
+        similarity: what is estimated.
+        gallery: what pairs are drawn from.
+        vectors: the gallery's own.
+        random: draws them.
+        is_chance: the scores end in a sigmoid, whose logits are estimated; else they are estimated themselves.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    num_images, num_captions = gallery.shape
+    count = min(MOST_SAMPLED, max(FEWEST_SAMPLED, round(SAMPLED_SHARE * num_images * num_captions)))
+    image = torch.randint(num_images, (count,), generator=random)
+    caption = torch.randint(num_captions, (count,), generator=random)
+    scores = score_chosen(similarity, gallery, image, caption)
+    if not torch.isfinite(scores).all():
+        raise InputError("similarities hold NaN or infinity and cannot be ranked: the network has diverged")
+    x, y = vectors
+    squares = (x[image.to(x.device)] - y[caption.to(x.device)]).square_()
+    return _ridge(squares, (torch.logit(scores, eps=SURE) if is_chance else scores).to(x.device))
 
 
 def _ridge(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ Checkpoints of NCR, BiCro, MGCS and SGRAF are read too, and written (runtime/leg
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from runtime.checkpoint_fields import check_fields
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, word
 from runtime.inspection import description, request_lines
@@ -29,8 +31,6 @@ from runtime.torch_file import read_torch_file, requested_names
 
 FORMAT = 1
 FIELDS = ("format", "epoch", "config", "vocabulary_digest", "networks")
-SECTIONS = ("data", "matcher", "shape", "training")
-"""Parts of `config` that a reader needs."""
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all."""
     with whole_file(path) as file:
         file.write(content)
@@ -66,10 +66,19 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def as_bytes(content: Any) -> memoryview:
+    """Return what torch.save writes for tensors and plain values.
+
+    In memory first: torch's own writer says nothing useful of a full disk, and not always that it was one.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint (the fields of the module docstring, less `format`) to `path`, atomically."""
-    with whole_file(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
+    write_atomically(path, as_bytes({"format": FORMAT, **content}))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -85,7 +94,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"no checkpoint at {path}; give the path of a .pth.tar file that run.py wrote")
     content = read_torch_file(path)
     if is_legacy(content):
-        return from_legacy(content, str(path))
+        content = from_legacy(content, str(path))
+        check_fields(content, str(path))
+        return content
     if not isinstance(content, dict) or any(field not in content for field in FIELDS):
         raise InputError(
             f"{path} is not a checkpoint of this suite; give a .pth.tar file that run.py wrote, or one of NCR, BiCro, "
@@ -93,10 +104,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     if content["format"] != FORMAT:
         raise InputError(f"{path} has checkpoint format {content['format']}; this version reads format {FORMAT}")
-    config, networks = content["config"], content["networks"]
-    has_sections = isinstance(config, dict) and all(isinstance(config.get(name), dict) for name in SECTIONS)
-    if not has_sections or not isinstance(networks, list) or not networks:
-        raise InputError(f"{path} is damaged: it lacks its networks or the settings they were trained with")
+    check_fields(content, str(path))
     return content
 
 
@@ -129,8 +137,7 @@ def inspect(path: Path) -> None:
 def export(path: Path, output: Path) -> None:
     """Write a checkpoint in the lineage's layout."""
     checkpoint = load_checkpoint(path)
-    with whole_file(output) as file:
-        torch.save(to_legacy(checkpoint), file)
+    write_atomically(output, as_bytes(to_legacy(checkpoint)))
     print(f"{output}: {len(checkpoint['networks'])} network(s), options as argparse.Namespace")
     for note in misfits(checkpoint):
         print(f"note: {note}")

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from runtime.errors import InputError
+from runtime.errors import InputError, one_line
+
+DEEPEST_FILE = 8
+"""Argument files that name each other in a row."""
+
+MOST_WORDS = 2000
+"""Arguments of a file: argparse takes a time that grows with their square."""
 
 Config = TypeVar("Config")
 
@@ -77,13 +85,43 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
         self.declared: dict[str, dataclasses.Field] = {}
         """Fields that are flags already."""
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of an argument file at spaces; `#` starts a comment."""
         return arg_line.split("#", 1)[0].split()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Do what argparse does, with the arguments of files in the place of their names."""
+        given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._with_files(given), namespace)
+
+    def _with_files(self, args: Sequence[str], within: tuple[str, ...] = ()) -> list[str]:
+        """Return arguments with those of each `@FILE` in its place; files may name files."""
+        expanded: list[str] = []
+        for argument in args:
+            if argument.startswith("@"):
+                expanded += self._with_files(self._arguments_of(argument[1:], within), (*within, argument[1:]))
+            else:
+                expanded.append(argument)
+        return expanded
+
+    def _arguments_of(self, name: str, within: tuple[str, ...]) -> list[str]:
+        """Return the words of an argument file."""
+        if len(within) == DEEPEST_FILE:
+            self.error(f"argument files name each other without end, or too deep: {' -> '.join((*within, name))}")
+        if not name or not Path(name).is_file():
+            self.error(f"no argument file at {name!r}, which @{name} names")
+        try:
+            lines = Path(name).read_bytes().decode("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            self.error(f"argument file {name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}")
+        words = [word for line in lines for word in self.convert_arg_line_to_args(line)]
+        if len(words) > MOST_WORDS:
+            self.error(f"argument file {name} holds {len(words)} arguments; {MOST_WORDS} at most")
+        return words
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, but let words stand between flags as well as before them."""
@@ -93,7 +131,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the fault in one line and exit with code 2."""
-        self.exit(2, f"error: {' '.join(message.split())} (--help lists every flag)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists every flag)\n")
 
 
 def _value_type(annotation: Any) -> type:

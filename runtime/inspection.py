@@ -19,7 +19,7 @@ _WIDTH = 22
 
 
 def _line(name: str, value: Any) -> str:
-    return f"  {name:<{_WIDTH}}{'-' if value is None else value}".rstrip()
+    return f"  {name!s:<{_WIDTH}}{'-' if value is None else value}".rstrip()
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str = "") -> int:

@@ -37,6 +37,10 @@ class Interruption:
         """Number of the signal, None as long as there was none."""
         self._workers: set[int] = set()
 
+    def ask(self) -> None:
+        """Ask for the end on behalf of another process, if nobody has yet."""
+        self.requested = self.requested or signal.SIGTERM
+
     def check(self) -> None:
         """Raise `Stopped` if the end was asked for."""
         if self.requested is not None:

@@ -16,12 +16,16 @@ class FolderLock:
     """Hold a folder for this process until it ends, however it ends, or `release` is called.
 
     Raises:
-        InputError: another process holds it; names that process.
+        InputError: another process holds it (names that process), or it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
-        self._file: BinaryIO = open(self._path, "a+b")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK  # a link would empty another file
+        try:
+            self._file: BinaryIO = os.fdopen(os.open(self._path, flags, 0o666), "a+b")
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be written: {error.strerror}; name another folder") from None
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,29 +1,34 @@
-"""The one writer of a run: lines on the terminal, metrics.jsonl, TensorBoard events, progress bars.
+"""The one writer of a run: lines on the terminal, metrics.jsonl, TensorBoard events, arrays, progress bars.
 
-Nothing else in the suite prints while it trains. Progress bars appear on a terminal only.
+Nothing else in the suite prints while it trains. Progress bars appear on a terminal only. On a full disk training goes
+on: records of metrics.jsonl are kept and written when there is room, what else cannot be written is left out.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-METRICS, EVENTS = "metrics.jsonl", "tensorboard"
+from runtime.checkpoint import whole_file
+from runtime.errors import InputError
+from runtime.events import Events
+
+METRICS, EVENTS, ARRAYS = "metrics.jsonl", "tensorboard", "divisions"
 
 
 class Progress:
     """A tqdm bar over `total` things that counts them and shows the latest loss; silent when not on a terminal."""
 
-    def __init__(self, title: str, total: int, line: int = 0, unit: str = "pairs") -> None:
-        is_hidden = not sys.stderr.isatty()
+    def __init__(self, title: str, total: int, line: int = 0, unit: str = "pairs", *, is_shown: bool = True) -> None:
+        is_hidden = not (is_shown and sys.stderr.isatty())
         self._bar = tqdm(total=total, desc=title, unit=f" {unit}", leave=False, disable=is_hidden, position=line)
 
     def advance(self, pairs: int, loss: float | None = None) -> None:
@@ -47,14 +52,18 @@ class RunLog:
 
     def __init__(self, folder: Path, size: Mapping[str, int] | None = None) -> None:
         self._folder = folder
-        for path in self._files():
-            if size is None or path.relative_to(folder).as_posix() not in size:
+        for path in self._files():  # not the names in `size`, which a file that was tampered with can lead anywhere
+            end = (size or {}).get(path.relative_to(folder).as_posix())
+            if end is None:
                 path.unlink()
-        for name, end in (size or {}).items():
-            if (folder / name).is_file():
-                os.truncate(folder / name, end)
-        self._metrics = open(folder / METRICS, "a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / EVENTS))
+            elif end < path.stat().st_size:
+                os.truncate(path, end)
+        if size is None:
+            shutil.rmtree(folder / ARRAYS, ignore_errors=True)
+        self._metrics = open(folder / METRICS, "ab", buffering=0)
+        self._unwritten = b""
+        self._is_full = False
+        self._events = Events(folder / EVENTS, self.say, is_new=size is None)
 
     def say(self, text: str) -> None:
         """Print a line (or a table) for the person who waits."""
@@ -62,17 +71,38 @@ class RunLog:
         sys.stdout.flush()
 
     def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
-        """Record named values: one JSON line, and each number as a TensorBoard scalar under its name."""
-        self._metrics.write(json.dumps({**where, "step": step, **values}) + "\n")
-        self._metrics.flush()
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(name, value, step)
+        """Record named values: one JSON line, and each number as a TensorBoard scalar under its name.
+
+        Numbers within mappings of `where` become scalars too, under the event's name: `dev/A/i2t/R@1`.
+        """
+        self._unwritten += json.dumps({**where, "step": step, **values}).encode() + b"\n"
+        self._write_metrics()
+        within = (value for value in where.values() if isinstance(value, Mapping))
+        nested = {name: value for numbers in within for name, value in numbers.items()}
+        event = str(where.get("event", "values"))
+        self._events.scalars({**dict(_numbers(nested, event)), **dict(_numbers(values))}, step)
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Record a TensorBoard histogram of `values` (any shape); nothing for an empty array."""
-        if values.size:
-            self._events.add_histogram(name, values, step)
+        self._events.histogram(name, values, step)
+
+    def samples(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]], step: int) -> None:
+        """Record a TensorBoard text: a table of plain text, in which nothing is markup."""
+        self._events.samples(name, columns, rows, step)
+
+    def settings(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
+        """Record the run's row of TensorBoard's table of hyper-parameters beside the scalars named `metrics`."""
+        self._events.settings(settings, metrics)
+
+    def arrays(self, name: str, content: Mapping[str, np.ndarray]) -> None:
+        """Write arrays to `divisions/{name}.npz`, whole or not at all; a file of that name is replaced."""
+        folder = self._folder / ARRAYS
+        try:
+            folder.mkdir(exist_ok=True)
+            with whole_file(folder / f"{name}.npz") as file:
+                np.savez_compressed(file, **content)  # type: ignore[arg-type]
+        except (InputError, OSError) as error:
+            self.say(f"  warning: {error}; training goes on without it, and a report will say that it is missing")
 
     def progress(self, title: str, total: int) -> Progress:
         """Return a progress bar over `total` pairs."""
@@ -85,17 +115,73 @@ class RunLog:
 
     def size(self) -> dict[str, int]:
         """Write everything to its file; return the length of each, by its name in the folder."""
-        self._metrics.flush()
+        self._write_metrics()
         self._events.flush()
         return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in self._files()}
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._write_metrics()
+        self._metrics.close()
+        self._events.close()
 
     def _files(self) -> list[Path]:
         return [*self._folder.glob(METRICS), *(self._folder / EVENTS).glob("*")]
 
+    def _write_metrics(self) -> None:
+        """Write all records that wait; on a full disk they go on waiting."""
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._metrics.write(self._unwritten) :]
+            self._is_full = False
+        except OSError as error:
+            if not self._is_full:
+                self.say(f"warning: {self._folder / METRICS} cannot be written: {error.strerror}; its records are kept")
+            self._is_full = True
+
+
+def _numbers(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers within nested mappings, each with its path."""
+    for name, value in values.items():
+        path = f"{under}/{name}" if under else name
+        if isinstance(value, Mapping):
+            yield from _numbers(value, path)
+        elif isinstance(value, (int, float)):
+            yield path, value
+
+
+class SilentLog(RunLog):
+    """Says and records nothing: of several processes of a run one speaks for all."""
+
+    def __init__(self) -> None:
+        self._folder = Path()
+
+    def say(self, text: str) -> None:
+        pass
+
+    def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
+        pass
+
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        pass
+
+    def samples(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]], step: int) -> None:
+        pass
+
+    def settings(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
+        pass
+
+    def arrays(self, name: str, content: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def progress(self, title: str, total: int) -> Progress:
+        return Progress(title, total, is_shown=False)
+
+    def size(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
-        """Flush and close the files."""
-        self._metrics.close()
-        self._events.close()
+        pass
 
 
 class HeldLog:

@@ -8,7 +8,8 @@ MGCS and SGRAF), it is refused by name. What passes is read by torch's restricte
 
 from __future__ import annotations
 
-import mmap
+import contextlib
+import io
 import pickletools
 import re
 import warnings
@@ -22,6 +23,8 @@ import torch
 from torch.serialization import safe_globals
 
 from runtime.errors import InputError
+from runtime.plain_values import check_plain
+from runtime.torch_sizes import check_archive, check_old_file
 
 StoredOptions = Namespace
 """What the lineage's programs store their options in."""
@@ -41,13 +44,18 @@ _STORAGE = re.compile(r"torch\.(cuda\.)?(Float|Double|Half|BFloat16|Long|Int|Sho
 LEADING_PICKLES = 5
 """A file of the older format starts with so many: magic number, protocol, system, content, names of storages."""
 
+PICKLES_BEFORE_CONTENT = 3
+
+ARCHIVE = b"PK\x03\x04"
+"""First bytes of a file of torch 1.6 or later."""
+
 
 def is_accepted(name: str) -> bool:
     """Tell whether a function or class, by its full name, may be asked for."""
     return name in ACCEPTED or _STORAGE.fullmatch(name) is not None
 
 
-def _names_in_pickle(content: BinaryIO | mmap.mmap) -> Iterator[str]:
+def _names_in_pickle(content: BinaryIO) -> Iterator[str]:
     """Yield the full names of what one pickle asks for; leaves `content` behind its end.
 
     Raises:
@@ -65,7 +73,7 @@ def _names_in_pickle(content: BinaryIO | mmap.mmap) -> Iterator[str]:
             strings.append(argument)
 
 
-def _names_in_old_file(content: mmap.mmap) -> set[str]:
+def _names_in_old_file(content: BinaryIO) -> set[str]:
     names: set[str] = set()
     for number in range(LEADING_PICKLES):
         try:
@@ -77,44 +85,96 @@ def _names_in_old_file(content: mmap.mmap) -> set[str]:
     return names
 
 
-def requested_names(path: Path) -> list[str] | None:
-    """Return the full names of all functions and classes that loading the file would ask for, sorted.
+@contextlib.contextmanager
+def _opened(source: Path | bytes) -> Iterator[BinaryIO]:
+    with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _archive_in(file: BinaryIO) -> Iterator[zipfile.ZipFile | None]:
+    """Give the archive that a file is, None for the older format; told apart as torch does, by the first bytes."""
+    is_archive = file.read(len(ARCHIVE)) == ARCHIVE
+    file.seek(0)
+    if not is_archive:
+        yield None
+        return
+    with zipfile.ZipFile(file) as archive:
+        if archive.comment:
+            raise ValueError("it has a comment, which torch.save never writes")
+        yield archive
+
+
+def _pickle_of(archive: zipfile.ZipFile) -> str:
+    (member,) = (member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("it is packed, which torch.save never does")  # and unpacked it may be of any size
+    return member.filename
+
+
+def requested_names(source: Path | bytes) -> list[str] | None:
+    """Return the full names of all functions and classes that loading a file would ask for, sorted.
 
     Nothing is loaded. None: the file is not one that torch.save wrote.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                (pickle,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-                with archive.open(pickle) as content:
-                    return sorted(set(_names_in_pickle(content)))  # type: ignore[arg-type]
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return sorted(_names_in_old_file(content))
+        with _opened(source) as file, _archive_in(file) as archive:
+            if archive is None:
+                return sorted(_names_in_old_file(file))
+            with archive.open(_pickle_of(archive)) as content:
+                return sorted(set(_names_in_pickle(content)))  # type: ignore[arg-type]
     except Exception:  # the bytes of another file can lead a reader into any exception
         return None
 
 
-def read_torch_file(path: Path) -> Any:
-    """Read what torch.save wrote onto the CPU, without running anything in it.
+def _check_sizes(source: Path | bytes) -> None:
+    """Compare what a file claims with what it has.
 
     Raises:
-        InputError: another file, or one that asks for functions or classes that are not accepted.
+        ValueError: it claims more, in words.
+        Exception: any other, where the file is damaged.
     """
-    names = requested_names(path)
+    size = source.stat().st_size if isinstance(source, Path) else len(source)
+    with _opened(source) as file, _archive_in(file) as archive:
+        if archive is not None:
+            check_archive(archive, _pickle_of(archive), size)
+        else:
+            check_old_file(file, PICKLES_BEFORE_CONTENT, size)
+
+
+def read_torch_file(source: Path | bytes, name: str | None = None) -> Any:
+    """Read what torch.save wrote onto the CPU, without running anything in it.
+
+    Args:
+        source: the file, or its content.
+        name: what messages call it; the path by default.
+
+    Raises:
+        InputError: another file, one that asks for functions or classes that are not accepted, or one that claims more
+            than it has.
+    """
+    named = name or str(source)
+    names = requested_names(source)
     if names is None:
-        raise InputError(f"{path} is not a checkpoint (or only a part of one): it is no file that torch.save wrote")
+        raise InputError(f"{named} is not a checkpoint (or only a part of one): it is no file that torch.save wrote")
     refused = [name for name in names if not is_accepted(name)]
     if refused:
         raise InputError(
-            f"{path} is refused: loading it would call {', '.join(refused)}, which is no part of a checkpoint; nothing "
-            f"of it was run or read (accepted beside tensors and plain values: {ACCEPTED[0]})"
+            f"{named} is refused: loading it would call {', '.join(refused)}, which is no part of a checkpoint; "
+            f"nothing of it was run or read (accepted beside tensors and plain values: {ACCEPTED[0]})"
         )
     try:
+        _check_sizes(source)
         with warnings.catch_warnings(), safe_globals([StoredOptions]):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            readable = source if isinstance(source, Path) else io.BytesIO(source)
+            content = torch.load(readable, map_location="cpu", weights_only=True)
+        check_plain(content)
+        return content
+    except ValueError as error:
+        raise InputError(f"{named} is not a checkpoint that can be read: {error}; copy it again") from None
     except Exception:  # likewise
         raise InputError(
-            f"{path} is not a checkpoint that can be read: it is damaged, cut short, or pickled in another way than "
+            f"{named} is not a checkpoint that can be read: it is damaged, cut short, or pickled in another way than "
             "torch.save does"
         ) from None

@@ -72,6 +72,8 @@ RUN_FLAGS = {
     "resume": False,
     "on_nan": "stop",
     "seed": 0,
+    "deterministic": False,
+    "accumulate": 1,
     "gpu": "0",
     "workers": 0,
     "log_step": 50,

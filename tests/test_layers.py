@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("runtime", "vocab", "data_utils", "models", "methods", "training", "embeddings", "clip", "benchmarks")
-PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), "evaluation", "run")
+FOLDERS = (
+    *("runtime", "vocab", "data_utils", "models", "methods", "training", "embeddings", "clip", "pages"),
+    *("auditing", "searching", "reporting", "benchmarks"),
+)
+ENTRIES = ("evaluation", "run", "audit", "search", "report")
+PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), *ENTRIES)
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path
     for path in sorted([*ROOT.glob("*.py"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))])
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 
+BELOW = {"runtime", "vocab", "data_utils", "models"}
 MAY_IMPORT = {
     "runtime": {"runtime"},
     "vocab": {"runtime", "vocab"},
@@ -29,14 +34,23 @@ MAY_IMPORT = {
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "embeddings": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "embeddings"},
     "clip": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "clip"},
+    "pages": {"runtime", "data_utils", "pages"},
+    "auditing": {*BELOW, "methods", "training", "embeddings", "pages", "auditing"},
+    "audit": {*BELOW, "embeddings", "pages", "auditing"},
+    "searching": {*BELOW, "embeddings", "pages", "searching"},
+    "search": {*BELOW, "pages", "searching"},
+    "reporting": {*BELOW, "evaluation", "methods", "training", "pages", "reporting"},
+    "report": {*BELOW, "training", "pages", "reporting"},
     "benchmarks": {*PACKAGES, "benchmarks", "tests"},
 }
 ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
+    "reporting/results.py": {"benchmarks.comparable", "benchmarks.result_rows", "benchmarks.table"},  # the same table
 }
 PRINTING = (
-    *("run.py", "evaluation.py", "vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
+    *("run.py", "evaluation.py", "audit.py", "search.py", "report.py"),
+    *("vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
     *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
 )

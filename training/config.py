@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from data_utils.catalog import DataConfig
@@ -34,6 +36,11 @@ class TrainingConfig:
     warmup_epoch: int = flag(10, "epochs of warm-up")
     num_epochs: int = flag(40, "epochs after warm-up")
     batch_size: int = flag(128, "pairs a batch; with a noisy side, so many of each side")
+    accumulate: int = flag(
+        1,
+        "take so many batches as one, with all their captions as negatives; they are encoded one after the other, and "
+        "again for the derivative, to save memory",
+    )
     length_window: int = flag(
         1, "cut batches of similar caption length from windows of so many shuffled batches (1: no sorting)"
     )
@@ -67,9 +74,16 @@ class TrainingConfig:
     on_nan: str = flag(
         "stop", "a loss or gradient that is not finite: stop with a snapshot, or skip the step", choices=ON_NAN
     )
-    saved_model: str | None = flag(None, "start from this checkpoint's networks; no warm-up; it counts as a candidate")
+    saved_model: str | None = flag(
+        None,
+        "start from this checkpoint's networks; no warm-up; it counts as a candidate; given the folder of an "
+        "interrupted run, go on with that run, as --resume does",
+    )
     warmup_model_path: str | None = flag(None, "checkpoint of warmed-up networks to start from instead of warming up")
     seed: int = flag(0, "seed of weights, shuffles and dropout")
+    deterministic: bool = flag(
+        False, "only arithmetic that repeats bit by bit, on CUDA too; what cannot repeat is refused"
+    )
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
     workers: int = flag(0, "processes that read batches ahead (0: none)")
     log_step: int = flag(50, "steps between records of the training loss")
@@ -86,14 +100,24 @@ class TrainingConfig:
         check_range(self, "grad_clip", low=1e-12)
         for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
             check_range(self, name, low=0)
-        for name in ("length_window", "lr_update", "anneal_epochs", "validate_every", "log_step"):
+        for name in ("accumulate", "length_window", "lr_update", "anneal_epochs", "validate_every", "log_step"):
             check_range(self, name, low=1)
         if self.num_epochs == 0 and not self.saved_model and not self.warmup_model_path:
             raise InputError("--num_epochs 0 needs a checkpoint to test: give --saved_model or --warmup_model_path")
-        if self.saved_model and self.warmup_model_path:
+        if self.saved_model and self.warmup_model_path and not self.continued:
             raise InputError("--saved_model and --warmup_model_path both name a start; give one")
         if self.no_co_training and self.warmup_type == "co_teaching" and self.warmup_epoch:
             raise InputError("--warmup_type co_teaching needs two networks; leave out --no_co_training")
+
+    @property
+    def step_size(self) -> int:
+        """Pairs whose captions are each other's negatives."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def continued(self) -> Path | None:
+        """The folder of the run that `--saved_model` goes on with, if it names a folder and no checkpoint."""
+        return Path(self.saved_model) if self.saved_model and Path(self.saved_model).is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -121,7 +145,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         start = self.training.saved_model or self.training.warmup_model_path
-        if self.words.word_vectors and start:
+        if self.words.word_vectors and start and not self.training.continued:
             raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
         shortlist, module = self.training.negative_shortlist, self.matcher.module_name
         if shortlist and module != "SGR":
@@ -132,6 +156,27 @@ class RunConfig:
 
         if self.training.side_by_side and self.scoring.compile:
             raise InputError("--compile would compile anew in every process of --side_by_side; leave one out")
+        if self.training.deterministic and self.scoring.precision == "auto":
+            raise InputError(
+                "--deterministic: --precision auto measures, and may choose differently next time; give fp32 or bf16"
+            )
+        if self.training.deterministic and self.scoring.compile:
+            raise InputError("--deterministic: --compile chooses kernels by timing them; leave one out")
+
+    def check_processes(self, count: int) -> None:
+        """Raise `InputError` unless `count` processes can share the run."""
+        if count > 1 and self.training.side_by_side:
+            raise InputError("--side_by_side and torchrun both divide the work; add --no-side_by_side, or one process")
+        if count > 1 and self.scoring.precision == "auto":
+            raise InputError("--precision auto measures, and each process might choose differently; give fp32 or bf16")
+        size = self.training.step_size
+        if size % count:
+            unit = count // math.gcd(count, self.training.accumulate)
+            nearest = unit * max(1, round(self.training.batch_size / unit))
+            raise InputError(
+                f"--batch_size {self.training.batch_size} does not divide among {count} processes; the nearest that "
+                f"does is {nearest}"
+            )
 
     def build_method(self) -> Method:
         """Return a fresh `Method`, for one network."""

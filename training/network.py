@@ -14,6 +14,7 @@ from torch.optim import Adam
 from methods import Method
 from models.dropout import set_generator
 from models.matcher import Matcher, MatcherShape, build_matcher
+from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
 from runtime.seed import generator, seed_everything
 from training.config import RunConfig
@@ -27,13 +28,17 @@ class NotFinite(Exception):
 
 @dataclass
 class Network:
-    """A matcher with what trains it; `dropout` is the generator of its dropout masks on a processor."""
+    """A matcher with what trains it; `dropout` is the generator of its dropout masks on a processor.
+
+    Each of the `processes` of a run holds the same network, and has the same loss of a batch that they share.
+    """
 
     name: str
     matcher: Matcher
     optimiser: Adam
     method: Method
     dropout: torch.Generator
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         set_generator(self.matcher, self.dropout)
@@ -50,6 +55,7 @@ class Network:
             raise NotFinite(f"the loss of network {self.name} is {value}")
         if loss.requires_grad:
             loss.backward()
+            self.processes.sum_gradients(self.matcher.parameters())
             norm = float(torch.nn.utils.clip_grad_norm_(self.matcher.parameters(), grad_clip))
             if not math.isfinite(norm):
                 raise NotFinite(f"the gradient of network {self.name} is {norm}")
@@ -73,16 +79,19 @@ class Network:
         self.dropout.set_state(state["dropout"])
 
 
-def build_networks(config: RunConfig, shape: MatcherShape, device: torch.device) -> list[Network]:
+def build_networks(
+    config: RunConfig, shape: MatcherShape, device: torch.device, processes: Processes = ALONE
+) -> list[Network]:
     """Return the run's networks with fresh weights from its seed."""
     settings = config.training
     seed_everything(settings.seed)
     networks = []
     for name in "AB"[: config.num_networks]:
         matcher = build_matcher(config.matcher, shape).to(device)
+        matcher.accumulate = settings.accumulate
         dropout = generator(settings.seed, "dropout", name)
         optimiser = build_optimiser(matcher, settings.learning_rate)
-        networks.append(Network(name, matcher, optimiser, config.build_method(), dropout))
+        networks.append(Network(name, matcher, optimiser, config.build_method(), dropout, processes))
     return networks
 
 

@@ -14,13 +14,16 @@ from evaluation import Retrieval
 from runtime.log import RunLog
 from training.config import RunConfig
 from training.data import RunData
-from training.division import Division, division_metrics
+from training.division import Division, as_arrays, division_metrics
 
 MAX_RATIO_ERROR = 0.01 + 1e-9
 """A noise index that misses the asked ratio by more is warned about."""
 
 FREE = {"workers", "save_minutes", "resume", "gpu", "output_dir", "on_nan"}
 """Settings of training that a resumed run may change."""
+
+SAMPLES = 24
+"""So many captions are shown in TensorBoard."""
 
 FLAT = 1e-6
 """Scores that differ by no more tell nothing apart."""
@@ -63,8 +66,17 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
         )
 
 
+def division_name(step: int, name: str) -> str:
+    """Return what the file of network `name`'s division after `step` epochs is called, without suffix."""
+    return f"epoch_{step:03d}_{name}"
+
+
 def record_division(log: RunLog, step: int, name: str, division: Division, is_matched: np.ndarray | None) -> None:
-    """Say and record how good a division is, with histograms of its signal split by the truth (N,), if it is known."""
+    """Say and record how good a division is, with histograms of its signal split by the truth (N,), if it is known.
+
+    The division itself goes to `divisions/epoch_{step}_{name}.npz` for report.py; a resumed run writes the same again.
+    """
+    log.arrays(division_name(step, name), as_arrays(division, is_matched))
     metrics = division_metrics(division, is_matched)
     known = {f"division/{name}/{key}": value for key, value in metrics.items() if value is not None}
     log.scalars(step, known, event="division", network=name)
@@ -77,6 +89,37 @@ def record_division(log: RunLog, step: int, name: str, division: Division, is_ma
         sides = {"": slice(None)} if is_matched is None else {"/matched": is_matched, "/mismatched": ~is_matched}
         for side, chosen in sides.items():
             log.histogram(f"division/{name}/{label}{side}", values[chosen], step)
+
+
+def record_samples(log: RunLog, step: int, name: str, division: Division, data: RunData) -> None:
+    """Record some captions with their clean probability and, where it is known, the truth: the same at every division,
+    evenly spread over the training pairs."""
+    train, words = data.train, data.vocabulary.words
+    chosen = np.unique(np.linspace(0, len(train) - 1, SAMPLES).astype(int))
+    tokens, lengths = train.tokens(chosen)
+    rows = []
+    for pair, ids, length in zip(chosen.tolist(), tokens.tolist(), lengths.tolist(), strict=True):
+        truth = ("matched" if train.is_matched[pair] else "mismatched") if data.truth_is_known else "not known"
+        caption = " ".join(words[k] for k in ids[1 : length - 1])  # without <start> and <end>
+        rows.append((str(pair), caption, f"{division.probability[pair]:.3f}", truth))
+    log.samples(f"captions/{name}", ("pair", "caption", "clean probability", "truth"), rows, step)
+
+
+def record_settings(log: RunLog, config: RunConfig) -> None:
+    """Record the run's row of TensorBoard's table of hyper-parameters: every setting but folders and files."""
+    flat: dict[str, bool | int | float | str] = {"method": config.method_name}
+    for section, values in config.as_dict().items():
+        if isinstance(values, dict):
+            named = {f"{section}/{name}": value for name, value in values.items() if not name.endswith(("path", "dir"))}
+            flat |= {name: value for name, value in named.items() if isinstance(value, (bool, int, float, str))}
+    final = "mean" if config.num_networks > 1 else "A"
+    log.settings(flat, (f"dev/{final}/rSum", f"test/{final}/rSum"))
+
+
+def record_test(log: RunLog, step: int, ranked: Mapping[str, Retrieval]) -> None:
+    """Record the test results; they are in results.json too."""
+    values = {f"test/{name}/rSum": found.r_sum for name, found in ranked.items()}
+    log.scalars(step, values, event="test", results={name: found.as_dict() for name, found in ranked.items()})
 
 
 def check_flat(log: RunLog, sims: Mapping[str, np.ndarray]) -> None:

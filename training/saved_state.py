@@ -7,14 +7,12 @@ temporary file, flushed to the disk and renamed.
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from runtime.checkpoint import write_atomically
+from runtime.checkpoint import as_bytes, whole_file
 from runtime.errors import InputError
+from runtime.torch_file import read_torch_file
 
 MAGIC = b"run state 1\n"
 NAMES = ("state-0", "state-1")
@@ -38,11 +36,11 @@ class SavedState:
         Raises:
             InputError: it cannot be written; the generation before is untouched.
         """
-        buffer = io.BytesIO()
-        torch.save({"generation": self._generation + 1, **content}, buffer)
-        payload = buffer.getvalue()
+        payload = as_bytes({"generation": self._generation + 1, **content})
         path = self._paths[(self._generation + 1) % len(self._paths)]
-        write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+        with whole_file(path) as file:
+            file.write(MAGIC + hashlib.sha256(payload).digest())
+            file.write(payload)
         self._generation += 1
 
     def clear(self) -> None:
@@ -79,7 +77,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not data.startswith(MAGIC) or hashlib.sha256(payload).digest() != digest:
         return None
     try:
-        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception:  # bytes that somebody else wrote can lead the unpickler into any exception
+        content = read_torch_file(payload, str(path))
+    except InputError:
         return None
     return content if isinstance(content, dict) and isinstance(content.get("generation"), int) else None

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from runtime.interruption import Interruption
 
@@ -91,6 +92,7 @@ def _work(task: Callable[[], Any], sender: Connection, watched: int, held: int, 
     os.close(held)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     torch.set_num_threads(1)
+    threadpool_limits(limits=1)  # scikit-learn's k-means would wait for threads that a fork does not have
     try:
         said = pickle.dumps((task(), None))
     except Exception as error:

@@ -52,12 +52,12 @@ def hardest_loss(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Te
         if is_exact.float().mean() > DENSE_SHARE:
             return loss_of(matcher.score(embeddings, sparse=True))
         with torch.no_grad():
-            exact = similarity(fixed.images, fixed.captions, wanted.cpu(), exact=True)
+            exact = matcher.score(fixed, wanted=wanted.cpu(), exact=True)
         largest_error = max(largest_error, float((exact - sims)[wanted].abs().max()))
         sims = torch.where(wanted, exact, sims)
         shift = (SAFETY * largest_error) * ~is_exact
         wanted = (touched(loss_of, sims + shift) | touched(loss_of, sims - shift)) & ~is_exact
-    return loss_of(similarity(embeddings.images, embeddings.captions, known=sims))
+    return loss_of(matcher.score(embeddings, known=sims))
 
 
 def touched(loss_of: Callable[[Tensor], Tensor], sims: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def shortlisted_loss(
 ) -> Tensor:
     """Return the loss over shortlisted pairs; the others count as similarity 0, below every real one."""
     wanted = shortlisted(embeddings, count)
-    return loss_of(matcher.similarity(embeddings.images, embeddings.captions, wanted.cpu()))
+    return loss_of(matcher.score(embeddings, wanted=wanted.cpu()))
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from nltk.tokenize import NLTKWordTokenizer
 
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 from vocab.sentences import split_sentences
 
 PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
@@ -89,14 +90,17 @@ class Vocabulary:
                 "python -m vocab.build --data_path DIR --data_name NAME"
             )
         try:
-            word2idx = json.loads(path.read_bytes().decode("utf-8"))["word2idx"]
+            word2idx = parse_json(path.read_bytes())["word2idx"]
             words = sorted(word2idx, key=word2idx.__getitem__)
             is_dense = [word2idx[word] for word in words] == list(range(len(words)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a vocabulary (JSON with word2idx, idx2word, idx): {error}") from None
         if not is_dense:
             raise InputError(f"{path} is not a vocabulary: its ids are not 0 .. {len(words) - 1}, each once")
-        return cls(words)
+        try:
+            return cls(words)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
         """Write SCAN's JSON."""

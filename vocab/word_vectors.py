@@ -22,6 +22,9 @@ from vocab.vocabulary import Vocabulary
 LONGEST_LINE = 2**20
 """No vector's line has so many bytes; a file of another kind may have lines without end."""
 
+MOST_DIGITS = 19
+"""No count has so many."""
+
 Line = tuple[int, bytes]
 """A line's number, from 1, and its content."""
 
@@ -179,7 +182,7 @@ def _header(line: bytes, rest: bytes) -> tuple[int, int] | None:
     Two whole numbers may also be a word and its vector of one dimension: the next line tells.
     """
     fields = line.split()
-    if len(fields) != 2 or not all(part.isdigit() for part in fields):
+    if len(fields) != 2 or not all(part.isdigit() and len(part) < MOST_DIGITS for part in fields):
         return None
     words, dim = int(fields[0]), int(fields[1])
     following = _dimension(rest.partition(b"\n")[0])

@@ -36,6 +36,8 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"--boxes {path} has the suffix {path.suffix!r}; known: .json, .csv, .tsv")
     grouped: dict[str, list[tuple[float, ...]]] = {}
     for picture, where, corners in _from_json(path) if suffix == ".json" else _from_table(path):
+        if not isinstance(picture, str):
+            raise InputError(f"{where}: {picture!r} is no picture's name")
         try:
             x1, y1, x2, y2 = map(float, corners)
         except (TypeError, ValueError):

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from data_utils.extraction.text_files import read_json, read_rows, read_text
@@ -75,6 +76,9 @@ def read_listing(path: Path, split: str, captions_per_image: int | None = None) 
     if path.suffix.lower() not in READERS:
         raise InputError(f"--captions {path} has the suffix {path.suffix!r}; known: {', '.join(READERS)}")
     records = list(READERS[path.suffix.lower()](path))
+    for record in records:
+        if not isinstance(record.split, (str, NoneType)):
+            raise InputError(f"{record.where}: split is {record.split!r}; it must be a name")
     found = Counter(record.split for record in records)
     if set(found) - {None}:
         records = [record for record in records if record.split in SPLIT_NAMES[split]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
+from runtime.json_text import parse_json
 
 
 def read_text(path: Path) -> str:
@@ -55,7 +55,8 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: it cannot be read or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse_json(text.encode())
+    except ValueError as error:
         raise InputError(f"{path} is no JSON: {error}") from None

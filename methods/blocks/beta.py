@@ -35,6 +35,13 @@ class BetaMixture:
         rows = np.stack([self.alphas - 1, self.betas - 1, constants], axis=1).tolist()
         return [(log_x * a).add_(log_1_x, alpha=b).add_(c) for a, b, c in rows]
 
+    def density(self, x: np.ndarray) -> np.ndarray:
+        """Return weight * density at x (n,) in [0, 1], (2, n): clean, noisy. At 0 and 1, where it may be infinite,
+        that of the nearest number that the fit sees."""
+        inside = torch.from_numpy(np.clip(x, BMM_CLIP, 1 - BMM_CLIP))
+        joint = self._log_joint(inside.log(), inside.neg().log1p_())
+        return np.stack([joint[k].exp().numpy() for k in (self.clean, 1 - self.clean)])
+
     def first_moments(self, x: Tensor, log_x: Tensor, log_1_x: Tensor) -> list[float]:
         """Return the sums of r, r x, r x^2 for the first component: the E-step. No joint is taken below TINY."""
         first, second = (joint.clamp_(min=np.log(TINY)) for joint in self._log_joint(log_x, log_1_x))

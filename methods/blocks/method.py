@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from methods.blocks.mixture import FITS, clean_probability, divide
+from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
 from models.gallery import evaluating
 from models.losses import SOFT_MARGINS, Margins, hardest_negative, mean_over_negatives, pair_costs, soft_margin
 from models.matcher import Embeddings, Matcher
@@ -113,10 +113,12 @@ class Findings:
     Attributes:
         figures: named finite numbers for the log.
         warning: one line for people, or "".
+        fitted: the mixture of the signal, if one was fitted.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
     warning: str = ""
+    fitted: Fitted | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Method:
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
+        self._fitted: Fitted | None = None
 
     @property
     def needs_bank(self) -> bool:
@@ -220,7 +223,8 @@ class Method:
 
     def clean_probability(self, signal: np.ndarray) -> np.ndarray:
         """Return each pair's probability to be clean, non-increasing in the signal."""
-        return clean_probability(signal, self.config.fit_type, monotone=True)
+        self._fitted = fit(signal, self.config.fit_type)
+        return probability_under(self._fitted, signal, monotone=True)
 
     def divide(self, probability: np.ndarray) -> np.ndarray:
         """Return which pairs are clean, (n,) bool."""
@@ -232,7 +236,7 @@ class Method:
 
     def findings(self) -> Findings:
         """Return what else the last `clean_probability` found."""
-        return Findings()
+        return Findings(fitted=self._fitted)
 
     def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
         """Return soft labels for a clean batch and, in the second half of training, a noisy one.

@@ -51,6 +51,11 @@ class NormalMixture:
         constants = np.log(self.weights) - (np.log(2 * np.pi * v) + m**2 / v) / 2
         return np.stack([constants, m / v, -1 / (2 * v)], axis=1)
 
+    def density(self, x: np.ndarray) -> np.ndarray:
+        """Return weight * density at x (n,), (2, n): clean, noisy."""
+        powers = np.stack([np.ones_like(x), x, x**2])
+        return np.exp(self.log_joint[[self.clean, 1 - self.clean]] @ powers)
+
     def log_odds(self, x: Tensor, component: int) -> Tensor:
         """Return the log-odds of a component, at x."""
         joint = self.log_joint

@@ -11,7 +11,7 @@ import numpy as np
 
 def tsv_line(image: str, features: np.ndarray) -> list[str]:
     """Return the fields of one image: features (num_boxes, D)."""
-    boxes = np.tile(np.float32([0, 0, 10, 20]), (len(features), 1))
+    boxes = np.tile(np.array([0, 0, 10, 20], np.float32), (len(features), 1))
     encoded = [base64.b64encode(a.astype("<f4").tobytes()).decode() for a in (boxes, features)]
     return [image, "640", "480", str(len(features)), *encoded]
 

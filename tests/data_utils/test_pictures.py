@@ -94,7 +94,7 @@ def test_no_thumbnail_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not there"):
         thumbnails(tmp_path / "none.h5", "train")
     (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(InputError, match="no file of thumbnails"):
+    with pytest.raises(InputError, match="text.h5 is not an HDF5 file"):
         thumbnails(tmp_path / "text.h5", "train")
     with pytest.raises(InputError, match="no pictures of split 'dev'; it has: train"):
         thumbnails(write(tmp_path / "t.h5"), "dev")

@@ -170,7 +170,7 @@ def test_labels_belong_to_their_own_pairs() -> None:
     labels = method.clean_labels(scored, anchors)
     order = torch.tensor([5, 3, 0, 7, 1, 2, 4, 6, 11, 9, 10, 8])
     batch = scored.batch
-    shuffled = type(batch)(*(value[order] for value in vars(batch).values()))
+    shuffled = batch.part(order)
     again = method.clean_labels(Scored(make_matcher("SGR", seed=1).eval(), method, shuffled), torch.tensor([1, 3]))
     torch.testing.assert_close(again, labels[order])
     assert labels[anchors].tolist() == [1.0, 1.0] and labels.unique().numel() > 5

@@ -20,7 +20,8 @@ CONTENT: dict[str, Any] = {
     "epoch": 3,
     "config": {
         "matcher": {"dropout": 0.4, "img_dim": None, "list": [1, "a", True]},
-        **{name: {} for name in ("data", "shape", "training")},
+        "shape": {"vocabulary_size": 20, "num_regions": 4, "region_dim": 7},
+        **{name: {} for name in ("data", "training")},
     },
     "vocabulary_digest": "abc",
     "networks": [{"w": torch.arange(6.0).reshape(2, 3)}, {"w": torch.zeros(2, 3)}],
@@ -55,11 +56,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     save_checkpoint(path, CONTENT)
     before = path.read_bytes()
 
-    def half(content: Any, file: Any) -> None:
-        file.write(b"half of it")
+    def full(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.torch, "save", half)
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(InputError, match="c.pth.tar cannot be written: disk full"):
         save_checkpoint(path, {**CONTENT, "epoch": 4})
     assert path.read_bytes() == before

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from runtime import checkpoint
 from runtime.errors import InputError
 from runtime.interruption import Interruption, Stopped
 from runtime.log import EVENTS
+from tests.soak.outcome import outcome
 from tests.tiny import tiny_flags
 from training import pause
 from training.config import parse_args
@@ -40,33 +41,20 @@ KINDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """Give torch two threads, so that networks may go side by side."""
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Set torch's threads for a test."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Return all that a finished run left, less times."""
-    found: dict[str, Any] = {"files": sorted(path.name for path in folder.iterdir())}
-    for name in ("checkpoint_dev_best.pth.tar", "checkpoint_warmup.pth.tar"):
-        content = torch.load(folder / name, weights_only=True)
-        found[name] = [{key: value.numpy().tobytes() for key, value in n.items()} for n in content["networks"]]
-        found[name + "/dev"] = content["dev"]
-    found["metrics"] = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    found["results"] = {key: value for key, value in results.items() if key != "seconds"}
-    return found
 
 
 def start(root: Path, output: Path, *flags: str) -> Trainer:
     """Return a trainer that has a folder of its own, new or resumed."""
     config = parse_args(tiny_flags(root, output, *SHORT, *flags))
-    folder, is_resumed = choose_folder(config)
-    return Trainer(config, run.open_data(config.data, config.noise, config.matcher), folder, resume=is_resumed)
+    place = choose_folder(config)
+    data = run.open_data(config.data, config.noise, config.matcher)
+    return Trainer(place.config, data, place.folder, resume=place.is_resumed)
 
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -83,8 +71,9 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_anywhere_it_is_the_same_run(
-    kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
 ) -> None:
+    threads(2 if kind == "side by side" else 1)
     start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
     (whole,) = (tmp_path / "whole").iterdir()
     for number in random.Random(kind).sample(range(1, 22), 4):
@@ -95,7 +84,7 @@ def test_resumed_anywhere_it_is_the_same_run(
             try:
                 trainer.train()
             except Stopped:
-                trainer.lock.release()
+                trainer.files.release()
                 patch.undo()
                 trainer = start(tiny_root, output, *KINDS[kind], "--resume")
                 trainer.train()
@@ -109,36 +98,6 @@ def test_saving_at_every_step_changes_nothing(tiny_root: Path, tmp_path: Path) -
         start(tiny_root, tmp_path / name, "--save_minutes", minutes).train()
     (often,), (seldom,) = (tmp_path / "often").iterdir(), (tmp_path / "seldom").iterdir()
     assert outcome(often) == outcome(seldom)
-
-
-def killed(tiny_root: Path, output: Path, after: float) -> int:
-    """Start a run in a process of its own, kill it after so many seconds, and return its exit code."""
-    flags = tiny_flags(tiny_root, output, *SHORT, "--save_minutes", "0", "--resume")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "run.py", *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    return process.wait()
-
-
-def test_a_killed_process_is_resumed(tiny_root: Path, tmp_path: Path) -> None:
-    assert killed(tiny_root, tmp_path / "whole", 300) == 0
-    (whole,) = (tmp_path / "whole").iterdir()
-    output, kills = tmp_path / "killed", 0
-    while not list(output.glob("*/metrics.jsonl")):  # until the run is under way
-        kills += killed(tiny_root, output, 2.5 + kills) < 0
-    while not list(output.glob("*/results.json")):
-        kills += killed(tiny_root, output, 3.0 + kills) < 0
-    (folder,) = output.iterdir()
-    assert kills and outcome(folder) == outcome(whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -172,7 +131,7 @@ def test_torn_states(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     trainer = start(tiny_root, tmp_path / "torn")
     with pytest.raises(Stopped):
         trainer.train()
-    trainer.lock.release()
+    trainer.files.release()
     monkeypatch.undo()
     files = [trainer.folder / name for name in NAMES]
     assert all(path.exists() for path in files)
@@ -225,7 +184,7 @@ def test_a_full_disk_costs_nothing(
         try:
             trainer.train()
         except InputError:  # the very last write may fail; what is there is resumed
-            trainer.lock.release()
+            trainer.files.release()
             monkeypatch.undo()
             start(tiny_root, tmp_path / "full", "--save_minutes", "0", "--resume").train()
     said = capsys.readouterr().out
@@ -256,7 +215,7 @@ def test_what_cannot_be_resumed(tiny_root: Path, tmp_path: Path, monkeypatch: py
 def test_resume_without_a_run_starts_one(tiny_root: Path, tmp_path: Path) -> None:
     trainer = start(tiny_root, tmp_path, "--resume")
     assert trainer.position.stage == 0
-    trainer.lock.release()
+    trainer.files.release()
     again = start(tiny_root, tmp_path, "--resume")  # nothing was saved in there
     assert again.folder == trainer.folder and again.position.stage == 0
 
@@ -268,7 +227,7 @@ def test_one_run_a_folder(tiny_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "run.py", *tiny_flags(tiny_root, tmp_path, *SHORT, "--resume")]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2 and f"process {os.getpid()}" in refused.stderr
-    trainer.lock.release()
+    trainer.files.release()
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
 
 

@@ -17,7 +17,7 @@ from runtime.interruption import Interruption
 from tests.tiny import tiny_flags
 from tests.training.test_trainer import are_equal, run_and_read
 from tests.training.trainers import make_trainer
-from training import trainer as trainer_module
+from training import passes
 from training.side_by_side import is_possible, run_side_by_side
 
 CPU = torch.device("cpu")
@@ -123,9 +123,9 @@ def test_the_run_is_the_one_of_networks_in_turn(
     """Dropout, shuffles and divisions of a network do not depend on the other; the records do not on who is faster."""
     flags = ("--method", method, "--module_name", "SGR", "--noisy_start", "1", "--num_epochs", "2", "--dropout", "0.4")
     used: list[int] = []
-    original = trainer_module.run_side_by_side
+    original = passes.run_side_by_side
     monkeypatch.setattr(
-        trainer_module, "run_side_by_side", lambda tasks, told: used.append(len(tasks)) or original(tasks, told)
+        passes, "run_side_by_side", lambda tasks, told: used.append(len(tasks)) or original(tasks, told)
     )
     together, weights = run_and_read(tiny_root, tmp_path / "a", *flags, "--side_by_side")
     assert len(used) > 5 and set(used) == {2}

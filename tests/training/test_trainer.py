@@ -23,9 +23,11 @@ from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
 from training import trainer as trainer_module
 from training.division import Division
+from training.files import BEST
 from training.network import Network
+from training.stages import hardness
 from training.step import Part, part_loss, soft_labels, train_step
-from training.trainer import BEST, Trainer
+from training.trainer import Trainer
 
 Weights = list[dict[str, Tensor]]
 
@@ -149,7 +151,7 @@ def run_and_read(root: Path, output: Path, *extra: str) -> tuple[list[dict[str, 
 def test_same_seed_same_bits(tiny_root: Path, tmp_path: Path) -> None:
     flags = ("--module_name", "SGR", "--noisy_start", "0", "--num_epochs", "1", "--warmup_epoch", "1")
     first, weights = run_and_read(tiny_root, tmp_path / "a", *flags)
-    assert {record["event"] for record in first} == {"loss", "division", "dev"}
+    assert {record["event"] for record in first} == {"loss", "division", "dev", "test"}
     again, same_weights = run_and_read(tiny_root, tmp_path / "b", *flags)
     assert again == first and are_equal(weights, same_weights)
     helped, helped_weights = run_and_read(tiny_root, tmp_path / "c", *flags, "--workers", "1")
@@ -176,7 +178,7 @@ def test_the_two_networks_differ(tiny_root: Path, tmp_path: Path) -> None:
 )
 def test_hardness(tiny_root: Path, tmp_path: Path, flags: list[str], expected: list[float]) -> None:
     trainer = make_trainer(tiny_root, tmp_path, *flags)
-    assert [trainer.hardness(epoch) for epoch in range(6)] == expected
+    assert [hardness(trainer.settings, epoch) for epoch in range(6)] == expected
 
 
 def test_the_learning_rate_reaches_both_optimisers(tiny_root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""What trained networks and their method think of every training pair: signal, clean probability, soft label.
+
+As between two epochs of training, but by the networks of a checkpoint: each divides the pairs among the batches of one
+fixed permutation, then labels them by its peer's division (by its own, if there is one network only), as it would be
+trained with. Labels depend on the batch that a pair is in: NCR's and BiCro's are relative to its most trusted pairs.
+Legend: N training pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_utils.batch import Batch
+from data_utils.loaders import MIN_BATCH, covering_batches
+from data_utils.precomputed import PrecomputedSplit
+from methods import Method, known_methods
+from methods.blocks.method import Scored, Views
+from models.matcher import Matcher
+from runtime.errors import InputError
+from runtime.seed import generator
+from training.division import Division, divide_pairs
+
+FALLBACK = "baseline"
+"""What audits a checkpoint that does not record its method: its signal is the mean hinge."""
+
+DEFAULT_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one network thinks of each of N pairs.
+
+    Attributes:
+        signal: low for clean pairs.
+        probability: to be clean.
+        soft_label: in [0, 1], what this network would be trained with now; 0 for pairs left out.
+    """
+
+    signal: np.ndarray
+    probability: np.ndarray
+    soft_label: np.ndarray
+
+
+def stored_method(checkpoint: Mapping[str, Any]) -> tuple[str, type[Method], dict[str, Any]]:
+    """Return the name of a checkpoint's method, it, and its settings; of one that records none the baseline.
+
+    Raises:
+        InputError: a method or setting that this suite does not have.
+    """
+    config = checkpoint["config"]
+    name, settings = config.get("method_name"), config.get("method")
+    if not name or not isinstance(settings, dict):
+        return FALLBACK, known_methods()[FALLBACK], {}
+    if name not in known_methods():
+        raise InputError(f"the checkpoint's method {name!r} is unknown; known: {', '.join(known_methods())}")
+    return name, known_methods()[name], settings
+
+
+def ask_networks(
+    checkpoint: Mapping[str, Any],
+    matchers: Sequence[Matcher],
+    split: PrecomputedSplit,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda pairs: None,
+) -> list[Opinion]:
+    """Return each network's opinion; `advance` is told pairs that are divided or labelled, each twice a network.
+
+    Raises:
+        InputError: a network has diverged, or the checkpoint's method is not known.
+    """
+    name, kind, settings = stored_method(checkpoint)
+    try:
+        methods = [kind(kind.Config(**settings)) for _ in matchers]
+    except TypeError as error:
+        raise InputError(f"the checkpoint's settings of method {name} are not this suite's: {error}") from None
+    training = checkpoint["config"]["training"]
+    batch_size, seed = training.get("batch_size") or DEFAULT_BATCH, training.get("seed") or 0
+    divisions = [
+        divide_pairs(
+            matcher,
+            method,
+            split,
+            batch_size=batch_size,
+            generator=generator(seed, "division"),
+            device=device,
+            advance=advance,
+        )
+        for matcher, method in zip(matchers, methods, strict=True)
+    ]
+    networks = list(zip(matchers, methods, strict=True))
+    opinions = []
+    for k, own in enumerate(divisions):
+        peer = len(networks) - 1 - k
+        labeller = _Labeller(networks[k], networks[peer], split, device, batch_size, seed)
+        labels = labeller.labels(divisions[peer] if kind.divides else None, advance)
+        opinions.append(Opinion(own.signal, own.probability, labels))
+    return opinions
+
+
+class _Labeller:
+    """Asks one network's method for the labels of all pairs."""
+
+    def __init__(
+        self,
+        student: tuple[Matcher, Method],
+        peer: tuple[Matcher, Method],
+        split: PrecomputedSplit,
+        device: torch.device,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._student, self._peer, self._split = student, peer, split
+        self._device, self._batch_size, self._seed = device, batch_size, seed
+
+    def labels(self, division: Division | None, advance: Callable[[int], None]) -> np.ndarray:
+        """Return (N,) labels by a division; without one all pairs are clean with probability 1."""
+        count = len(self._split)
+        probability = np.ones(count) if division is None else division.probability
+        is_clean = np.ones(count, dtype=bool) if division is None else division.is_clean
+        labels = np.zeros(count)
+        clean = self._batches(np.flatnonzero(is_clean), "clean")
+        noisy = self._batches(np.flatnonzero(~is_clean), "noisy") if self._student[1].trains_noisy else []
+        if not clean:
+            return labels
+        for step in range(max(len(clean), len(noisy))):
+            batch = self._read(clean[step % len(clean)])
+            other = self._read(noisy[step]) if step < len(noisy) else None
+            views = [
+                None if b is None else Views(*(Scored(*n, b) for n in (self._student, self._peer)))
+                for b in (batch, other)
+            ]
+            assert views[0] is not None
+            chances = torch.from_numpy(probability[batch.index.cpu().numpy()]).float().to(self._device)
+            with torch.no_grad():
+                found = self._student[1].refine(views[0], views[1], chances)
+            if step < len(clean):
+                labels[batch.index.cpu().numpy()] = found.clean.double().cpu().numpy()
+                advance(len(batch))
+            if other is not None:
+                advance(len(other))
+                if found.noisy is not None and found.noisy_kept is not None:
+                    kept = torch.where(found.noisy_kept, found.noisy, torch.zeros_like(found.noisy))
+                    labels[other.index.cpu().numpy()] = kept.double().cpu().numpy()
+        return labels
+
+    def _batches(self, pairs: np.ndarray, side: str) -> list[torch.Tensor]:
+        """Return batches that cover the pairs; too few to make one are none."""
+        if len(pairs) < MIN_BATCH:
+            return []
+        return covering_batches(pairs, self._batch_size, generator(self._seed, "audit", side))
+
+    def _read(self, numbers: torch.Tensor) -> Batch:
+        return self._split[numbers].to(self._device)

@@ -1,0 +1,175 @@
+"""How each pair's own partner ranks, and which other caption or image fits better.
+
+Pair k is caption k and the image it is trained with. Rivals of its image are all images but it and its near-duplicates;
+rivals of its caption are the captions of those images, less those with the same words. A rank is 1 plus the rivals that
+score at least as high: equal scores count against a pair. The better partner is the best rival, if it scores higher.
+Legend: I images, N pairs, of a tile: a images, b captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Image numbers (a,), caption numbers (b,), scores (a, b)."""
+
+NOBODY = -1
+PAIRS_AT_ONCE = 2**20
+"""Entries of a list, repeated for the pairs of their image, that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """In one direction, for each of N pairs.
+
+    Attributes:
+        rank: of the own partner, from 1.
+        better: number of the best rival that scores higher, NOBODY if none does.
+        better_score: its score, NaN if there is none.
+    """
+
+    rank: np.ndarray
+    better: np.ndarray
+    better_score: np.ndarray
+
+
+@dataclass(frozen=True)
+class Partners:
+    """Both directions; `i2t` ranks captions for the pair's image, `t2i` images for its caption."""
+
+    i2t: Standing
+    t2i: Standing
+
+
+@dataclass(frozen=True)
+class Rivalry:
+    """Who competes with whom.
+
+    Attributes:
+        image_of_pair: (N,) the image each caption is trained with.
+        own: (N,) score of each pair.
+        text_group: (N,) captions of equal words have equal numbers.
+        image_group: (I,) near-duplicate images have equal numbers.
+    """
+
+    image_of_pair: np.ndarray
+    own: np.ndarray
+    text_group: np.ndarray
+    image_group: np.ndarray
+
+    def captions(self, pairs: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Tell which captions compete with those of pairs; the two broadcast."""
+        groups = self.image_group[self.image_of_pair]
+        return (groups[captions] != groups[pairs]) & (self.text_group[captions] != self.text_group[pairs])
+
+    def images(self, pairs: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Tell which images compete with those of pairs; the two broadcast."""
+        return self.image_group[images] != self.image_group[self.image_of_pair[pairs]]
+
+
+class _Direction:
+    """Counts and bests of one direction, as they grow."""
+
+    def __init__(self, own: np.ndarray) -> None:
+        self._own = own
+        self._rank = np.ones(len(own), dtype=np.int64)
+        self._best = np.full(len(own), NOBODY, dtype=np.int64)
+        self._best_score = np.full(len(own), -np.inf)
+
+    def look(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray, is_rival: np.ndarray) -> None:
+        """Take in scores (n, m) of pairs (n,) with others (m,)."""
+        self._rank[pairs] += ((scores >= self._own[pairs, None]) & is_rival).sum(axis=1)
+        among = np.where(is_rival, scores, -np.inf)
+        place = among.argmax(axis=1)
+        self._raise(pairs, others[place], among[np.arange(len(pairs)), place])
+
+    def look_along(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray, is_rival: np.ndarray) -> None:
+        """Take in a list (n,): pair, other, score, rivalry."""
+        pairs, others, scores = pairs[is_rival], others[is_rival], scores[is_rival]
+        self._rank += np.bincount(pairs[scores >= self._own[pairs]], minlength=len(self._own))
+        order = np.lexsort((others, -scores, pairs))
+        first = order[np.flatnonzero(np.diff(pairs[order], prepend=-1))]
+        self._raise(pairs[first], others[first], scores[first])
+
+    def _raise(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray) -> None:
+        """Keep what is better than what was known; of equal scores the lower number stays."""
+        before = self._best_score[pairs]
+        is_better = (scores > before) | ((scores == before) & (others < self._best[pairs]))
+        is_better &= np.isfinite(scores)
+        pairs = pairs[is_better]
+        self._best[pairs], self._best_score[pairs] = others[is_better], scores[is_better]
+
+    def standing(self) -> Standing:
+        is_better = self._best_score > self._own
+        return Standing(
+            self._rank,
+            np.where(is_better, self._best, NOBODY),
+            np.where(is_better, self._best_score, np.nan),
+        )
+
+
+class _PairsOfImages:
+    """Which pairs each image has: `pairs[starts[i]:starts[i + 1]]` are those of image i."""
+
+    def __init__(self, image_of_pair: np.ndarray, num_images: int) -> None:
+        self.pairs = np.argsort(image_of_pair, kind="stable")
+        self.counts = np.bincount(image_of_pair, minlength=num_images)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
+
+    def of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs of images (n,), and for each the place of its image among them."""
+        counts = self.counts[images]
+        place = np.repeat(np.arange(len(images)), counts)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.pairs[self.starts[images][place] + within], place
+
+
+def _in_order(tile: Tile) -> Tile:
+    """Sort a tile by number, so that of equal rivals the first is the lowest."""
+    images, captions, scores = tile
+    if (np.diff(images) < 0).any():
+        order = np.argsort(images)
+        images, scores = images[order], scores[order]
+    if (np.diff(captions) < 0).any():
+        order = np.argsort(captions)
+        captions, scores = captions[order], scores[:, order]
+    return images, captions, scores
+
+
+def find_partners(tiles: Iterable[Tile], rivalry: Rivalry) -> Partners:
+    """Rank every pair among all images and captions, a tile of scores at a time; together they hold each score once."""
+    i2t, t2i = _Direction(rivalry.own), _Direction(rivalry.own)
+    owners = _PairsOfImages(rivalry.image_of_pair, len(rivalry.image_group))
+    for tile in tiles:
+        images, captions, scores = _in_order(tile)
+        t2i.look(captions, images, scores.T, rivalry.images(captions[:, None], images[None]))
+        pairs, place = owners.of(images)
+        if len(pairs):
+            i2t.look(pairs, captions, scores[place], rivalry.captions(pairs[:, None], captions[None]))
+    return Partners(i2t.standing(), t2i.standing())
+
+
+def find_listed_partners(image: np.ndarray, caption: np.ndarray, score: np.ndarray, rivalry: Rivalry) -> Partners:
+    """Rank every pair among the pairs of a list; no pair stands in it twice.
+
+    Args:
+        image: (P,) image numbers.
+        caption: (P,) caption numbers.
+        score: (P,).
+        rivalry: who competes.
+    """
+    i2t, t2i = _Direction(rivalry.own), _Direction(rivalry.own)
+    t2i.look_along(caption, image, score, rivalry.images(caption, image))
+    owners = _PairsOfImages(rivalry.image_of_pair, len(rivalry.image_group))
+    order = np.argsort(image, kind="stable")
+    repeated = np.cumsum(owners.counts[image[order]])
+    cuts = np.searchsorted(repeated, np.arange(0, repeated[-1] if len(repeated) else 0, PAIRS_AT_ONCE), side="left")
+    for start, end in zip(cuts, [*cuts[1:], len(order)], strict=True):
+        entries = order[start:end]
+        pairs, place = owners.of(image[entries])
+        others = caption[entries][place]
+        i2t.look_along(pairs, others, score[entries][place], rivalry.captions(pairs, others))
+    return Partners(i2t.standing(), t2i.standing())

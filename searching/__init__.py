@@ -1,0 +1,1 @@
+"""A gallery that is searched by text or by image: what `python search.py` is made of."""

@@ -1,0 +1,276 @@
+"""Data files that claim what they do not hold, or lead elsewhere: refused in a line, before anything is allocated."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from data_utils.bottom_up import BottomUpFile
+from data_utils.captions import read_captions
+from data_utils.catalog import DataConfig
+from data_utils.extraction.boxes import read_boxes
+from data_utils.extraction.listing import read_listing
+from data_utils.noise_index import read_index
+from data_utils.npy_file import open_npy
+from data_utils.pictures import Image, picture_bytes, picture_files, thumbnails
+from data_utils.regions import RegionFile
+from data_utils.tokens import read_tokens
+from embeddings.files import open_embeddings, read_similarities
+from runtime.errors import InputError
+from vocab import word_vectors
+from vocab.vocabulary import SPECIAL, Vocabulary
+
+ROWS = 10**15
+FEATURES = np.ones((3, 2, 4), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _allocates_little() -> Iterator[None]:
+    """What numpy and Python allocate in a test stays below 64 MiB."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
+
+
+def npy_with(header: str, data: bytes = b"\0" * 64, version: bytes = b"\1\0") -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode() + data
+
+
+def claiming(shape: object, descr: object = "<f4") -> bytes:
+    return npy_with(repr({"descr": descr, "fortran_order": False, "shape": shape}))
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+READERS: list[Callable[[Path], object]] = [
+    RegionFile,
+    lambda path: read_index(path, 3, 2),
+    lambda path: open_embeddings(str(path)),
+    lambda path: read_similarities(str(path)),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_an_npy_header_of_more_rows_than_there_are(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = written(tmp_path / "x.npy", claiming((ROWS, 36, 2048)))
+    with pytest.raises(InputError, match=rf"x.npy is cut short: shape \({ROWS}, 36, 2048\) of float32 takes \d+ bytes"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (claiming((-1, 2, 4)), r"is damaged: its header says shape \(-1, 2, 4\)"),
+        (claiming((2**70, 0)), "is damaged: its header says shape"),
+        (claiming((True, 2, 4)), "is damaged: its header says shape"),
+        (claiming((3, 2, 4), "|O"), "is not a numeric npy file: it holds object"),
+        (claiming((3, 2, 4), "<U0"), "is not a numeric npy file: it holds"),
+        (claiming((3, 2, 4), [("a", "<f4")]), "is not a numeric npy file: it holds"),
+        (npy_with("{'descr': '<f4', (((((("), "is not a numeric npy file"),
+        (npy_with("("), "is not a numeric npy file"),
+        (npy_with("(" * 9000), "is not a numeric npy file"),
+        (npy_with("{}", version=b"\3\0"), r"is not a numeric npy file: version \(3, 0\)"),
+        (b"PK\3\4", "is not a numeric npy file: it is an archive of arrays"),
+        (b"", "is not a numeric npy file"),
+    ],
+)
+def test_other_npy_headers(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=f"x.npy {message}"):
+        open_npy(written(tmp_path / "x.npy", content))
+
+
+def test_a_whole_npy_file_is_mapped(tmp_path: Path) -> None:
+    for array in (FEATURES, np.asfortranarray(FEATURES), FEATURES.astype(">f8"), np.zeros((0, 3), np.float32)):
+        np.save(tmp_path / "x.npy", array)
+        np.testing.assert_array_equal(open_npy(tmp_path / "x.npy"), array)
+
+
+# -- HDF5 -----------------------------------------------------------------------------------------------------------
+
+
+def hdf5(path: Path, make: Callable[[h5py.File], object]) -> Path:
+    with h5py.File(path, "w") as file:
+        make(file)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(ROWS, 2, 4), (2**31, 2**31, 4), (10, 36, 2048)])
+@pytest.mark.parametrize("packed", [{}, {"compression": "gzip"}])
+def test_hdf5_rows_that_are_not_stored(tmp_path: Path, shape: tuple[int, ...], packed: dict[str, str]) -> None:
+    path = hdf5(tmp_path / "x.h5", lambda f: f.create_dataset("features", shape, "f4", chunks=(1, 2, 4), **packed))
+    for read in (RegionFile, lambda place: open_embeddings(f"{place}::features")):
+        with pytest.raises(InputError, match="x.h5: '/features' is cut short, or was never filled: shape"):
+            read(path)
+
+
+def test_hdf5_scales_that_are_not_stored(tmp_path: Path) -> None:
+    def make(file: h5py.File) -> None:
+        file["features"] = np.ones((3, 2, 4), np.int8)
+        file.create_dataset("scales", (ROWS,), "f4", chunks=(8,))
+
+    with pytest.raises(InputError, match="x.h5: '/scales' is cut short"):
+        RegionFile(hdf5(tmp_path / "x.h5", make))
+
+
+@pytest.mark.parametrize("dtype", ["S3", "c8"])
+def test_hdf5_scales_that_are_no_numbers(tmp_path: Path, dtype: str) -> None:
+    def make(file: h5py.File) -> None:
+        file["features"], file["scales"] = np.ones((3, 2, 4), np.int8), np.zeros(4, dtype)
+
+    with pytest.raises(InputError, match="x.h5: scales have shape"):
+        RegionFile(hdf5(tmp_path / "x.h5", make))
+
+
+def test_hdf5_numbers_of_another_file(tmp_path: Path) -> None:
+    hdf5(tmp_path / "other.h5", lambda f: f.create_dataset("features", data=FEATURES))
+    secret = written(tmp_path / "secret", FEATURES.tobytes())
+    layout = h5py.VirtualLayout(FEATURES.shape, "f4")
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "features", FEATURES.shape)
+    makes: list[Callable[[h5py.File], object]] = [
+        lambda f: f.update({"features": h5py.ExternalLink("other.h5", "features")}),
+        lambda f: f.create_virtual_dataset("features", layout),
+        lambda f: f.create_dataset("features", (3, 2, 4), "f4", external=[(str(secret), 0, 96)]),
+    ]
+    for make in makes:
+        with pytest.raises(InputError, match="'/features' keeps its numbers in another file"):
+            RegionFile(hdf5(tmp_path / "x.h5", make))
+
+
+def test_hdf5_chunks_that_would_end_the_process(tmp_path: Path) -> None:
+    """A packed chunk of no bytes with a checksum: the library subtracts 4 from 0, and unpacks what is behind."""
+    packed = {"chunks": (1, 2, 4), "compression": "gzip", "fletcher32": True}
+    path = hdf5(tmp_path / "x.h5", lambda f: f.create_dataset("features", data=FEATURES, **packed))
+    with h5py.File(path) as file:
+        size = file["features"].id.get_chunk_info(1).size
+    content = path.read_bytes()
+    place = content.index(struct.pack("<II", size, 0))  # a chunk's key in the tree: its size, its filters
+    path.write_bytes(content[:place] + struct.pack("<II", 0, 0) + content[place + 8 :])
+    with pytest.raises(InputError, match="'/features' is damaged: 1 chunks, the first at"):
+        RegionFile(path)
+
+
+def test_hdf5_filters_that_are_not_known(tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "x.h5", lambda f: f.create_dataset("features", data=FEATURES, chunks=True, scaleoffset=2))
+    with pytest.raises(InputError, match="is packed by filter 6; known: deflate, shuffle, fletcher32, lzf"):
+        RegionFile(path)
+
+
+def test_an_hdf5_group_within_itself(tmp_path: Path) -> None:
+    def make(file: h5py.File) -> None:
+        file["a/rows"] = FEATURES[:, 0]
+        file["a/again"] = file["a"]
+        file["a/up"] = file["/"]
+
+    assert open_embeddings(str(hdf5(tmp_path / "x.h5", make))).shape == (3, 4)
+
+
+# -- other files ----------------------------------------------------------------------------------------------------
+
+
+def test_a_safetensors_header_of_more_rows_than_there_are(tmp_path: Path) -> None:
+    content = save({"rows": FEATURES[:, 0]})
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    for shape, end in (([ROWS, 4], 48), ([ROWS, 4], ROWS * 16)):
+        header["rows"] |= {"shape": shape, "data_offsets": [0, end]}
+        text = json.dumps(header).encode()
+        path = written(tmp_path / "x.safetensors", struct.pack("<Q", len(text)) + text + content[8 + length :])
+        with pytest.raises(InputError, match="x.safetensors is not a safetensors file"):
+            open_embeddings(str(path))
+
+
+def test_a_token_cache_that_claims_too_much_is_made_anew(tmp_path: Path) -> None:
+    captions = written(tmp_path / "train_caps.txt", b"a dog\na cat\n")
+    vocabulary = Vocabulary((*SPECIAL, "a", "dog"))
+    expected = read_tokens(captions, vocabulary, str(tmp_path))
+    (place,) = tmp_path.glob("*.npz")
+    with np.load(place) as content:
+        key = str(content["key"])
+    for ids in (np.zeros(2**24, np.int32), np.zeros(3, np.int32)):
+        np.savez_compressed(place, key=np.array(key), ids=ids, lengths=np.array([4, 4]))
+        tracemalloc.clear_traces()
+        tracemalloc.reset_peak()
+        np.testing.assert_array_equal(read_tokens(captions, vocabulary, str(tmp_path)).ids, expected.ids)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+
+
+def test_a_caption_without_end(tmp_path: Path) -> None:
+    written(tmp_path / "train_caps.txt", b"a dog\n" + b". " * 10**6)
+    with pytest.raises(InputError, match="train_caps.txt line 2 holds a caption of 1999999 characters; 5000 at most"):
+        read_captions(tmp_path, "train")
+
+
+@pytest.mark.skipif(Image is None, reason="Pillow is an optional extra")
+def test_a_picture_that_claims_too_many_pixels(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(buffer, "PNG")
+    with pytest.raises(InputError, match=r"x.png cannot be read: it has 9000 x 9000 pixels, 67108864 are the most"):
+        picture_files([written(tmp_path / "x.png", buffer.getvalue())]).pixels(0)
+
+
+@pytest.mark.skipif(Image is None, reason="Pillow is an optional extra")
+def test_pictures_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 of 2 pictures are missing"):
+        picture_files([Path("/dev/zero"), tmp_path / ("x" * 5000)])
+    with pytest.raises(FileNotFoundError, match="/dev/zero"):
+        picture_bytes(Path("/dev/zero"))
+    path = hdf5(tmp_path / "t.h5", lambda f: f.update({"train/bytes": np.uint8(3), "train/offsets": np.arange(2)}))
+    with pytest.raises(InputError, match="do not fit its 1 bytes"):
+        thumbnails(path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read", "message"),
+    [
+        ("v.json", "[" * 10**5, Vocabulary.load, "v.json is not a vocabulary .*it nests too deep"),
+        ("v.json", '{"word2idx": {"\\ud800": 0}}', Vocabulary.load, "v.json .*half a character"),
+        ("v.json", '{"word2idx": {"<pad>": 0}}', Vocabulary.load, "v.json: a vocabulary starts with"),
+        (
+            "b.json",
+            '[{"image": {}, "x1": 0, "y1": 0, "x2": 1, "y2": 1}]',
+            read_boxes,
+            "entry 0: {} is no picture's name",
+        ),
+        ("l.json", '[{"image": "a", "caption": "x", "split": {}}]', lambda p: read_listing(p, "train"), "split is {}"),
+        ("l.json", "9" * 5000, lambda p: read_listing(p, "train"), "l.json is no JSON"),
+        (
+            "w.txt",
+            "9" * 5000 + " 4\n",
+            lambda p: word_vectors.load(p, Vocabulary(SPECIAL), 4),
+            "w.txt has vectors of 1 dimensions",
+        ),
+    ],
+)
+def test_crashes_that_were(
+    tmp_path: Path, name: str, content: str, read: Callable[[Path], object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read(written(tmp_path / name, content.encode()))
+
+
+def test_what_a_file_holds_steers_no_terminal(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.tsv", b"\x1b[2J\x00evil\t640\t480\t2\tAAAA\t!!\n")
+    with pytest.raises(InputError) as caught:
+        BottomUpFile(path)
+    assert str(caught.value).isprintable() and r"\x1b[2J\x00evil" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "a/b", "..", ".", ""])
+def test_a_data_set_is_no_path(name: str) -> None:
+    """Its name is part of the names of what is written: the vocabulary, the run's folder."""
+    with pytest.raises(InputError, match="--data_name"):
+        DataConfig(data_name=name)

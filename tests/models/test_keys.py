@@ -1,0 +1,115 @@
+"""Keys: their products are the scores of VSE and GPO, and the shortlist's estimate of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.gallery import encode_gallery, similarities
+from models.keys import Part, caption_keys, fit_networks, image_keys
+from models.listed import EncodedFile, _blocks, images_from, score_listed
+from models.shortlist import estimated_scores
+from tests.models.splits import small_matcher, small_split
+
+CPU = torch.device("cpu")
+
+
+def products(matchers: list, split: object) -> np.ndarray:
+    """Return the products of all keys, (I, C)."""
+    networks = fit_networks(matchers, split, CPU)  # type: ignore[arg-type]
+    images = np.concatenate([block for _, block in image_keys(networks, split, CPU)])  # type: ignore[arg-type]
+    captions = np.empty((len(split.lengths), images.shape[1]), dtype=np.float32)  # type: ignore[attr-defined]
+    for numbers, block in caption_keys(networks, split, CPU):  # type: ignore[arg-type]
+        captions[numbers] = block
+    return images @ captions.T
+
+
+@pytest.mark.parametrize("name", ["VSE", "GPO"])
+def test_products_are_the_mean_of_exact_scores(name: str, tmp_path: Path) -> None:
+    split = small_split(tmp_path)
+    matchers = [small_matcher(split, name, seed=seed) for seed in (0, 1)]
+    mean = sum(similarities(matcher, split, CPU) for matcher in matchers) / 2
+    np.testing.assert_allclose(products(matchers, split), mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SGR", "SAF"])
+def test_products_are_the_logits_of_the_estimate(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same pairs are drawn from the same gallery: then both are one estimate."""
+    monkeypatch.setattr("models.keys.torch.randperm", lambda count, generator: torch.arange(count))
+    split = small_split(tmp_path)
+    matcher = small_matcher(split, name)
+    gallery = encode_gallery(matcher, split, CPU)
+    random = torch.Generator().manual_seed(5)
+    monkeypatch.setattr("models.keys.generator", lambda seed, purpose: torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        estimates = estimated_scores(matcher.similarity, gallery, random)
+    np.testing.assert_allclose(1 / (1 + np.exp(-products([matcher], split))), estimates.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["SCAN_t2i", "SCAN_i2t"])
+def test_estimates_go_with_the_scores_of_scan(name: str, tmp_path: Path) -> None:
+    split = small_split(tmp_path, images=30)
+    matcher = small_matcher(split, name)
+    estimate, real = products([matcher], split), similarities(matcher, split, CPU)
+    assert np.corrcoef(estimate.ravel(), real.ravel())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("start", [0, 256])
+def test_keys_from_a_place_on(start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.gallery.IMAGE_BLOCK", 3)
+    monkeypatch.setattr("models.gallery.CAPTION_BLOCK", 4)
+    split = small_split(tmp_path)
+    networks = fit_networks([small_matcher(split, "VSE")], split, CPU)
+    for keys, total in ((image_keys, split.num_images), (caption_keys, len(split))):
+        whole = list(keys(networks, split, CPU))
+        rest = list(keys(networks, split, CPU, min(start, 8)))
+        numbers = np.concatenate([n for n, _ in whole])
+        assert sorted(numbers.tolist()) == list(range(total))
+        given = [n for n, _ in rest]
+        expected = numbers[min(start, 8) :]
+        assert (np.concatenate(given).tolist() if given else []) == expected.tolist()
+
+
+def test_a_part_of_a_split(tmp_path: Path) -> None:
+    split = small_split(tmp_path)
+    part = Part(split, np.array([4, 1]), np.array([3, 11, 2]))
+    assert part.num_images == 2 and part.lengths.tolist() == split.lengths[[3, 11, 2]].tolist()
+    torch.testing.assert_close(part.read_images(np.array([1])), split.read_images(np.array([1])))
+    torch.testing.assert_close(part.tokens(np.array([1, 0]))[0], split.tokens(np.array([11, 3]))[0])
+
+
+@pytest.mark.parametrize("name", ["VSE", "SGR", "SCAN_i2t"])
+@pytest.mark.parametrize("pairs_at_once", [3, 4096])
+def test_listed_scores_are_those_of_the_matrix(
+    name: str, pairs_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.listed.PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr("models.listed.CAPTIONS_AT_ONCE", 4)
+    split = small_split(tmp_path)
+    matchers = [small_matcher(split, name, seed=seed) for seed in (0, 1)]
+    mean = sum(similarities(matcher, split, CPU) for matcher in matchers) / 2
+    random = np.random.default_rng(0)
+    image, caption = random.integers(0, 7, 60), random.integers(0, 35, 60)
+    on_demand = [images_from(matcher, split, CPU) for matcher in matchers]
+    in_files = [EncodedFile(tmp_path, str(k), matcher, split, CPU) for k, matcher in enumerate(matchers)]
+    for images in (on_demand, in_files):
+        told: list[int] = []
+        scores = score_listed(matchers, images, split, CPU, (image, caption), told.append)
+        np.testing.assert_allclose(scores, mean[image, caption], rtol=1e-4, atol=1e-5)
+        assert sum(told) == 60
+
+
+def test_blocks_hold_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.listed.PAIRS_AT_ONCE", 6)
+    monkeypatch.setattr("models.listed.CAPTIONS_AT_ONCE", 2)
+    random = np.random.default_rng(1)
+    caption, lengths = random.integers(0, 9, 50), random.integers(2, 5, 9)
+    blocks = list(_blocks(caption, lengths))
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(50))
+    for block in blocks:
+        assert len(block) <= 6 and len(set(caption[block].tolist())) <= 2
+    along = lengths[caption[np.concatenate(blocks)]]
+    assert (np.diff(along) >= 0).all(), "captions of similar length are together"
