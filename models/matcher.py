@@ -147,10 +147,11 @@ class Matcher(nn.Module):
         What the similarity prepares (batch norms over all images, dropout) every process prepares of the whole batch.
         """
         share = batch.share
-        regions, words = self._encoded(batch)
-        if share is not None:
-            regions, words = share.gathered(regions), share.gathered(words)
+        regions = self._regions(batch)
+        regions = regions if share is None else share.gathered(regions)
         images = self.similarity.image_side(regions)
+        words = self._words(batch)
+        words = words if share is None else share.gathered(words)
         captions = self.similarity.caption_side(words, batch.lengths)
         image_global = regions.mean(dim=1)
         caption_global = masked_mean(words, word_mask(batch.lengths, words.shape[1], words.device))
@@ -158,27 +159,33 @@ class Matcher(nn.Module):
             image_global, caption_global = share.owned(image_global), share.owned(caption_global)
         return Embeddings(images, captions, image_global, caption_global, share)
 
-    def _encoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Encode regions (B, R, D) and words (B, W, D) of a batch, or of this process's share of it."""
+    def _parts(self, count: int) -> list[slice]:
+        """Cut `count` rows into what is encoded at a time."""
+        num_parts = min(self.accumulate, count) if self.training and torch.is_grad_enabled() else 1
+        ends = np.linspace(0, count, max(1, num_parts) + 1).astype(int).tolist()
+        return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+
+    def _regions(self, batch: Batch) -> Tensor:
+        """Encode the regions (B, R, D) of a batch, or of this process's share of it."""
+        parts = self._parts(len(batch.regions))
+        if len(parts) == 1:
+            return self.region_encoder(batch.regions)
+        return torch.cat([checkpoint(self.region_encoder, batch.regions[own], use_reentrant=False) for own in parts])
+
+    def _words(self, batch: Batch) -> Tensor:
+        """Encode the words (B, W, D) of a batch, or of this process's share of it."""
         total = len(batch)
         rows = range(total)[batch.share.rows if batch.share else slice(None)]
-        num_parts = min(self.accumulate, len(rows)) if self.training and torch.is_grad_enabled() else 1
-        if num_parts <= 1:
-            regions = self.region_encoder(batch.regions)
-            if len(rows) == total:
-                return regions, self.caption_encoder(batch.tokens, batch.lengths)
-            if not rows:
-                return regions, regions.new_zeros(0, batch.tokens.shape[1], regions.shape[2])
-            return regions, _words(self.caption_encoder, batch, slice(rows.start, rows.stop))
-        draws = Draws(self.caption_encoder.dropout.generator)
-        regions, words = [], []
-        for own in np.array_split(np.arange(len(rows)), num_parts):
-            first, last = int(own[0]), int(own[-1]) + 1
-            regions.append(checkpoint(self.region_encoder, batch.regions[first:last], use_reentrant=False))
-            part = slice(rows.start + first, rows.start + last)
-            encode = partial(_words, self.caption_encoder, batch, part)
-            words.append(checkpoint(encode, use_reentrant=False, context_fn=draws.contexts))
-        return torch.cat(regions), torch.cat(words)
+        if not rows:
+            return batch.regions.new_zeros(0, batch.tokens.shape[1], self.region_encoder.fc.out_features)
+        parts = [slice(rows.start + own.start, rows.start + own.stop) for own in self._parts(len(rows))]
+        if len(parts) == 1:
+            return _encode_rows(self.caption_encoder, batch, parts[0])
+        draws, encode = (
+            Draws(self.caption_encoder.dropout.generator),
+            partial(_encode_rows, self.caption_encoder, batch),
+        )
+        return torch.cat([checkpoint(encode, own, use_reentrant=False, context_fn=draws.contexts) for own in parts])
 
     def score(
         self,
@@ -215,7 +222,7 @@ class Matcher(nn.Module):
         return self.similarity.score_pairs(embeddings.images, embeddings.captions, own, own)
 
 
-def _words(encoder: CaptionEncoder, batch: Batch, rows: slice) -> Tensor:
+def _encode_rows(encoder: CaptionEncoder, batch: Batch, rows: slice) -> Tensor:
     return encoder(batch.tokens[rows], batch.lengths[rows], Rows(rows, len(batch)))
 
 
