@@ -58,14 +58,14 @@ class Share:
 
         For what each process goes on to use in its own way.
         """
-        return _Gathered.apply(own, self)
+        return _Gathered.apply(own, self, False)
 
     def joined(self, own: Tensor) -> Tensor:
         """Return what all processes have, (B, ...), of this one's (K, ...); the gradient is that of the own rows.
 
         For what enters a loss that all processes compute alike.
         """
-        return _Joined.apply(own, self)
+        return _Gathered.apply(own, self, True)
 
     def owned(self, whole: Tensor) -> Tensor:
         """Return (B, ...) as it is, with gradient in this process's rows only.
@@ -84,29 +84,20 @@ class Share:
 
 
 class _Gathered(torch.autograd.Function):
+    """All rows of own ones; in the derivative the processes' gradients are added up, or are alike already."""
+
     @staticmethod
-    def forward(ctx: Any, own: Tensor, share: Share) -> Tensor:
-        ctx.share = share
+    def forward(ctx: Any, own: Tensor, share: Share, are_alike: bool) -> Tensor:
+        ctx.share, ctx.are_alike = share, are_alike
         return share.collect(own)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total[ctx.share.rows], None
-
-
-class _Joined(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, share: Share) -> Tensor:
-        ctx.share = share
-        return share.collect(own)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.share.rows], None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if not ctx.are_alike:
+            gradient = gradient.contiguous().clone()
+            dist.all_reduce(gradient)
+        return gradient[ctx.share.rows], None, None
 
 
 class _Owned(torch.autograd.Function):
