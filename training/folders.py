@@ -9,9 +9,8 @@ from pathlib import Path
 from runtime.errors import InputError
 from runtime.run_folder import claim, numbered
 from training.config import RunConfig
+from training.files import RESULTS
 from training.saved_state import SavedState
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ def choose_folder(config: RunConfig) -> Place:
 
 def _resumed(config: RunConfig, folder: Path) -> Place:
     if (folder / RESULTS).exists():
+        SavedState(folder).clear()  # left over if the run was killed right after its results
         raise InputError(f"--resume: the run in {folder} is finished; without --resume a new one is started")
     return Place(folder, False, SavedState(folder).exists(), config)
 
@@ -55,6 +55,7 @@ def _resumed(config: RunConfig, folder: Path) -> Place:
 def _continued(config: RunConfig, folder: Path) -> Place:
     """Go on in a folder that `--saved_model` names, with the start that its run was given."""
     if (folder / RESULTS).exists():
+        SavedState(folder).clear()
         raise InputError(
             f"--saved_model {folder}: that run is finished; to start a new one from its networks name a checkpoint in "
             "it, such as checkpoint_dev_best.pth.tar"

@@ -339,10 +339,10 @@ class Trainer:
         self.log.say(f"test, networks of {self.best['title']} (best on dev)\n{result_table('test', ranked)}")
         record_test(self.log, self.best["epoch"], ranked)
         record = results(self.config, self.data, self.best, ranked, seconds=time.monotonic() - self.started)
+        self.log.close()  # before the results: with them the run is finished, whatever happens then
         self.files.json(RESULTS, record)
-        self.log.say(f"written to {self.folder}: results.json, {BEST}, metrics.jsonl, tensorboard/")
-        self.log.close()
         self.files.finish()
+        self.log.say(f"written to {self.folder}: results.json, {BEST}, metrics.jsonl, tensorboard/")
         return record
 
     # -- files --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 from tests.soak.kinds import KINDS
 from tests.soak.outcome import differences, leftovers, outcome
 from tests.soak.victims import START, Victim
+from training.files import RESULTS
 
 ANYWHERE = "anywhere"
 TARGETS = ("a save", "an epoch", START, "warm-up", "a division", "validation", "the test", "a save", ANYWHERE)
@@ -87,6 +88,8 @@ class Campaign:
             kills, self.kills = kills + 1, self.kills + 1
             self.places[place.split(" (")[0]] += 1
             line = f"kill {self.kills}: run {self.runs} ({name}) in {place}"
+        if code and kills and any(output.glob(f"*/{RESULTS}")) and "is finished" in _first_words(victim):
+            code = 0  # killed between its results and its end: there is nothing to go on with
         if code:
             self.say(f"FAIL: run {self.runs} ({name}) ended with exit code {code}: {' / '.join(victim.said()[-3:])}")
             return

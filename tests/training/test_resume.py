@@ -212,6 +212,16 @@ def test_what_cannot_be_resumed(tiny_root: Path, tmp_path: Path, monkeypatch: py
         start(tiny_root, tmp_path, "--resume")
 
 
+def test_a_run_killed_after_its_results_is_finished(tiny_root: Path, tmp_path: Path) -> None:
+    """What it could not remove any more is removed when it is asked to go on."""
+    start(tiny_root, tmp_path).train()
+    (folder,) = tmp_path.iterdir()
+    (folder / "state-1").write_bytes(b"left over")
+    with pytest.raises(InputError, match="is finished"):
+        start(tiny_root, tmp_path, "--resume")
+    assert not (folder / "state-1").exists()
+
+
 def test_resume_without_a_run_starts_one(tiny_root: Path, tmp_path: Path) -> None:
     trainer = start(tiny_root, tmp_path, "--resume")
     assert trainer.position.stage == 0
