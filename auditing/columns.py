@@ -31,7 +31,7 @@ CSV, PARQUET = "audit.csv", "audit.parquet"
 
 def check_tables() -> None:
     """Raise `InputError` unless tables can be written."""
-    require(pa, "pyarrow", "audit.py")
+    require(pa, "pyarrow", "audit.py needs")
 
 
 def _texts_of(texts: list[str] | None, numbers: np.ndarray) -> pa.Array:

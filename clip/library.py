@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_utils.pictures import INSTALL
-from runtime.errors import InputError
+from runtime.extras import CLIP, require
 
 try:
     from tokenizers.pre_tokenizers import ByteLevel
@@ -26,7 +25,6 @@ def require_transformers() -> None:
     Raises:
         InputError: it is not installed; says how to install it.
     """
-    if CLIPModel is None:
-        raise InputError(f"CLIP needs transformers, which is not installed; run: {INSTALL}")
+    require(CLIPModel, "transformers", "CLIP needs", CLIP)
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()

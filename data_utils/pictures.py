@@ -17,14 +17,12 @@ import numpy as np
 
 from data_utils.hdf5_file import dataset_of, hdf5_faults, open_hdf5
 from runtime.errors import InputError
+from runtime.extras import CLIP, require
 
 try:
     from PIL import Image
 except ImportError:  # an optional extra: the rest of the suite works without pictures
     Image: Any = None  # type: ignore[no-redef]
-
-INSTALL = "python -m pip install -r requirements-clip.txt"
-"""What makes the optional extra work."""
 
 THUMBNAILS = "thumbnails.h5"
 """Name of a data set's picture file, in its folder."""
@@ -46,8 +44,7 @@ class Pictures:
     """
 
     def __init__(self, names: Sequence[str], read: Callable[[int], bytes], paths: Sequence[Path] | None = None) -> None:
-        if Image is None:
-            raise InputError(f"pictures need Pillow, which is not installed; run: {INSTALL}")
+        require(Image, "Pillow", "pictures need", CLIP)
         self._names, self._read = names, read
         self.paths = paths
 

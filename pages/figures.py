@@ -15,15 +15,12 @@ from markupsafe import Markup
 
 from pages.table import Cell, table
 from pages.text import details
-from runtime.errors import InputError
+from runtime.extras import require
 
 try:
     import vl_convert
 except ImportError:  # an optional extra: the rest of the suite works without charts
     vl_convert: Any = None  # type: ignore[no-redef]
-
-INSTALL = "python -m pip install -r requirements-report.txt"
-"""What makes the optional extra work."""
 
 VEGA_LITE = "6.4"
 COLOURS = tuple(f"var(--c{k})" for k in range(1, 9))
@@ -122,6 +119,5 @@ def library() -> str:
     Raises:
         InputError: the optional extra is not installed.
     """
-    if vl_convert is None:
-        raise InputError(f"charts need vl-convert-python, which is not installed; run: {INSTALL}")
+    require(vl_convert, "vl-convert-python", "charts need")
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)

@@ -8,6 +8,8 @@ from runtime.errors import InputError
 
 REPORT = "requirements-report.txt"
 """What report.py, audit.py and search.py need beside requirements.txt."""
+CLIP = "requirements-clip.txt"
+"""What clip/ and pictures need."""
 
 
 def require(module: Any, name: str, purpose: str, requirements: str = REPORT) -> None:
@@ -16,11 +18,11 @@ def require(module: Any, name: str, purpose: str, requirements: str = REPORT) ->
     Args:
         module: the package, None where its import failed.
         name: what it is called.
-        purpose: what needs it.
+        purpose: what needs it, with the verb: `charts need`.
         requirements: the file that names it.
 
     Raises:
         InputError: it was not; says how to install it.
     """
     if module is None:
-        raise InputError(f"{purpose} needs {name}, not installed; run: python -m pip install -r {requirements}")
+        raise InputError(f"{purpose} {name}, which is not installed; run: python -m pip install -r {requirements}")

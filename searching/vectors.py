@@ -91,7 +91,7 @@ def build_lists(rows: Rows, path: Path, advance: Callable[[int], None] = lambda 
     Raises:
         InputError: the file cannot be written.
     """
-    require(faiss, "faiss-cpu", f"searching more than {EXACT_ROWS:,} rows")
+    require(faiss, "faiss-cpu", f"searching more than {EXACT_ROWS:,} rows needs")
     count, size = rows.shape
     lists = max(1, round(math.sqrt(count)))
     mean, sample = _mean_and_sample(rows, min(count, TRAINED_ON * lists), seed)
@@ -142,7 +142,7 @@ class Lists:
     def __init__(self, path: Path, rows: np.ndarray) -> None:
         self._rows = rows
         try:
-            require(faiss, "faiss-cpu", f"searching more than {EXACT_ROWS:,} rows")
+            require(faiss, "faiss-cpu", f"searching more than {EXACT_ROWS:,} rows needs")
             index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
             raise InputError(f"{path} cannot be read ({str(error)[:120]}); delete it, and it is built anew") from None
