@@ -1,45 +1,31 @@
 """The rows of largest product with a query: exactly, or among many rows by inverted lists.
 
 Up to EXACT_ROWS rows every product is computed, a block of rows at a time. Above, faiss looks in the lists nearest to
-the query, 8 bits a dimension, and what it finds is put in order by the rows themselves. faiss and not usearch: its
-lists are built by one pass over the rows and read through a memory map, and it may stand beside torch (both bring an
-OpenMP of their own under Linux; neither waits for the other's threads).
+the query (models/inverted_lists.py), and what it finds is put in order by the rows themselves.
 Legend: N rows, K dimensions, Q queries.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from embeddings.pairs import Rows
+from models.inverted_lists import learn_lists, read_lists
 from runtime.errors import InputError
-from runtime.extras import require
-
-try:
-    import faiss
-except ImportError:  # an optional extra: smaller galleries are searched without it
-    faiss: Any = None  # type: ignore[no-redef]
 
 EXACT_ROWS = 200_000
+PURPOSE = f"searching more than {EXACT_ROWS:,} rows needs"
 ROWS = 16_384
 """So many rows are read at a time."""
 
 QUERIES = 1024
 """So many queries are answered at a time."""
-
-TRAINED_ON = 64
-"""Rows a list that the lists are learnt from."""
-
-LOOKED_AT = 1 / 16
-"""Share of the lists that a query looks into."""
 
 SPARE = 4
 """The lists are asked for so many times the rows wanted, since 8 bits are not the rows themselves."""
@@ -91,45 +77,20 @@ def build_lists(rows: Rows, path: Path, advance: Callable[[int], None] = lambda 
     Raises:
         InputError: the file cannot be written.
     """
-    require(faiss, "faiss-cpu", f"searching more than {EXACT_ROWS:,} rows needs")
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, rows.shape[0], ROWS):
+            yield np.asarray(rows[start : start + ROWS], dtype=np.float32)
+
     count, size = rows.shape
-    lists = max(1, round(math.sqrt(count)))
-    mean, sample = _mean_and_sample(rows, min(count, TRAINED_ON * lists), seed)
-    quantiser = faiss.IndexFlatIP(size)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantiser, size, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
-    index.cp.seed = seed
-    index.cp.min_points_per_centroid = 1  # small lists are no reason for a warning
-    index.train(sample)
-    for start in range(0, count, ROWS):
-        block = np.asarray(rows[start : start + ROWS], dtype=np.float32)
-        index.add(np.ascontiguousarray(block - mean))
-        advance(len(block))
+    lists = learn_lists(blocks, (count, size), purpose=PURPOSE, advance=advance, seed=seed)
     temporary = path.with_name(path.name + ".part")
     try:
-        faiss.write_index(index, str(temporary))
+        lists.write(temporary)
         os.replace(temporary, path)
     except (RuntimeError, OSError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {error}") from None
-
-
-def _mean_and_sample(rows: Rows, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean row (K,) and `wanted` rows less it, drawn at random; what all rows share tells none apart.
-
-    The mean need not be kept: a query's product with it is the same for every row.
-    """
-    count = rows.shape[0]
-    chosen = np.sort(np.random.RandomState(seed).permutation(count)[:wanted])
-    total, parts = np.zeros(rows.shape[1]), []
-    for start in range(0, count, ROWS):
-        block = np.asarray(rows[start : start + ROWS], dtype=np.float32)
-        total += block.sum(axis=0, dtype=np.float64)
-        first, last = np.searchsorted(chosen, (start, start + len(block)))
-        parts.append(block[chosen[first:last] - start])
-    mean = (total / count).astype(np.float32)
-    return mean, np.concatenate(parts) - mean
 
 
 class Lists:
@@ -142,14 +103,11 @@ class Lists:
     def __init__(self, path: Path, rows: np.ndarray) -> None:
         self._rows = rows
         try:
-            require(faiss, "faiss-cpu", f"searching more than {EXACT_ROWS:,} rows needs")
-            index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            self._lists = read_lists(path, purpose=PURPOSE)
         except RuntimeError as error:
             raise InputError(f"{path} cannot be read ({str(error)[:120]}); delete it, and it is built anew") from None
-        if (index.ntotal, index.d) != rows.shape:
+        if self._lists.shape != rows.shape:
             raise InputError(f"{path} belongs to other rows; delete it, and it is built anew")
-        index.nprobe = max(1, round(index.nlist * LOOKED_AT))
-        self._index = index
 
     def search(self, queries: np.ndarray, count: int) -> Found:
         """Return about the `count` best rows for queries (Q, K); their scores are exact."""
@@ -158,7 +116,7 @@ class Lists:
         numbers = np.empty((len(queries), min(count, wanted)), dtype=np.int64)
         scores = np.empty(numbers.shape, dtype=np.float32)
         for start in range(0, len(queries), QUERIES):
-            _, found = self._index.search(queries[start : start + QUERIES], wanted)
+            found = self._lists.search(queries[start : start + QUERIES], wanted)
             for k, row in enumerate(found, start=start):
                 exact = np.where(row >= 0, self._rows[row] @ queries[k], -np.inf)
                 best = np.argsort(-exact, kind="stable")[: numbers.shape[1]]
