@@ -54,7 +54,10 @@ PRINTING = (
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
     *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
 )
-PRINTING_FOLDERS = ("data_utils/emoji_builder/", "benchmarks/", "clip/ablation.py", "clip/evaluate.py")
+PRINTING_FOLDERS = (
+    *("data_utils/emoji_builder/", "data_utils/set_builder/", "data_utils/tiles_builder/"),
+    *("benchmarks/", "clip/ablation.py", "clip/evaluate.py"),
+)
 TRAINERS = {"training/network.py", "embeddings/adapter.py", "clip/step.py"}
 """What differentiates a loss: a network, an adapter, a CLIP model."""
 

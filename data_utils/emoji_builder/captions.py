@@ -1,59 +1,15 @@
 """Captions: names and keyword phrases that people gave to emoji, five for each picture."""
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from data_utils.emoji_builder.concepts import Concept
+from data_utils.set_builder.texts import plain, unique, words
 
 CAPTIONS = 5
 POOL = 12  # captions of a concept beside its label, from which its pictures take turns
 COMMON_TAG = 3  # a single word that tags more concepts than this names none of them
-
-
-def plain(text: str) -> str:
-    """Write a name in lower-case ASCII.
-
-    Args:
-        text: Such as "piñata" or "Japanese “here” button".
-
-    Returns:
-        Such as "pinata" or 'japanese "here" button'.
-    """
-    for fancy, simple in (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("–", "-")):
-        text = text.replace(fancy, simple)
-    text = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode("ascii")
-    return " ".join(text.split())
-
-
-def words(text: str) -> str:
-    """Reduce a caption to its words, to tell whether two captions are the same.
-
-    Args:
-        text: A caption.
-
-    Returns:
-        Its letters and digits, single spaces between words.
-    """
-    return " ".join(re.findall(r"[a-z0-9]+", text))
-
-
-def unique(texts: Sequence[str], by_order: bool) -> list[str]:
-    """Drop repeated captions.
-
-    Args:
-        texts: The captions.
-        by_order: Whether the same words in another order count as another caption.
-
-    Returns:
-        The first of each.
-    """
-    first: dict[tuple[str, ...], str] = {}
-    for text in texts:
-        key = words(text).split()
-        first.setdefault(tuple(key if by_order else sorted(key)), text)
-    return list(first.values())
 
 
 def names_of(concept: Concept) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_utils.emoji_builder.sources import read_json
+from data_utils.set_builder.sources import read_json
 
 # Group 2 (skin tones, hair) and no group (regional letters) are parts of emoji; group 9 holds the flags.
 GROUPS: dict[int, str] = {

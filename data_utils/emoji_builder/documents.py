@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from data_utils.emoji_builder.sources import ARTISTS, NAMES, WEIGHTS
-
-LICENCE_HOMES = {
-    "Apache-2.0": "Apache License 2.0, www.apache.org/licenses/LICENSE-2.0",
-    "CC-BY-4.0": "Creative Commons Attribution 4.0 International, creativecommons.org/licenses/by/4.0",
-    "MIT": "MIT License, text below",
-}
+from data_utils.emoji_builder.sources import ARTISTS, NAMES, NEAR
+from data_utils.set_builder.documents import artists_table, files_table, regions_text
+from data_utils.set_builder.sources import WEIGHTS, licence_lines
 
 MIT_TEXT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
@@ -40,15 +36,7 @@ def licences_text() -> str:
         "joined.",
         "",
     ]
-    for source in (*ARTISTS.values(), NAMES, WEIGHTS):
-        lines += [
-            f"{source.package} {source.version}",
-            f"  what:     {source.title}",
-            f"  author:   {source.author}",
-            f"  licence:  {source.licence} ({LICENCE_HOMES[source.licence]})",
-            f"  homepage: {source.homepage}",
-            "",
-        ]
+    lines += licence_lines((*ARTISTS.values(), NAMES, WEIGHTS))
     lines += [
         "Copyright notices of the MIT-licensed works:",
         "  Fluent Emoji: Copyright (c) Microsoft Corporation.",
@@ -62,21 +50,21 @@ def licences_text() -> str:
     return "\n".join(lines) + MIT_TEXT
 
 
-def readme_text(counts: Mapping[str, int], artists: Mapping[str, Sequence[int]], figures: Mapping[str, float]) -> str:
+def readme_text(
+    counts: Mapping[str, int], artists: Mapping[str, Sequence[int]], concepts: int, figures: Mapping[str, float]
+) -> str:
     """Describe the set.
 
     Args:
         counts: Pictures of each split.
         artists: For each artist the pictures in train, dev and test.
-        figures: "concepts", "dims", "kept" (share of variance) and the signal-to-noise ratios
-            "snr_train", "snr_dev" and "snr_test".
+        concepts: Number of concepts.
+        figures: "dims", "kept" (share of variance) and the signal-to-noise ratios "snr_train", "snr_dev" and
+            "snr_test".
 
     Returns:
         The text of README.md.
     """
-    rows = "\n".join(f"| {name} | " + " | ".join(map(str, own)) + " |" for name, own in artists.items())
-    concepts, dims, kept = f"{figures['concepts']:.0f}", f"{figures['dims']:.0f}", f"{figures['kept']:.1%}"
-    noise = {split: f"{figures[f'snr_{split}']:.1f}" for split in counts}
     return f"""# emoji_precomp
 
 Real pictures by five emoji artists with names that people gave them: {counts["train"]} training,
@@ -84,29 +72,16 @@ Real pictures by five emoji artists with names that people gave them: {counts["t
 Captions are CLDR names, shortcodes and keyword phrases, not sentences. Skin tones, flags, clock faces,
 keycaps and letters in boxes are left out.
 
-| file | holds |
-| --- | --- |
-| `{{split}}_ims.h5` | `features` int8 (pictures, 36, {dims}), `scales` float32 ({dims},) |
-| `{{split}}_caps.txt` | captions, one a line, five consecutive lines a picture, in the features' order |
-| `pictures.json` | for each split and row the concept (code points), label, artist and Unicode group |
-| `thumbnails.h5` | for each split WebP pictures of 72 x 72 and `grey16`, 16 x 16 grey images |
-| `LICENSES` | sources, versions, authors and licences |
+{files_table(round(figures["dims"]), "five", "code points", "Unicode group")}
 
-A region feature is `features * scales`; WebP file i is `bytes[offsets[i]:offsets[i + 1]]`.
-
-| artist | train | dev | test |
-| --- | --- | --- | --- |
-{rows}
+{artists_table(artists)}
 
 Dev and test hold one picture a concept, by an artist whose drawing of that concept is not in train; at
-least one other artist's drawing of it is. Pictures with a mean absolute difference under 8 grey levels at
+least one other artist's drawing of it is. Pictures with a mean absolute difference under {NEAR} grey levels at
 16 x 16 are near-duplicates: they never straddle splits, and of two for one concept only one is kept. A
 drawing that an artist reuses for several concepts is kept for the first of them.
 
-Regions are the 6 x 6 cells of the last feature map of EfficientNet-Lite0 (ImageNet weights) at 192 x 192,
-reduced from 1280 to {dims} dimensions by a PCA fitted on train, which keeps {kept} of the variance.
-The mean square over train is 1. Rounding to 8 bits leaves a signal-to-noise ratio of
-{noise["train"]} dB (train), {noise["dev"]} dB (dev) and {noise["test"]} dB (test).
+{regions_text(figures)}
 
 Built from pinned packages (needs npm; nobody has to do this to use the set):
 

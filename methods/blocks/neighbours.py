@@ -52,7 +52,7 @@ def nearest(
     Exactly, cosines are right to 1e-6, and rows nearer to each other than 4e-6 may change places with a row left out;
     of equal ones the lowest numbers are taken and come first. Equal rows are equal to the bit. Some hundred MiB are
     held beside `rows` and the result. Lists hold two bits for each number of `rows`, and a sample of them while they
-    are learnt; they miss some neighbours, and of more equal ones than wanted take any; queries for which they yield too few
+    are learnt; they miss some neighbours, and of more equal ones than wanted take any; queries that they leave short
     are answered exactly.
 
     Args:

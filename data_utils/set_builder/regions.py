@@ -1,33 +1,14 @@
-"""Region features: the last feature map of EfficientNet-Lite0, reduced by PCA and stored in 8 bits."""
+"""Region features: cells of the last feature map of EfficientNet-Lite0, reduced by PCA and stored in 8 bits."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from data_utils.extraction.lite0 import CHANNELS, Lite0
+from data_utils.extraction.lite0 import CHANNELS
 
 CELLS = 36
-BATCH = 16
-
-
-def feature_maps(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    """Compute the cells of all pictures.
-
-    The network runs in double precision: rounding differences between machines and thread counts then stay
-    far too small to move a value across a step of the 8-bit storage.
-
-    Args:
-        pixels: Pictures, uint8 of shape (pictures, 192, 192, 3).
-
-    Yields:
-        For each batch of pictures float32 of shape (batch, CELLS, CHANNELS), cells row by row.
-    """
-    network = Lite0(torch.device("cpu"), torch.float64)
-    for start in range(0, len(pixels), BATCH):
-        maps = network.maps(pixels[start : start + BATCH])
-        yield maps.reshape(len(maps), CELLS, CHANNELS)
+BLOCK = 500
+"""Pictures that are projected at a time."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,37 @@ def fit_projection(cells: np.ndarray, rows: np.ndarray, dims: int) -> Projection
     axes = axes * np.sign(axes[largest, np.arange(dims)])
     kept = float(variances[:dims].sum())
     return Projection(mean, axes / np.sqrt(kept / dims), kept / float(variances.sum()))
+
+
+def project(projection: Projection, cells: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Project the cells of some pictures, a block of pictures at a time.
+
+    Args:
+        projection: The projection.
+        cells: All cells, float32 of shape (pictures, CELLS, CHANNELS), may be a memory map.
+        rows: Indices of the pictures, shape (rows,).
+
+    Returns:
+        float64 of shape (rows, CELLS, dims).
+    """
+    return np.concatenate([projection(cells[rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)])
+
+
+def agreement(features: np.ndarray, concepts: np.ndarray) -> float:
+    """Measure how often the nearest other picture, by mean feature, shows the same concept.
+
+    Args:
+        features: Shape (pictures, cells, dims).
+        concepts: Concept of each picture, shape (pictures,).
+
+    Returns:
+        The share.
+    """
+    mean = features.mean(axis=1)
+    mean = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    likeness = mean @ mean.T
+    np.fill_diagonal(likeness, -np.inf)
+    return float((concepts[likeness.argmax(axis=1)] == concepts).mean())
 
 
 def quantise(features: np.ndarray, scales: np.ndarray) -> np.ndarray:

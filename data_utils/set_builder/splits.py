@@ -3,51 +3,62 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from data_utils.emoji_builder.concepts import Concept
-from data_utils.emoji_builder.pictures import Picture
-
-DEV, TEST = 500, 1000
-NEAR = 8  # grey levels: mean absolute difference of 16 x 16 grey images below which two pictures are twins
-SEED = "emoji-precomp-1"
+from data_utils.set_builder.drawings import Drawing
 
 
-def shuffle_key(text: str) -> str:
-    """Give a sort key that shuffles, the same on every platform and Python version.
+@dataclass(frozen=True)
+class SplitRule:
+    """How a set is split.
 
-    Args:
-        text: What to sort.
-
-    Returns:
-        A hexadecimal digest.
+    Attributes:
+        dev: Pictures of the dev split.
+        test: Pictures of the test split.
+        seed: Text that all shuffling starts from.
     """
-    return hashlib.sha256(f"{SEED}:{text}".encode()).hexdigest()
+
+    dev: int
+    test: int
+    seed: str
+
+    def shuffle_key(self, text: str) -> str:
+        """Give a sort key that shuffles, the same on every platform and Python version.
+
+        Args:
+            text: What to sort.
+
+        Returns:
+            A hexadecimal digest.
+        """
+        return hashlib.sha256(f"{self.seed}:{text}".encode()).hexdigest()
 
 
-def near_pairs(grey: np.ndarray) -> np.ndarray:
+def near_pairs(images: np.ndarray, near: float) -> np.ndarray:
     """Find all near-duplicates.
 
     Args:
-        grey: Grey images, uint8 of shape (pictures, 16, 16).
+        images: Small images, uint8 of shape (pictures, ...), such as grey images of 16 x 16.
+        near: Mean absolute difference, in levels, below which two pictures are twins.
 
     Returns:
         Pairs of indices (first < second), int64 of shape (pairs, 2).
     """
-    # Sums of 256 bytes are exact in float32, so the comparison below is exact too.
-    flat = torch.from_numpy(grey.reshape(len(grey), -1).astype(np.float32))
+    # Sums of a few hundred bytes are exact in float32, so the comparison below is exact too.
+    flat = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
     pairs = []
     for start in range(0, len(flat), 500):
         distance = torch.cdist(flat[start : start + 500], flat, p=1)
-        first, second = torch.nonzero(distance < NEAR * flat.shape[1], as_tuple=True)
+        first, second = torch.nonzero(distance < near * flat.shape[1], as_tuple=True)
         first = first + start
         pairs.append(torch.stack([first, second], dim=1)[first < second])
     return torch.cat(pairs).numpy()
 
 
-def drop_twins(pictures: Sequence[Picture], pairs: np.ndarray) -> set[int]:
+def drop_twins(pictures: Sequence[Drawing], pairs: np.ndarray) -> set[int]:
     """Choose which pictures to leave out.
 
     Two kinds go: drawings nearly the same as an earlier artist's of the same concept, and drawings that an
@@ -63,7 +74,7 @@ def drop_twins(pictures: Sequence[Picture], pairs: np.ndarray) -> set[int]:
     dropped: set[int] = set()
     for first, second in pairs.tolist():
         one, other = pictures[first], pictures[second]
-        if first not in dropped and (one.concept == other.concept or one.svg == other.svg):
+        if first not in dropped and (one.concept == other.concept or one.source == other.source):
             dropped.add(second)
     return dropped
 
@@ -71,7 +82,7 @@ def drop_twins(pictures: Sequence[Picture], pairs: np.ndarray) -> set[int]:
 class Holdout:
     """Chooses held-out pictures one by one, and which training pictures have to go for them."""
 
-    def __init__(self, pictures: Sequence[Picture], kept: Sequence[int], pairs: np.ndarray) -> None:
+    def __init__(self, pictures: Sequence[Drawing], kept: Sequence[int], pairs: np.ndarray) -> None:
         """Start with everything in the training split.
 
         Args:
@@ -122,7 +133,9 @@ class Holdout:
             self.train -= self.twins[best] | {best}
 
 
-def make_splits(pictures: Sequence[Picture], concepts: Sequence[Concept], grey: np.ndarray) -> dict[str, list[int]]:
+def make_splits(
+    pictures: Sequence[Drawing], codes: Sequence[str], pairs: np.ndarray, rule: SplitRule
+) -> dict[str, list[int]]:
     """Split the pictures.
 
     Concepts with a picture that resembles no other come first, so few training pictures have to be dropped;
@@ -130,8 +143,9 @@ def make_splits(pictures: Sequence[Picture], concepts: Sequence[Concept], grey: 
 
     Args:
         pictures: The pictures, by concept and then by artist.
-        concepts: The concepts.
-        grey: Their grey images, uint8 of shape (pictures, 16, 16).
+        codes: What each concept is called, without repetitions.
+        pairs: Near-duplicates, shape (pairs, 2).
+        rule: How many to hold out, and the seed.
 
     Returns:
         Indices of the pictures of "train", "dev" and "test", in row order.
@@ -139,22 +153,22 @@ def make_splits(pictures: Sequence[Picture], concepts: Sequence[Concept], grey: 
     Raises:
         ValueError: If too few concepts can be held out.
     """
-    pairs = near_pairs(grey)
     dropped = drop_twins(pictures, pairs)
+    wanted = rule.dev + rule.test
     holdout = Holdout(pictures, [i for i in range(len(pictures)) if i not in dropped], pairs)
 
     def ease(concept: int) -> tuple[int, int, str]:
         twins = [len(holdout.twins[i]) for i in holdout.drawings[concept]]
-        return min(twins), twins.count(min(twins)), shuffle_key(concepts[concept].code)
+        return min(twins), twins.count(min(twins)), rule.shuffle_key(codes[concept])
 
     for concept in sorted(holdout.drawings, key=ease):
-        if len(holdout.held) < DEV + TEST:
+        if len(holdout.held) < wanted:
             holdout.hold(concept)
-    if len(holdout.held) < DEV + TEST:
-        raise ValueError(f"only {len(holdout.held)} concepts can be held out, {DEV + TEST} are needed")
+    if len(holdout.held) < wanted:
+        raise ValueError(f"only {len(holdout.held)} concepts can be held out, {wanted} are needed")
 
     def key(i: int) -> str:
-        return shuffle_key(f"{concepts[pictures[i].concept].code}/{pictures[i].artist}")
+        return rule.shuffle_key(f"{codes[pictures[i].concept]}/{pictures[i].artist}")
 
     held = sorted(holdout.held.values(), key=key)
-    return {"train": sorted(holdout.train, key=key), "dev": held[:DEV], "test": held[DEV:]}
+    return {"train": sorted(holdout.train, key=key), "dev": held[: rule.dev], "test": held[rule.dev :]}

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def write_captions(path: Path, captions: Sequence[Sequence[str]]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
-def write_pictures(path: Path, records: dict[str, list[dict[str, str]]]) -> None:
+def write_pictures(path: Path, records: Mapping[str, list[dict[str, str]]]) -> None:
     """Write what each row shows and who drew it.
 
     Args:
@@ -69,7 +69,7 @@ def webp(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_thumbnails(path: Path, splits: dict[str, list[int]], pixels: np.ndarray, grey: np.ndarray) -> None:
+def write_thumbnails(path: Path, splits: Mapping[str, list[int]], pixels: np.ndarray, grey: np.ndarray) -> None:
     """Write the thumbnails and grey images of all splits into one file.
 
     Args:
