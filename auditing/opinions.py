@@ -23,7 +23,7 @@ from methods.blocks.method import Scored, Views
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.seed import generator
-from training.division import Division, divide_pairs
+from training.division import Division, decide, look_at_pairs
 
 FALLBACK = "baseline"
 """What audits a checkpoint that does not record its method: its signal is the mean hinge."""
@@ -80,8 +80,8 @@ def ask_networks(
         raise InputError(f"the checkpoint's settings of method {name} are not this suite's: {error}") from None
     training = checkpoint["config"]["training"]
     batch_size, seed = training.get("batch_size") or DEFAULT_BATCH, training.get("seed") or 0
-    divisions = [
-        divide_pairs(
+    looks = [
+        look_at_pairs(
             matcher,
             method,
             split,
@@ -92,6 +92,7 @@ def ask_networks(
         )
         for matcher, method in zip(matchers, methods, strict=True)
     ]
+    divisions = [decide(method, look, looks, split) for method, look in zip(methods, looks, strict=True)]
     networks = list(zip(matchers, methods, strict=True))
     opinions = []
     for k, own in enumerate(divisions):
@@ -124,7 +125,7 @@ class _Labeller:
         is_clean = np.ones(count, dtype=bool) if division is None else division.is_clean
         labels = np.zeros(count)
         clean = self._batches(np.flatnonzero(is_clean), "clean")
-        noisy = self._batches(np.flatnonzero(~is_clean), "noisy") if self._student[1].trains_noisy else []
+        noisy = self._batches(np.flatnonzero(~is_clean), "noisy") if self._student[1].wants_noisy else []
         if not clean:
             return labels
         for step in range(max(len(clean), len(noisy))):
@@ -137,7 +138,7 @@ class _Labeller:
             assert views[0] is not None
             chances = torch.from_numpy(probability[batch.index.cpu().numpy()]).float().to(self._device)
             with torch.no_grad():
-                found = self._student[1].refine(views[0], views[1], chances)
+                found = self._student[1].labels(views[0], views[1], chances)
             if step < len(clean):
                 labels[batch.index.cpu().numpy()] = found.clean.double().cpu().numpy()
                 advance(len(batch))

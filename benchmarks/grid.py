@@ -23,13 +23,21 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 
 
-def run_recipe(arguments: Sequence[str], threads: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run_recipe(
+    arguments: Sequence[str], threads: int, *, output: Path | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run `run.py` in its own process; return its results.json and the records of its metrics.jsonl.
+
+    Args:
+        arguments: of run.py.
+        threads: of a processor.
+        output: where the run's folder is left; None: it is dropped.
 
     Raises:
         InputError: the run failed; carries its last line.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as dropped:
+        folder = dropped if output is None else str(output)
         command = [sys.executable, str(REPOSITORY / "run.py"), *arguments, "--output_dir", folder]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,17 @@ class PrecomputedSplit:
         """Give every caption the image that a noise index says: (captions,) int64."""
         assert image_of_pair.shape == self.image_of_caption.shape
         self.image_of_pair = image_of_pair
+
+    def with_pairs(self, caption: np.ndarray, image: np.ndarray) -> PrecomputedSplit:
+        """Return the same images and captions in other pairs: caption[k] with image[k], (pairs,) each.
+
+        What was said of captions is then said of pairs; a caption may be in several.
+        """
+        assert caption.shape == image.shape
+        other = copy.copy(self)
+        other.lengths, other._offsets = self.lengths[caption], self._offsets[caption]
+        other.image_of_caption, other.image_of_pair = self.image_of_caption[caption], image
+        return other
 
     @property
     def is_matched(self) -> np.ndarray:

@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from methods.blocks.choices import CONSENSUS, OWN
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.method import Findings, Method, MethodConfig, Scored, SoftLabels, Views
 from methods.blocks.modes import SimilarityModes
 from methods.blocks.refitting import RefitConfig, refit
 from methods.blocks.similarity_modes import select
+from models.contrastive import HINGE
 from models.losses import Margins
 from runtime.errors import InputError
 from runtime.flags import flag
@@ -49,6 +51,14 @@ class DSDMRConfig(MethodConfig, RefitConfig, MarginConfig):
             name, value = field.name, getattr(self, field.name)
             if name in UNUSED and value != field.default:
                 raise InputError(f"--{name} {value} has no effect with --method dsdmr; {UNUSED[name]}")
+        if self.loss not in (OWN, HINGE):
+            for field in fields(MarginConfig):
+                if getattr(self, field.name) != field.default:
+                    raise InputError(f"--{field.name} has no effect with --loss {self.loss}, which knows no margin")
+        if self.margin_policy == "gap" and self.signal == CONSENSUS:
+            raise InputError(
+                "--margin_policy gap needs similarities; --signal consensus divides log-odds: leave one out"
+            )
 
 
 class DSDMR(Method):

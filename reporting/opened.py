@@ -101,6 +101,8 @@ def open_run(run: Run, sources: Sources) -> Opened:
     checkpoint = load_checkpoint(run.checkpoint)
     config = data_config(run, sources)
     data = open_data(config, noise, MatcherConfig(**run.config["matcher"]))
+    if run.config["training"].get("remove_noise"):
+        data = data.without_noise()
     if data.vocabulary.digest() != checkpoint["vocabulary_digest"]:
         raise InputError(f"the vocabulary of {run.data_name} is not the one that {run.folder} was trained with")
     matchers = {chr(ord("A") + k): m for k, m in enumerate(restore(checkpoint, str(run.checkpoint)))}

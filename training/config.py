@@ -11,6 +11,7 @@ from typing import Any
 from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
+from methods.blocks.choices import OWN
 from models.matcher import MatcherConfig
 from models.precision import ScoringConfig
 from runtime.errors import InputError
@@ -66,6 +67,11 @@ class TrainingConfig:
         False,
         "train, divide and validate both networks at once, each in a process of its own with one thread, where "
         "neither needs the other: faster for small networks (Linux, CPU; otherwise in turn)",
+    )
+    remove_noise: bool = flag(
+        False,
+        "train on the matched pairs alone, as the noise index tells them: no method, but the ceiling of those that "
+        "drop noisy pairs",
     )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
     validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
@@ -154,6 +160,13 @@ class RunConfig:
             why = reasons.get(module, "a pair that is not scored counts as 0, which is not below every cosine")
             raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
 
+        chosen = {"signal": self.method.signal, "refine": self.method.refine}
+        if not known_methods()[self.method_name].divides:
+            for name, value in chosen.items():
+                if value != OWN:
+                    raise InputError(
+                        f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"
+                    )
         if self.training.side_by_side and self.scoring.compile:
             raise InputError("--compile would compile anew in every process of --side_by_side; leave one out")
         if self.training.deterministic and self.scoring.precision == "auto":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
+from data_utils.loaders import MIN_BATCH
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import PrecomputedSplit
 from models.matcher import MatcherConfig, MatcherShape
@@ -35,6 +36,19 @@ class RunData:
         """What the data fixes of a matcher."""
         regions, size = self.train.region_shape
         return MatcherShape(vocabulary_size=len(self.vocabulary), num_regions=regions, region_dim=size)
+
+    def without_noise(self) -> RunData:
+        """Return the same data with the matched training pairs alone.
+
+        Raises:
+            InputError: which pairs are mismatched is not known, or no two pairs are matched.
+        """
+        if not self.truth_is_known:
+            raise InputError("--remove_noise: which pairs of this data set are mismatched is not known")
+        matched = np.flatnonzero(self.train.is_matched)
+        if len(matched) < MIN_BATCH:
+            raise InputError(f"--remove_noise leaves {len(matched)} training pairs; at least {MIN_BATCH} are needed")
+        return replace(self, train=self.train.with_pairs(matched, self.train.image_of_pair[matched]))
 
     def digest(self) -> str:
         """Return a digest of which image every training pair has."""

@@ -5,8 +5,8 @@ Legend: N training pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,16 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
+from methods.blocks.agreement import Agreement
+from methods.blocks.choices import FEATURES, REMATCH
+from methods.blocks.consensus import Consensus, agreed, consensus, share_like_random, tempered
 from methods.blocks.method import Bank, Findings, Method, Scored
+from methods.blocks.mixture import clean_probability
+from methods.blocks.rematch import Offers, joint_offers, make_offers
 from models.matcher import Matcher
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
+from training.neighbourhood import Collected, collect_pairs
 
 ENCODED_PAIRS = 512
 """Without gradient about so many pairs are encoded at a time."""
@@ -41,6 +47,8 @@ class Division:
         diagnostics: named (N,) values, high for clean pairs.
         modality_gap: |mean f - mean g|, distance between the mean pooled image and caption vectors.
         findings: what else the method found.
+        offers: new pairs to train on, if the method asks for them.
+        share_noisy: estimated share of mismatched pairs, if the method asks neighbours.
     """
 
     signal: np.ndarray
@@ -49,16 +57,30 @@ class Division:
     diagnostics: dict[str, np.ndarray] = field(default_factory=dict)
     modality_gap: float = 0.0
     findings: Findings = field(default_factory=Findings)
+    offers: Offers | None = None
+    share_noisy: float | None = None
 
     def as_state(self) -> dict[str, Any]:
-        """Return what training needs of it, as tensors."""
-        return {"probability": torch.from_numpy(self.probability), "is_clean": torch.from_numpy(self.is_clean)}
+        """Return what training and the next division need of it, as tensors."""
+        return {
+            "signal": torch.from_numpy(self.signal),
+            "probability": torch.from_numpy(self.probability),
+            "is_clean": torch.from_numpy(self.is_clean),
+            "offers": None if self.offers is None else self.offers.as_state(),
+            "share_noisy": self.share_noisy,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Division:
-        """Return the division of `as_state`, without its signal."""
-        probability = state["probability"].numpy()
-        return cls(np.full(len(probability), np.nan), probability, state["is_clean"].numpy())
+        """Return the division of `as_state`."""
+        offers = state["offers"]
+        return cls(
+            state["signal"].numpy(),
+            state["probability"].numpy(),
+            state["is_clean"].numpy(),
+            offers=None if offers is None else Offers.from_state(offers),
+            share_noisy=state["share_noisy"],
+        )
 
 
 def as_arrays(division: Division, is_matched: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -134,6 +156,26 @@ def collect_bank(
     return Bank(image[used], image[used] - caption[used] / count[used][:, None], used)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one network sees of the training pairs, before it is decided which are clean.
+
+    Attributes:
+        signal: (N,) the method's per-pair signal, low for clean pairs.
+        diagnostics, modality_gap: as in `Division`.
+        consensus: of the signal and the pairs' neighbours, if the method asks them.
+        offers: new pairs that this network would train on, if the method asks for them.
+        warning: one line for people, or "".
+    """
+
+    signal: np.ndarray
+    diagnostics: dict[str, np.ndarray]
+    modality_gap: float
+    consensus: Consensus | None = None
+    offers: Offers | None = None
+    warning: str = ""
+
+
 def divide_pairs(
     matcher: Matcher,
     method: Method,
@@ -146,12 +188,75 @@ def divide_pairs(
     advance: Callable[[int], None] = lambda pairs: None,
     processes: Processes = ALONE,
 ) -> Division:
-    """Score every training pair among the pairs of its batch, fit the mixture, divide.
+    """Let one network look at the pairs and decide by itself; raises what `look_at_pairs` raises."""
+    look = look_at_pairs(
+        matcher,
+        method,
+        split,
+        batch_size=batch_size,
+        generator=generator,
+        device=device,
+        workers=workers,
+        advance=advance,
+        processes=processes,
+    )
+    return decide(method, look, [look], split)
+
+
+def decide(
+    method: Method, own: Look, looks: Sequence[Look], split: PrecomputedSplit, earlier: Division | None = None
+) -> Division:
+    """Fit the mixture and divide.
+
+    Args:
+        method: of the network whose division this is.
+        own: what it has seen.
+        looks: what all networks have seen; heard where the method asks neighbours.
+        split: the pairs.
+        earlier: this network's last division, if there was one.
+    """
+    signal, figures, diagnostics, warning = own.signal, {}, own.diagnostics, own.warning
+    if own.consensus is not None:
+        before = None if earlier is None else -earlier.signal
+        said = [look.consensus.log_odds for look in looks if look.consensus is not None]
+        signal = -agreed(said, before, method.config.signal_memory)
+        figures = {f"weight_{name}": weight for name, weight in own.consensus.weights.items()}
+    probability = method.clean_probability(signal)
+    share_noisy: float | None = None
+    if own.consensus is not None:
+        share_noisy = float(np.mean([look.consensus.share_noisy for look in looks if look.consensus is not None]))
+        probability = tempered(probability, share_noisy)
+        figures["share_noisy"] = share_noisy
+    is_clean = method.divide(probability)
+    offers = None
+    if own.offers is not None:
+        made = [look.offers for look in looks if look.offers is not None]
+        offers = joint_offers(made, is_clean, split.image_of_pair)
+        figures["offers"] = len(offers) / len(split)
+    found = method.findings()
+    warnings = "; ".join(filter(None, (warning, found.warning)))
+    findings = Findings({**found.figures, **figures}, warnings, found.fitted)
+    return Division(signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy)
+
+
+def look_at_pairs(
+    matcher: Matcher,
+    method: Method,
+    split: PrecomputedSplit,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    workers: int = 0,
+    advance: Callable[[int], None] = lambda pairs: None,
+    processes: Processes = ALONE,
+) -> Look:
+    """Score every training pair, among the pairs of its batch if need be, and ask its neighbours if the method does.
 
     Batches come from one fixed permutation, so that a pair's signal does not depend on the epoch's shuffle; not file
     order, which would put an image's captions into one batch.
 
-    Of several processes each scores some of the batches, and all return the same.
+    Of several processes each scores some of the batches, and all return the same. Neighbours each looks for by itself.
 
     Raises:
         InputError: the signal is not finite: the network has diverged.
@@ -184,8 +289,47 @@ def divide_pairs(
     matcher.train(was_training)
     if not np.isfinite(signal).all():
         raise InputError("the division signal is not finite: the network has diverged; lower --learning_rate")
-    probability = method.clean_probability(signal)
-    return Division(signal, probability, method.divide(probability), diagnostics, gap, method.findings())
+    look = Look(signal, diagnostics, gap)
+    if not method.asks_neighbours and method.refinement != REMATCH:
+        return look
+    return with_neighbours(look, method, collect_pairs(matcher, split, device, processes), generator)
+
+
+def _arrays(signals: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: values.double().cpu().numpy() for name, values in signals.items()}
+
+
+def with_neighbours(look: Look, method: Method, collected: Collected, generator: torch.Generator) -> Look:
+    """Add what the pairs' neighbours say, and whom they would be matched with.
+
+    Args:
+        generator: draws pairs at random, to compare with.
+    """
+    bank, config, warnings = collected.bank, method.config, []
+    said: Consensus | None = None
+    diagnostics = dict(look.diagnostics)
+    if method.asks_neighbours:
+        space = collected.features if config.neighbour_space == FEATURES else None
+        around = Agreement(bank, count=config.neighbours, votes=config.neighbour_votes, space=space)
+        own = torch.arange(len(bank.captions), device=bank.captions.device)
+        found = _arrays(around.signals(bank.image_of_pair, own))
+        anyone = torch.randperm(len(own), generator=generator).to(own.device)
+        drawn = _arrays(around.signals(bank.image_of_pair[anyone], own))
+        said = consensus({"pair": -look.signal, **found}, config.fit_type)
+        said = replace(said, share_noisy=share_like_random(found, drawn))
+        diagnostics |= found
+        if around.fewest < config.neighbours:
+            warnings.append(
+                f"--neighbours {config.neighbours}: an image or a caption has only {around.fewest} that are not its own"
+            )
+        if silent := [name for name, weight in said.weights.items() if not weight]:
+            warnings.append(f"no pair differs from the others, or none agrees with the rest, by {', '.join(silent)}")
+    offers: Offers | None = None
+    if method.refinement == REMATCH:
+        signal = -said.log_odds if said else look.signal
+        probability = clean_probability(signal, config.fit_type, monotone=True)
+        offers = make_offers(bank, (tempered(probability, said.share_noisy) if said else probability) > 0.5)
+    return replace(look, diagnostics=diagnostics, consensus=said, offers=offers, warning="; ".join(warnings))
 
 
 def _scored_batches(

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from data_utils.batch import Batch
+from data_utils.precomputed import PrecomputedSplit
 from runtime.errors import InputError
 from runtime.log import HeldLog
 from training.files import RunFiles
@@ -81,7 +82,12 @@ class Passes:
         return self._running.settings.side_by_side and is_possible(self._running.device)
 
     def over(
-        self, title: str, networks: Sequence[Network], batches: list[Tensor], one_step: Callable[[Batch], float]
+        self,
+        title: str,
+        networks: Sequence[Network],
+        batches: list[Tensor],
+        one_step: Callable[[Batch], float],
+        split: PrecomputedSplit | None = None,
     ) -> bool:
         """Take a step on each of what is left of an epoch's batches until a pause is due; tell whether nothing is left.
 
@@ -90,6 +96,7 @@ class Passes:
             networks: those that a step changes.
             batches: the whole epoch's.
             one_step: takes one and returns its loss per pair.
+            split: whose pairs the batches name; None: the training pairs.
 
         Raises:
             InputError: a loss or gradient is not finite, and `--on_nan stop`.
@@ -101,7 +108,7 @@ class Passes:
         done, losses = position.batches.get(name, 0), list(position.losses.get(name, []))
         progress = running.log.progress(title, sum(len(b) for b in batches))
         progress.advance(sum(len(b) for b in batches[:done]))
-        for number, batch in enumerate(running.load(batches[done:]), start=done + 1):
+        for number, batch in enumerate(running.load(batches[done:], split), start=done + 1):
             drawn = [network.dropout.get_state() for network in networks]
             try:
                 losses.append(one_step(batch))

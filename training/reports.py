@@ -53,9 +53,10 @@ def differing_settings(before: dict[str, Any], now: dict[str, Any], prefix: str 
 def introduction(config: RunConfig, data: RunData, device: torch.device, folder: Path) -> Iterator[str]:
     """Yield the lines that a run begins with."""
     noise = data.noise
+    is_removed = ", removed" if config.training.remove_noise else ""
     yield (
         f"{config.data.data_name}: {data.train.num_images} images, {len(data.train)} training pairs, "
-        f"{100 * noise.measured_ratio:.1f} % mismatched (protocol {noise.protocol}); "
+        f"{100 * noise.measured_ratio:.1f} % mismatched (protocol {noise.protocol}{is_removed}); "
         f"{config.num_networks} x {config.matcher.module_name}, method {config.method_name}, "
         f"on {device}; output in {folder}"
     )

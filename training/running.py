@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data_utils.batch import Batch
 from data_utils.loaders import load, load_forever, shuffled_batches
+from data_utils.precomputed import PrecomputedSplit
 from runtime.distributed import Processes
 from runtime.interruption import Interruption
 from runtime.log import RunLog
@@ -64,20 +65,22 @@ class Running:
         """Return a generator of the run's seed for one purpose."""
         return generator(self.settings.seed, *purpose)
 
-    def batches(self, pairs: np.ndarray, *purpose: str | int) -> list[Tensor]:
-        """Shuffle pair numbers into an epoch's batches."""
+    def batches(self, pairs: np.ndarray, *purpose: str | int, split: PrecomputedSplit | None = None) -> list[Tensor]:
+        """Shuffle pair numbers into an epoch's batches; of the training pairs, or of another `split`."""
         settings = self.settings
         return shuffled_batches(
             pairs,
             settings.step_size,
             self.generator(*purpose),
-            lengths=self.data.train.lengths,
+            lengths=(split or self.data.train).lengths,
             window=settings.length_window,
         )
 
-    def load(self, batches: list[Tensor]) -> Iterator[Batch]:
-        """Yield batches of the training pairs on the run's device, this process's share of each."""
-        found = load(self.data.train, batches, self.settings.workers, device=self.device, processes=self.processes)
+    def load(self, batches: list[Tensor], split: PrecomputedSplit | None = None) -> Iterator[Batch]:
+        """Yield batches of the training pairs, or of another `split`, on the run's device, this process's share of
+        each."""
+        split = split or self.data.train
+        found = load(split, batches, self.settings.workers, device=self.device, processes=self.processes)
         return (batch.to(self.device) for batch in found)
 
     def load_forever(self, pairs: np.ndarray, shuffle: torch.Generator, skip: int) -> Iterator[Batch]:

@@ -40,7 +40,7 @@ def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | No
     ]
     assert views[0] is not None
     with torch.no_grad():
-        labels = student.method.refine(views[0], views[1], probability)
+        labels = student.method.labels(views[0], views[1], probability)
     assert labels.clean.shape == (len(clean),)
     return labels
 

@@ -31,7 +31,8 @@ from runtime.interruption import Interruption, Stopped
 from runtime.log import RunLog, SilentLog
 from training.config import RunConfig
 from training.data import RunData
-from training.division import Division, divide_pairs
+from training.division import Division, Look, decide, look_at_pairs
+from training.epoch_pairs import epoch_pairs
 from training.files import BEST, CONFIG, RESULTS, WARMED, RunFiles
 from training.network import Network, build_networks, load_weights
 from training.optim import set_learning_rate
@@ -77,6 +78,8 @@ class Trainer:
         resume: bool = False,
         processes: Processes = ALONE,
     ) -> None:
+        if config.training.remove_noise:
+            data = data.without_noise()
         self.config, self.data, self.folder = config, data, folder
         self.settings = config.training
         self.files = RunFiles(folder, writes=processes.is_first)
@@ -189,15 +192,18 @@ class Trainer:
         dividing = [network for network in self.networks if network.method.divides]
         if epoch and not all(network.method.divides_in(epoch) for network in dividing):
             return self.divisions
-        found = self.passes.each(partial(self._divide_by, epoch=epoch), dividing, trains=True)
-        self.divisions = {network.name: division for network, division in zip(dividing, found, strict=True)}
+        looks = self.passes.each(partial(self._look_by, epoch=epoch), dividing, trains=True)
+        self.divisions = {
+            network.name: decide(network.method, look, looks, self.data.train, self.divisions.get(network.name))
+            for network, look in zip(dividing, looks, strict=True)
+        }
         is_matched = self.data.train.is_matched if self.data.truth_is_known else None
         for name, division in self.divisions.items():
             record_division(self.log, self.position.epochs_done, name, division, is_matched)
             record_samples(self.log, self.position.epochs_done, name, division, self.data)
         return self.divisions
 
-    def _divide_by(self, network: Network, epoch: int) -> Division:
+    def _look_by(self, network: Network, epoch: int) -> Look:
         progress = self.log.progress(f"division {epoch + 1} {network.name}", len(self.data.train))
 
         def advance(pairs: int) -> None:
@@ -205,7 +211,7 @@ class Trainer:
             if self.running.processes.count == 1:  # others would wait for what this one has found
                 self.running.interruption.check()
 
-        division = divide_pairs(
+        look = look_at_pairs(
             network.matcher,
             network.method,
             self.data.train,
@@ -218,7 +224,7 @@ class Trainer:
         )
         progress.close()
         self.running.check_interruption()
-        return division
+        return look
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -233,7 +239,8 @@ class Trainer:
 
     def trains_noisy(self, epoch: int) -> bool:
         """Tell whether the noisy side is trained in this epoch, if there is any."""
-        return noisy_side_is_due(self.settings, epoch) and all(network.method.trains_noisy for network in self.networks)
+        wanted = all(network.method.wants_noisy for network in self.networks)
+        return wanted and noisy_side_is_due(self.settings, epoch)
 
     def train_epochs(self, epoch: int, divisions: dict[str, Division]) -> None:
         """Train every network for one epoch on the division of its peer.
@@ -247,7 +254,7 @@ class Trainer:
             return self.train_epoch(student, peer, epoch, divisions.get(peer.name))
 
         has_noisy = self.trains_noisy(epoch)
-        in_turn = any(network.method.consults_peer(has_noisy) for network in self.networks)
+        in_turn = any(network.method.asks_peer(has_noisy) for network in self.networks)
         self.passes.walk(train, [[network] for network in self.networks] if in_turn else [self.networks])
 
     def train_epoch(self, student: Network, peer: Network, epoch: int, division: Division | None) -> bool:
@@ -256,26 +263,23 @@ class Trainer:
         Returns:
             Whether the epoch is done, and not just paused.
         """
-        total = len(self.data.train)
-        probability = np.ones(total) if division is None else division.probability
-        is_clean = np.ones(total, dtype=bool) if division is None else division.is_clean
-        clean, noisy = np.flatnonzero(is_clean), np.flatnonzero(~is_clean)
-        if len(clean) < MIN_BATCH:
+        pairs = epoch_pairs(self.data.train, division)
+        student.method.share_noisy = None if division is None else division.share_noisy
+        if len(pairs.clean) < MIN_BATCH:
             self.log.say(f"  warning: {peer.name} finds no clean side; {student.name} is not trained this epoch")
             return True
         settings, name = self.settings, student.name
         done = self.position.batches.get(name, 0)
-        batches = self.running.batches(clean, "clean", name, epoch)
+        batches = self.running.batches(pairs.clean, "clean", name, epoch, split=pairs.split)
         noisy_batches: Iterator[Batch | None] = repeat(None)
-        if self.trains_noisy(epoch) and len(noisy) >= MIN_BATCH:
-            noisy_batches = self.running.load_forever(noisy, self.running.generator("noisy", name, epoch), done)
+        if self.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH:
+            noisy_batches = self.running.load_forever(pairs.noisy, self.running.generator("noisy", name, epoch), done)
         how_hard = hardness(self.settings, epoch)
-        chances = torch.from_numpy(probability).float()
         steps = count(done + 1)
 
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
-            labels = soft_labels(student, peer, batch, other, chances[batch.index.cpu()].to(self.device))
+            labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
             parts = [Part(batch, labels.clean)]
             if other is not None and labels.noisy is not None:
                 parts.append(Part(other, labels.noisy, labels.noisy_kept))
@@ -285,7 +289,7 @@ class Trainer:
                 student, parts, how_hard, grad_clip=settings.grad_clip, shortlist=settings.negative_shortlist
             )
 
-        return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step)
+        return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, pairs.split)
 
     def _check_shortlist(self, network: Network, part: Part, number: int) -> None:
         """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""

@@ -16,15 +16,25 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
+from methods.blocks.choices import CONSENSUS, LABELS, OWN, PAIR, ChoiceConfig
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
+from models.contrastive import BOUND, HINGE, SMALLEST_BOUND, contrastive_costs
 from models.gallery import evaluating
-from models.losses import SOFT_MARGINS, Margins, hardest_negative, mean_over_negatives, pair_costs, soft_margin
+from models.losses import (
+    SOFT_MARGINS,
+    Margins,
+    hardest_negative,
+    mean_over_negatives,
+    negatives,
+    pair_costs,
+    soft_margin,
+)
 from models.matcher import Embeddings, Matcher
-from runtime.flags import check_choices, check_range, flag
+from runtime.flags import check_range, flag
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(ChoiceConfig):
     """Flags that every method understands."""
 
     margin: float = flag(0.2, "margin a1 of the triplet hinge")
@@ -34,7 +44,7 @@ class MethodConfig:
     p_threshold: float = flag(0.5, "a pair is clean if its clean probability is above this")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         check_range(self, "margin", low=0.0)
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
 
@@ -145,10 +155,47 @@ class Method:
     """False: no division; every pair is trained on as it is."""
     trains_noisy: ClassVar[bool] = True
     """False: the noisy side is dropped."""
+    own_loss: ClassVar[str] = HINGE
+    own_signal: ClassVar[str] = PAIR
+    own_refine: ClassVar[str] = LABELS
+    """What `--loss method`, `--signal method` and `--refine method` stand for."""
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
         self._fitted: Fitted | None = None
+        self.share_noisy: float | None = None
+        """Estimated share of mismatched pairs among those that are trained on now, if there is an estimate."""
+
+    @property
+    def loss_name(self) -> str:
+        """The training loss, a member of `models.contrastive.LOSSES`."""
+        return self.own_loss if self.config.loss == OWN else self.config.loss
+
+    @property
+    def bound(self) -> float:
+        """q of the bounded losses."""
+        if self.config.bound is not None:
+            return self.config.bound
+        return BOUND if self.share_noisy is None else min(1.0, max(SMALLEST_BOUND, self.share_noisy))
+
+    @property
+    def asks_neighbours(self) -> bool:
+        """Whether the division signal is a consensus with a pair's neighbours."""
+        return (self.own_signal if self.config.signal == OWN else self.config.signal) == CONSENSUS
+
+    @property
+    def refinement(self) -> str:
+        """What becomes of the division: LABELS, POSTERIOR or REMATCH."""
+        return self.own_refine if self.config.refine == OWN else self.config.refine
+
+    @property
+    def wants_noisy(self) -> bool:
+        """Whether the noisy side is trained on as it is."""
+        return self.trains_noisy and self.refinement == LABELS
+
+    def asks_peer(self, has_noisy: bool) -> bool:
+        """Whether `labels` looks at the pairs with the peer, given a noisy batch or none."""
+        return self.refinement == LABELS and self.consults_peer(has_noisy)
 
     @property
     def needs_bank(self) -> bool:
@@ -190,14 +237,25 @@ class Method:
     def per_pair_loss(
         self, scores: Tensor, batch: Batch, labels: Tensor | None = None, hardness: float = 0.0
     ) -> Tensor:
-        """Return each pair's hinge cost (B,).
+        """Return each pair's cost (B,) under `--loss`.
 
         Args:
             scores: (B, B).
             batch: the pairs.
-            labels: (B,) soft labels that scale the margin, None for the full margin.
-            hardness: 0 averages over the negatives, 1 takes the hardest, between mixes the two.
+            labels: (B,) soft labels, which scale the hinge's margin or a contrastive cost; None: all are 1.
+            hardness: 0 takes all negatives, 1 the hardest, between mixes the two.
         """
+        if self.loss_name != HINGE:
+            is_negative = negatives(len(scores), self.negatives_mask(batch), scores.device)
+            contrasts = contrastive_costs(
+                scores,
+                self.loss_name,
+                is_negative,
+                temperature=self.config.temperature,
+                bound=self.bound,
+                hardness=hardness,
+            )
+            return contrasts if labels is None else labels.to(contrasts.dtype) * contrasts
         margins = self.margins(labels)
         costs = pair_costs(scores, margins.image, self.negatives_mask(batch), caption_margin=margins.text)
         if hardness == 0.0:
@@ -237,6 +295,10 @@ class Method:
     def findings(self) -> Findings:
         """Return what else the last `clean_probability` found."""
         return Findings(fitted=self._fitted)
+
+    def labels(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+        """Return soft labels by `--refine`: the method's own, or the clean probability; arguments as of `refine`."""
+        return self.refine(clean, noisy, probability) if self.refinement == LABELS else SoftLabels(clean=probability)
 
     def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
         """Return soft labels for a clean batch and, in the second half of training, a noisy one.

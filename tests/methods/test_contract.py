@@ -28,6 +28,9 @@ every_method = pytest.mark.parametrize("name", known_methods())
 LABELS_SCALE_MARGINS = {"dsdmr": {"margin_policy": "posterior"}}
 """Flags with which labels scale margins, where they do not by default."""
 
+HINGED = {"loss": "hinge"}
+"""Every method can be trained with the hinge; of some it is not the default."""
+
 MARGIN_FLAGS = {"dsdmr": ("image_margin", "text_margin")}
 """A method's flags for both margins, where that is not --margin."""
 
@@ -155,7 +158,7 @@ def test_loss_is_a_number_with_a_gradient(name: str, hardness: float) -> None:
 
 @every_method
 def test_loss_is_the_sum_over_kept_pairs_between_mean_and_hardest(name: str) -> None:
-    method, batch = make(name, **LABELS_SCALE_MARGINS.get(name, {})), make_batch(LENGTHS)
+    method, batch = make(name, **HINGED, **LABELS_SCALE_MARGINS.get(name, {})), make_batch(LENGTHS)
     method.clean_probability(two_modes())
     scores = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.linspace(0, 1, SIZE, dtype=torch.float64)
@@ -177,7 +180,7 @@ def test_captions_of_one_image_are_no_negatives_unless_asked_for(name: str) -> N
     batch = make_batch((2, 2, 2), image_id=(0, 0, 1))
     scores = torch.full((3, 3), 0.5, dtype=torch.float64)
     for masked, negatives in ((True, [1, 1, 2]), (False, [2, 2, 2])):  # each costs the margin, both ways, over B = 3
-        method = make(name, mask_same_image=masked, **dict.fromkeys(MARGIN_FLAGS.get(name, ("margin",)), 0.3))
+        method = make(name, **HINGED, mask_same_image=masked, **dict.fromkeys(MARGIN_FLAGS.get(name, ("margin",)), 0.3))
         assert method.per_pair_loss(scores, batch).tolist() == pytest.approx([0.2 * n for n in negatives])
 
 
