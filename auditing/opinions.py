@@ -23,7 +23,8 @@ from methods.blocks.method import Scored, Views
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.seed import generator
-from training.division import Division, decide, look_at_pairs
+from training.division import Division, decide
+from training.look import look_at_pairs
 
 FALLBACK = "baseline"
 """What audits a checkpoint that does not record its method: its signal is the mean hinge."""

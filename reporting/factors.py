@@ -19,7 +19,7 @@ from reporting.histograms import overlaid, shares, wide
 from reporting.opened import Opened
 from reporting.runs import Run
 from training.data import RunData
-from training.division import collect_bank
+from training.look import collect_bank
 
 BLOCK = 256
 MOST_PAIRS = 200_000

@@ -5,32 +5,21 @@ Legend: N training pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
-from data_utils.batch import Batch
-from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.agreement import Agreement
-from methods.blocks.choices import FEATURES, REMATCH
-from methods.blocks.consensus import Consensus, agreed, consensus, share_like_random, tempered
-from methods.blocks.method import Bank, Findings, Method, Scored
-from methods.blocks.mixture import clean_probability
-from methods.blocks.rematch import Offers, joint_offers, make_offers
+from methods.blocks.consensus import agreed, tempered
+from methods.blocks.method import Findings, Method
+from methods.blocks.rematch import Offers, joint_offers
 from models.matcher import Matcher
 from runtime.distributed import ALONE, Processes
-from runtime.errors import InputError
-from training.neighbourhood import Collected, collect_pairs
-
-ENCODED_PAIRS = 512
-"""Without gradient about so many pairs are encoded at a time."""
-
+from training.look import Look, look_at_pairs
 
 DIAGNOSTIC = "diagnostic_"
 """Prefix of the diagnostics in a division's file; they are kept in half precision, to be looked at."""
@@ -125,57 +114,6 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
     return metrics
 
 
-@torch.no_grad()
-def collect_bank(
-    matcher: Matcher,
-    split: PrecomputedSplit,
-    batch_size: int,
-    device: torch.device,
-    processes: Processes = ALONE,
-) -> Bank:
-    """Encode the training set and keep one row an image: f, and f minus the mean g of the captions it was given.
-
-    Every image is encoded once, whatever its number of captions, and captions of similar length together. Of several
-    processes each encodes some of the blocks.
-    """
-    size = matcher.region_encoder.fc.out_features
-    image, caption = torch.zeros(2, split.num_images, size, device=device)
-    count = torch.zeros(len(image), device=device)
-    blocks = np.array_split(np.arange(split.num_images), -(-split.num_images // batch_size))
-    for numbers in processes.mine(blocks):
-        image[torch.from_numpy(numbers).to(device)] = matcher.image_means(split.read_images(numbers).to(device))
-    by_length = np.argsort(split.lengths, kind="stable")
-    for numbers in processes.mine(np.array_split(by_length, -(-len(by_length) // batch_size))):
-        tokens, lengths = split.tokens(numbers)
-        where = torch.from_numpy(split.image_of_pair[numbers]).to(device)
-        caption.index_add_(0, where, matcher.caption_means(tokens.to(device), lengths))
-        count.index_add_(0, where, torch.ones(len(where), device=device))
-    for values in (image, caption, count):
-        processes.summed(values)
-    used = torch.nonzero(count).flatten()  # under caption noise an image may be left without a caption
-    return Bank(image[used], image[used] - caption[used] / count[used][:, None], used)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one network sees of the training pairs, before it is decided which are clean.
-
-    Attributes:
-        signal: (N,) the method's per-pair signal, low for clean pairs.
-        diagnostics, modality_gap: as in `Division`.
-        consensus: of the signal and the pairs' neighbours, if the method asks them.
-        offers: new pairs that this network would train on, if the method asks for them.
-        warning: one line for people, or "".
-    """
-
-    signal: np.ndarray
-    diagnostics: dict[str, np.ndarray]
-    modality_gap: float
-    consensus: Consensus | None = None
-    offers: Offers | None = None
-    warning: str = ""
-
-
 def divide_pairs(
     matcher: Matcher,
     method: Method,
@@ -237,120 +175,3 @@ def decide(
     warnings = "; ".join(filter(None, (warning, found.warning)))
     findings = Findings({**found.figures, **figures}, warnings, found.fitted)
     return Division(signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy)
-
-
-def look_at_pairs(
-    matcher: Matcher,
-    method: Method,
-    split: PrecomputedSplit,
-    *,
-    batch_size: int,
-    generator: torch.Generator,
-    device: torch.device,
-    workers: int = 0,
-    advance: Callable[[int], None] = lambda pairs: None,
-    processes: Processes = ALONE,
-) -> Look:
-    """Score every training pair, among the pairs of its batch if need be, and ask its neighbours if the method does.
-
-    Batches come from one fixed permutation, so that a pair's signal does not depend on the epoch's shuffle; not file
-    order, which would put an image's captions into one batch.
-
-    Of several processes each scores some of the batches, and all return the same. Neighbours each looks for by itself.
-
-    Raises:
-        InputError: the signal is not finite: the network has diverged.
-    """
-    was_training = matcher.training
-    matcher.eval()
-    batches = covering_batches(np.arange(len(split)), batch_size, generator)
-    if method.needs_bank:
-        method.remember(collect_bank(matcher, split, max(batch_size, ENCODED_PAIRS), device, processes))
-    together = max(1, ENCODED_PAIRS // max(len(b) for b in batches))
-    groups = [batches[k : k + together] for k in range(0, len(batches), together)]
-    if len(groups) < processes.count:
-        processes = ALONE  # too little to share: every process does it all
-    signal = np.zeros(len(split))
-    diagnostics: dict[str, np.ndarray] = {}
-    image_sum: Tensor | float = 0.0
-    caption_sum: Tensor | float = 0.0
-    for scored in _scored_batches(matcher, method, split, list(processes.mine(groups)), device, workers):
-        where = scored.batch.index.cpu().numpy()
-        signal[where] = _per_pair(scored.batch, method.pair_signal(scored))
-        for name, values in method.diagnostics(scored).items():
-            diagnostics.setdefault(name, np.zeros(len(split)))[where] = _per_pair(scored.batch, values)
-        image_sum = image_sum + scored.embeddings.image_global.sum(dim=0)
-        caption_sum = caption_sum + scored.embeddings.caption_global.sum(dim=0)
-        advance(len(scored.batch))
-    assert isinstance(image_sum, Tensor) and isinstance(caption_sum, Tensor)
-    for found in (signal, *diagnostics.values()):
-        processes.summed_array(found)
-    gap = float(torch.linalg.vector_norm(processes.summed(image_sum - caption_sum)) / len(split))
-    matcher.train(was_training)
-    if not np.isfinite(signal).all():
-        raise InputError("the division signal is not finite: the network has diverged; lower --learning_rate")
-    look = Look(signal, diagnostics, gap)
-    if not method.asks_neighbours and method.refinement != REMATCH:
-        return look
-    return with_neighbours(look, method, collect_pairs(matcher, split, device, processes), generator)
-
-
-def _arrays(signals: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: values.double().cpu().numpy() for name, values in signals.items()}
-
-
-def with_neighbours(look: Look, method: Method, collected: Collected, generator: torch.Generator) -> Look:
-    """Add what the pairs' neighbours say, and whom they would be matched with.
-
-    Args:
-        generator: draws pairs at random, to compare with.
-    """
-    bank, config, warnings = collected.bank, method.config, []
-    said: Consensus | None = None
-    diagnostics = dict(look.diagnostics)
-    if method.asks_neighbours:
-        space = collected.features if config.neighbour_space == FEATURES else None
-        around = Agreement(bank, count=config.neighbours, votes=config.neighbour_votes, space=space)
-        own = torch.arange(len(bank.captions), device=bank.captions.device)
-        found = _arrays(around.signals(bank.image_of_pair, own))
-        anyone = torch.randperm(len(own), generator=generator).to(own.device)
-        drawn = _arrays(around.signals(bank.image_of_pair[anyone], own))
-        said = consensus({"pair": -look.signal, **found}, config.fit_type)
-        said = replace(said, share_noisy=share_like_random(found, drawn))
-        diagnostics |= found
-        if around.fewest < config.neighbours:
-            warnings.append(
-                f"--neighbours {config.neighbours}: an image or a caption has only {around.fewest} that are not its own"
-            )
-        if silent := [name for name, weight in said.weights.items() if not weight]:
-            warnings.append(f"no pair differs from the others, or none agrees with the rest, by {', '.join(silent)}")
-    offers: Offers | None = None
-    if method.refinement == REMATCH:
-        signal = -said.log_odds if said else look.signal
-        probability = clean_probability(signal, config.fit_type, monotone=True)
-        offers = make_offers(bank, (tempered(probability, said.share_noisy) if said else probability) > 0.5)
-    return replace(look, diagnostics=diagnostics, consensus=said, offers=offers, warning="; ".join(warnings))
-
-
-def _scored_batches(
-    matcher: Matcher,
-    method: Method,
-    split: PrecomputedSplit,
-    groups: list[list[Tensor]],
-    device: torch.device,
-    workers: int,
-) -> Iterator[Scored]:
-    """Yield the batches, each to be scored by itself; those of a group are encoded at once, which costs less."""
-    loaded = load(split, [torch.cat(group) for group in groups], workers, device=device)
-    for group, pairs in zip(groups, loaded, strict=True):
-        pairs = pairs.to(device)
-        with torch.no_grad():
-            embeddings = matcher.embed(pairs)
-        ends = np.cumsum([len(b) for b in group]).tolist()
-        for start, end in zip([0, *ends], ends, strict=False):
-            yield Scored(matcher, method, pairs.part(slice(start, end)), embeddings.part(slice(start, end)))
-
-
-def _per_pair(batch: Batch, values: Tensor) -> np.ndarray:
-    assert values.shape == (len(batch),)
-    return values.double().cpu().numpy()

@@ -31,9 +31,10 @@ from runtime.interruption import Interruption, Stopped
 from runtime.log import RunLog, SilentLog
 from training.config import RunConfig
 from training.data import RunData
-from training.division import Division, Look, decide, look_at_pairs
+from training.division import Division, decide
 from training.epoch_pairs import epoch_pairs
 from training.files import BEST, CONFIG, RESULTS, WARMED, RunFiles
+from training.look import Look, look_at_pairs
 from training.network import Network, build_networks, load_weights
 from training.optim import set_learning_rate
 from training.passes import Passes

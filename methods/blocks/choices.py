@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from models.contrastive import LOSSES, ContrastiveConfig
+from models.contrastive import BOUND, HINGE, LOSSES, SMALLEST_BOUND, ContrastiveConfig
 from runtime.flags import check_range, flag
 
 OWN = "method"
@@ -53,3 +54,41 @@ class ChoiceConfig(ContrastiveConfig):
         check_range(self, "neighbours", low=1)
         check_range(self, "neighbour_votes", low=1)
         check_range(self, "signal_memory", low=0.0, high=1.0, high_open=True)
+
+
+class Choices:
+    """What is chosen, with the method's own choices in the place of `method`.
+
+    Attributes:
+        share_noisy: estimated share of mismatched pairs among those that are trained on now, if there is an estimate.
+    """
+
+    own_loss: ClassVar[str] = HINGE
+    own_signal: ClassVar[str] = PAIR
+    own_refine: ClassVar[str] = LABELS
+    """What `--loss method`, `--signal method` and `--refine method` stand for."""
+
+    config: ChoiceConfig
+    share_noisy: float | None = None
+
+    @property
+    def loss_name(self) -> str:
+        """The training loss, a member of `models.contrastive.LOSSES`."""
+        return self.own_loss if self.config.loss == OWN else self.config.loss
+
+    @property
+    def bound(self) -> float:
+        """q of the bounded losses."""
+        if self.config.bound is not None:
+            return self.config.bound
+        return BOUND if self.share_noisy is None else min(1.0, max(SMALLEST_BOUND, self.share_noisy))
+
+    @property
+    def asks_neighbours(self) -> bool:
+        """Whether the division signal is a consensus with a pair's neighbours."""
+        return (self.own_signal if self.config.signal == OWN else self.config.signal) == CONSENSUS
+
+    @property
+    def refinement(self) -> str:
+        """What becomes of the division: LABELS, POSTERIOR or REMATCH."""
+        return self.own_refine if self.config.refine == OWN else self.config.refine

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from methods.blocks.choices import CONSENSUS, LABELS, OWN, PAIR, ChoiceConfig
+from methods.blocks.choices import LABELS, ChoiceConfig, Choices
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
-from models.contrastive import BOUND, HINGE, SMALLEST_BOUND, contrastive_costs
+from models.contrastive import HINGE, contrastive_costs
 from models.gallery import evaluating
 from models.losses import (
     SOFT_MARGINS,
@@ -146,47 +146,20 @@ class Bank:
     image_id: Tensor
 
 
-class Method:
+class Method(Choices):
     """Base: divide by the mean hinge of each pair, train with label 1. Methods override what they do otherwise."""
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    config: MethodConfig
     num_networks: ClassVar[int] = 2
     divides: ClassVar[bool] = True
     """False: no division; every pair is trained on as it is."""
     trains_noisy: ClassVar[bool] = True
     """False: the noisy side is dropped."""
-    own_loss: ClassVar[str] = HINGE
-    own_signal: ClassVar[str] = PAIR
-    own_refine: ClassVar[str] = LABELS
-    """What `--loss method`, `--signal method` and `--refine method` stand for."""
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
         self._fitted: Fitted | None = None
-        self.share_noisy: float | None = None
-        """Estimated share of mismatched pairs among those that are trained on now, if there is an estimate."""
-
-    @property
-    def loss_name(self) -> str:
-        """The training loss, a member of `models.contrastive.LOSSES`."""
-        return self.own_loss if self.config.loss == OWN else self.config.loss
-
-    @property
-    def bound(self) -> float:
-        """q of the bounded losses."""
-        if self.config.bound is not None:
-            return self.config.bound
-        return BOUND if self.share_noisy is None else min(1.0, max(SMALLEST_BOUND, self.share_noisy))
-
-    @property
-    def asks_neighbours(self) -> bool:
-        """Whether the division signal is a consensus with a pair's neighbours."""
-        return (self.own_signal if self.config.signal == OWN else self.config.signal) == CONSENSUS
-
-    @property
-    def refinement(self) -> str:
-        """What becomes of the division: LABELS, POSTERIOR or REMATCH."""
-        return self.own_refine if self.config.refine == OWN else self.config.refine
 
     @property
     def wants_noisy(self) -> bool:

@@ -13,7 +13,8 @@ from methods.blocks.method import Bank, Scored
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.training.trainers import make_trainer
-from training.division import Division, collect_bank, divide_pairs, division_metrics
+from training.division import Division, divide_pairs, division_metrics
+from training.look import collect_bank
 
 CPU = torch.device("cpu")
 SIGNAL = np.array([0.1, 0.2, 0.3, 0.8, 0.9, 0.4])
