@@ -87,6 +87,7 @@ RUN_FLAGS = {
     "bound": None,
     "signal": "method",
     "refine": "method",
+    "mask_matches": False,
     "neighbours": 10,
     "neighbour_votes": 2,
     "neighbour_space": "network",

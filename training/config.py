@@ -160,10 +160,9 @@ class RunConfig:
             why = reasons.get(module, "a pair that is not scored counts as 0, which is not below every cosine")
             raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
 
-        chosen = {"signal": self.method.signal, "refine": self.method.refine}
         if not known_methods()[self.method_name].divides:
-            for name, value in chosen.items():
-                if value != OWN:
+            for name, usual in (("signal", OWN), ("refine", OWN), ("mask_matches", False)):
+                if (value := getattr(self.method, name)) != usual:
                     raise InputError(
                         f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"
                     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
+from methods.blocks.alike import alike_in_batch
 from training.division import Division
 
 
@@ -23,24 +24,37 @@ class EpochPairs:
         split: given pairs 0 .. N - 1, offered ones behind them.
         clean, noisy: numbers of the pairs of either side; offers are on the clean one.
         probability: (N + M,) float32, clean probability of given pairs, confidence of offered ones.
+        caption: (N + M,) the caption of each pair.
+        alike: (N, k) captions that read like each caption; None: nothing is said of that.
     """
 
     split: PrecomputedSplit
     clean: np.ndarray
     noisy: np.ndarray
     probability: Tensor
+    caption: np.ndarray
+    alike: np.ndarray | None = None
+
+    def no_negatives(self, index: Tensor) -> Tensor | None:
+        """Return which pairs of a batch of pair numbers (B,) are no negatives of each other, (B, B) bool, if known."""
+        if self.alike is None:
+            return None
+        caption = self.caption[index.cpu().numpy()]
+        found = alike_in_batch(torch.from_numpy(caption), torch.from_numpy(self.alike[caption]))
+        return found.to(index.device)
 
 
 def epoch_pairs(split: PrecomputedSplit, division: Division | None) -> EpochPairs:
     """Return what a division says is to be trained on; without one all pairs are clean."""
     if division is None:
         everything = np.arange(len(split))
-        return EpochPairs(split, everything, everything[:0], torch.ones(len(split)))
+        return EpochPairs(split, everything, everything[:0], torch.ones(len(split)), everything)
     is_clean, probability, offers = division.is_clean, division.probability, division.offers
+    caption = np.arange(len(split))
     if offers is not None and len(offers):
-        given = np.arange(len(split))
-        images = np.concatenate([split.image_of_pair, offers.image])
-        split = split.with_pairs(np.concatenate([given, offers.caption]), images)
+        caption = np.concatenate([caption, offers.caption])
+        split = split.with_pairs(caption, np.concatenate([split.image_of_pair, offers.image]))
         is_clean = np.concatenate([is_clean, np.ones(len(offers), dtype=bool)])
         probability = np.concatenate([probability, offers.confidence])
-    return EpochPairs(split, np.flatnonzero(is_clean), np.flatnonzero(~is_clean), torch.from_numpy(probability).float())
+    sides = np.flatnonzero(is_clean), np.flatnonzero(~is_clean)
+    return EpochPairs(split, *sides, torch.from_numpy(probability).float(), caption, division.alike)

@@ -16,6 +16,7 @@ from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.agreement import Agreement
+from methods.blocks.alike import alike_captions
 from methods.blocks.choices import FEATURES, REMATCH
 from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered
 from methods.blocks.method import Bank, Method, Scored
@@ -39,6 +40,7 @@ class Look:
         diagnostics, modality_gap: as in `Division`.
         consensus: of the signal and the pairs' neighbours, if the method asks them.
         offers: new pairs that this network would train on, if the method asks for them.
+        alike: (N, k) captions that read like each caption, if the method masks them.
         warning: one line for people, or "".
     """
 
@@ -47,6 +49,7 @@ class Look:
     modality_gap: float
     consensus: Consensus | None = None
     offers: Offers | None = None
+    alike: np.ndarray | None = None
     warning: str = ""
 
 
@@ -132,7 +135,7 @@ def look_at_pairs(
     if not np.isfinite(signal).all():
         raise InputError("the division signal is not finite: the network has diverged; lower --learning_rate")
     look = Look(signal, diagnostics, gap)
-    if not method.asks_neighbours and method.refinement != REMATCH:
+    if not method.needs_neighbours:
         return look
     return with_neighbours(look, method, collect_pairs(matcher, split, device, processes), generator)
 
@@ -166,12 +169,16 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
             )
         if silent := [name for name, weight in said.weights.items() if not weight]:
             warnings.append(f"no pair differs from the others, or none agrees with the rest, by {', '.join(silent)}")
-    offers: Offers | None = None
-    if method.refinement == REMATCH:
-        signal = -said.log_odds if said else look.signal
-        probability = clean_probability(signal, config.fit_type, monotone=True)
-        offers = make_offers(bank, (tempered(probability, said.share_noisy) if said else probability) > 0.5)
-    return replace(look, diagnostics=diagnostics, consensus=said, offers=offers, warning="; ".join(warnings))
+    probability = clean_probability(-said.log_odds if said else look.signal, config.fit_type, monotone=True)
+    trusted = (tempered(probability, said.share_noisy) if said else probability) > 0.5
+    return replace(
+        look,
+        diagnostics=diagnostics,
+        consensus=said,
+        offers=make_offers(bank, trusted) if method.refinement == REMATCH else None,
+        alike=alike_captions(bank, trusted, config.neighbours) if config.mask_matches else None,
+        warning="; ".join(warnings),
+    )
 
 
 def _scored_batches(

@@ -281,9 +281,9 @@ class Trainer:
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
-            parts = [Part(batch, labels.clean)]
+            parts = [Part(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
             if other is not None and labels.noisy is not None:
-                parts.append(Part(other, labels.noisy, labels.noisy_kept))
+                parts.append(Part(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
             if settings.negative_shortlist and how_hard == 1.0:
                 self._check_shortlist(student, parts[0], next(steps))
             return train_step(

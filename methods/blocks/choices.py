@@ -38,7 +38,10 @@ class ChoiceConfig(ContrastiveConfig):
         "rematch: that, and noisy captions and images are offered new partners; method: labels, of consensus rematch",
         choices=(OWN, LABELS, POSTERIOR, REMATCH),
     )
-    neighbours: int = flag(10, "k, nearest images and captions that --signal consensus asks about a pair")
+    mask_matches: bool = flag(
+        False, "captions that read like the anchor's own, to the network that divides, are no negatives of its image"
+    )
+    neighbours: int = flag(10, "k, nearest images and captions that are asked about a pair")
     neighbour_votes: int = flag(2, "how many of the best agreeing neighbours count, with --signal consensus")
     neighbour_space: str = flag(
         NETWORK,
@@ -87,6 +90,11 @@ class Choices:
     def asks_neighbours(self) -> bool:
         """Whether the division signal is a consensus with a pair's neighbours."""
         return (self.own_signal if self.config.signal == OWN else self.config.signal) == CONSENSUS
+
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether a division looks at neighbours at all."""
+        return self.asks_neighbours or self.refinement == REMATCH or self.config.mask_matches
 
     @property
     def refinement(self) -> str:

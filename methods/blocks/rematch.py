@@ -83,6 +83,19 @@ def _agreement(bank: PairBank, witnesses: Tensor, image: Tensor, caption: Tensor
     return best_agreement(bank, caption, heard.masked_fill(heard == caption[:, None], -1), 1)
 
 
+def usual_agreement(bank: PairBank, trusted: Tensor, witnesses: Tensor | None = None) -> Tensor:
+    """Return the agreement of trusted pairs, themselves left out, in rising order.
+
+    Args:
+        bank: the training set as one network has encoded it.
+        trusted: (N,) bool.
+        witnesses: of `_witnesses`, if they are known.
+    """
+    known = torch.nonzero(trusted).flatten()
+    heard = _witnesses(bank, trusted) if witnesses is None else witnesses
+    return _agreement(bank, heard, bank.image_of_pair[known], known).sort().values
+
+
 def make_offers(bank: PairBank, trusted: np.ndarray) -> Offers:
     """Return what one network offers, all offers with their confidence; none without a trusted pair.
 
@@ -101,7 +114,7 @@ def make_offers(bank: PairBank, trusted: np.ndarray) -> Offers:
     captions = torch.cat([lost, _highest(bank, orphans, False)])
     images = torch.cat([_highest(bank, lost, True), orphans])
     witnesses = _witnesses(bank, is_trusted)
-    usual = _agreement(bank, witnesses, bank.image_of_pair[known], known).sort().values
+    usual = usual_agreement(bank, is_trusted, witnesses)
     found = _agreement(bank, witnesses, images, captions)
     below = torch.searchsorted(usual, found.contiguous(), right=True) + torch.searchsorted(usual, found.contiguous())
     confidence = below.double() / (2 * len(usual))

@@ -36,7 +36,7 @@ KINDS = {
     "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--fit_type", "gmm", "--drift_correction", "both"),
     "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5", "--length_window", "2"),
     "dsdmr": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0", "--refit_every", "2"),
-    "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--signal_memory", "0.5"),
+    "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--mask_matches"),
     "co-teaching": ("--warmup_type", "co_teaching", "--warmup_epoch", "2", "--method", "ncr"),
     "side by side": ("--side_by_side", "--noisy_start", "1"),
 }
