@@ -193,6 +193,9 @@ class Trainer:
         dividing = [network for network in self.networks if network.method.divides]
         if epoch and not all(network.method.divides_in(epoch) for network in dividing):
             return self.divisions
+        for network in dividing:
+            earlier = self.divisions.get(network.name)
+            network.method.share_noisy = None if earlier is None else earlier.share_noisy
         looks = self.passes.each(partial(self._look_by, epoch=epoch), dividing, trains=True)
         self.divisions = {
             network.name: decide(network.method, look, looks, self.data.train, self.divisions.get(network.name))

@@ -37,6 +37,7 @@ KINDS = {
     "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5", "--length_window", "2"),
     "dsdmr": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0", "--refit_every", "2"),
     "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--mask_matches"),
+    "ncr, consensus": ("--method", "ncr", "--signal", "consensus", "--loss", "bounded", "--noise_ratio", "0.5"),
     "co-teaching": ("--warmup_type", "co_teaching", "--warmup_epoch", "2", "--method", "ncr"),
     "side by side": ("--side_by_side", "--noisy_start", "1"),
 }
