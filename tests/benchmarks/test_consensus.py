@@ -21,7 +21,8 @@ def cells_of(table: str, name: str) -> list[str]:
 
 def test_gap_closed_and_gain_over_the_best_other() -> None:
     """Baseline 100, ceiling 200: 175 closes 75 %; the best other has 150."""
-    rows = [row("baseline", 100), row("ncr", 150), row("bicro", 140), row("ceiling, hinge", 200)]
+    rows = [row("baseline", 100), row("ncr", 150), row("bicro", 140), row("ceiling, hinge", 180)]
+    rows += [row("ceiling, bounded", 200)]
     rows += [row("consensus", 174, auc="0.98"), row("consensus", 176, seed="1", auc="0.99")]
     table = summary(rows)
     found = cells_of(table, "consensus")
