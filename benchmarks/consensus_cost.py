@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.neighbours import NeighbourBenchmark, draw_rows, resident_mib
 from methods.blocks.agreement import Agreement, PairBank
-from methods.blocks.consensus import consensus, share_like_random
+from methods.blocks.consensus import consensus, share_like_random, worth
 from methods.blocks.rematch import make_offers
 from runtime.errors import exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     anyone = bank.image_of_pair[torch.randperm(len(everyone), generator=generator(0, "consensus cost", "random"))]
     drawn = timed("signals of random pairs", lambda: around.signals(anyone, everyone))
     columns, others = ({name: values.double().numpy() for name, values in own.items()} for own in (given, drawn))
-    said = timed("consensus", lambda: consensus(columns, "gmm"))
+    worths = timed("worth of each signal", lambda: {name: worth(columns[name], others[name]) for name in columns})
+    said = timed("consensus", lambda: consensus(columns, worths, "gmm"))
     timed("share that looks random", lambda: share_like_random(columns, others))
     timed("offers", lambda: make_offers(bank, said.log_odds > 0))
     rows.append(("all", sum(r[1] for r in rows), sum(r[2] for r in rows)))

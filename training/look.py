@@ -15,10 +15,10 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.agreement import Agreement
+from methods.blocks.agreement import SIGNALS, Agreement
 from methods.blocks.alike import alike_captions
-from methods.blocks.choices import FEATURES, REMATCH
-from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered
+from methods.blocks.choices import FEATURES, PAIR, REMATCH
+from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered, worth
 from methods.blocks.method import Bank, Method, Scored
 from methods.blocks.mixture import clean_probability
 from methods.blocks.rematch import Offers, make_offers
@@ -157,10 +157,14 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
         space = collected.features if config.neighbour_space == FEATURES else None
         around = Agreement(bank, count=config.neighbours, votes=config.neighbour_votes, space=space)
         own = torch.arange(len(bank.captions), device=bank.captions.device)
-        found = _arrays(around.signals(bank.image_of_pair, own))
-        anyone = torch.randperm(len(own), generator=generator).to(own.device)
-        drawn = _arrays(around.signals(bank.image_of_pair[anyone], own))
-        said = consensus({"pair": -look.signal, **found}, config.fit_type)
+        anyone = bank.image_of_pair[torch.randperm(len(own), generator=generator).to(own.device)]
+        given, drawn = (
+            _arrays({PAIR: around.scores(images, own), **around.signals(images, own)})
+            for images in (bank.image_of_pair, anyone)
+        )
+        worths = {name: worth(values, drawn[name]) for name, values in given.items()}
+        found = {name: given[name] for name in SIGNALS}
+        said = consensus({PAIR: -look.signal, **found}, worths, config.fit_type)
         said = replace(said, share_noisy=share_like_random(found, drawn))
         diagnostics |= found
         if around.fewest < config.neighbours:
@@ -168,7 +172,7 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
                 f"--neighbours {config.neighbours}: an image or a caption has only {around.fewest} that are not its own"
             )
         if silent := [name for name, weight in said.weights.items() if not weight]:
-            warnings.append(f"no pair differs from the others, or none agrees with the rest, by {', '.join(silent)}")
+            warnings.append(f"given pairs are no better than pairs at random by {', '.join(silent)}")
     probability = clean_probability(-said.log_odds if said else look.signal, config.fit_type, monotone=True)
     trusted = (tempered(probability, said.share_noisy) if said else probability) > 0.5
     return replace(

@@ -135,6 +135,15 @@ class Agreement:
         parts = [self._some(image[rows], caption[rows]) for rows in self._blocks(len(image))]
         return {name: _filled(torch.cat([part[name] for part in parts])) for name in SIGNALS}
 
+    def scores(self, image: Tensor, caption: Tensor) -> Tensor:
+        """Return the score (P,) of image (P,) with caption (P,), or its estimate."""
+        bank, size = self._bank, max(1, HELD // self._bank.images.shape[1])
+        parts = [
+            (bank.images[v] * bank.slope * bank.captions[c]).sum(dim=1) + bank.image_part[v] + bank.caption_part[c]
+            for v, c in zip(image.split(size), caption.split(size), strict=True)
+        ]
+        return torch.cat(parts)
+
     def _blocks(self, count: int) -> Iterator[slice]:
         heard = self._near.shape[1] * max(1, self._given.shape[1])
         size = max(1, HELD // max(1, heard * self._bank.images.shape[1]))

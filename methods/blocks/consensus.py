@@ -1,13 +1,13 @@
 """What several signals of a pair say together: each weighed by what it is worth on the data at hand, without truth.
 
 Each signal s is divided by a mixture of its own, as methods do with theirs, and speaks in log-odds l_s; one whose two
-components are hardly apart hardly speaks. Its weight is its loading on what all signals share, the first principal
-component of their normal scores (so that units and outliers do not matter): a signal that agrees with no other is left
-out. The consensus is sum_s w_s l_s, the mean over both networks, and an exponential average over divisions.
+components are hardly apart hardly speaks. What a mismatch looks like is known: captions with images drawn at random. A
+signal's weight w_s is what it is `worth`: how well it tells the given pairs from such ones. The consensus is
+sum_s w_s l_s, the mean over both networks, and an exponential average over divisions.
 
-A mixture divides clean data too. But what a mismatch looks like is known: captions with images drawn at random. The
-share of given pairs that look so is `share_like_random`; networks learn some mismatched pairs by heart, so that it is
-rather too low. `tempered` lets no more than TOLERANCE times that share be noisy.
+A mixture divides clean data too. The share of given pairs that look like random ones is `share_like_random`; networks
+learn some mismatched pairs by heart, so that it is rather too low. `tempered` lets no more than TOLERANCE times that
+share be noisy.
 *Ours*. Legend: N pairs.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit
 from scipy.stats import rankdata
 
 from methods.blocks.mixture import clean_probability
@@ -48,45 +48,36 @@ class Consensus:
     share_noisy: float = 1.0
 
 
-def normal_scores(values: np.ndarray) -> np.ndarray:
-    """Return the normal quantiles of the ranks of (N,); equal values get equal scores."""
-    return ndtri((rankdata(values) - 0.5) / len(values))
+def worth(given: np.ndarray, drawn: np.ndarray) -> float:
+    """Return how well a signal tells given pairs from pairs drawn at random: 2 AUC - 1, in [0, 1], negative ones 0.
 
-
-def loadings(scores: np.ndarray) -> np.ndarray:
-    """Return how much of each column (N, S) is what all share: first eigenvector of their correlation, no negative.
-
-    Constant columns have 0.
+    Args:
+        given, drawn: the signal (N,) and (M,), high for clean pairs.
     """
-    spread = scores.std(axis=0)
-    alive = np.flatnonzero(spread > 0)
-    weights = np.zeros(scores.shape[1])
-    if len(alive):
-        standard = (scores[:, alive] - scores[:, alive].mean(axis=0)) / spread[alive]
-        first = np.linalg.eigh(standard.T @ standard / len(standard))[1][:, -1]
-        weights[alive] = (first * np.sign(first.sum() or 1.0)).clip(min=0)
-    return weights
+    ranks = rankdata(np.concatenate([given, drawn]))[: len(given)]
+    area = (ranks.mean() - (len(given) + 1) / 2) / len(drawn)
+    return float(max(0.0, 2 * area - 1))
 
 
-def consensus(signals: Mapping[str, np.ndarray], fit_type: str) -> Consensus:
+def consensus(signals: Mapping[str, np.ndarray], worths: Mapping[str, float], fit_type: str) -> Consensus:
     """Return the consensus of signals (N,) each, high for clean pairs.
 
     Args:
         signals: finite.
+        worths: what each is worth, at least 0.
         fit_type: the mixture that divides each signal.
 
     Raises:
         ValueError: what `clean_probability` raises.
     """
-    columns = [np.asarray(values, dtype=np.float64) for values in signals.values()]
-    weights = loadings(np.stack([normal_scores(values) for values in columns], axis=1))
-    weights = weights / weights.sum() if weights.any() else weights
-    total = np.zeros(len(columns[0]))
-    for weight, values in zip(weights.tolist(), columns, strict=True):
-        if weight:
-            probability = clean_probability(-values, fit_type, monotone=True)
-            total += weight * logit(probability.clip(SURE, 1 - SURE))
-    return Consensus(total, dict(zip(signals, weights.tolist(), strict=True)))
+    total = sum(worths[name] for name in signals)
+    weights = {name: worths[name] / total if total > 0 else 0.0 for name in signals}
+    log_odds = np.zeros(len(next(iter(signals.values()))))
+    for name, values in signals.items():
+        if weights[name]:
+            probability = clean_probability(-np.asarray(values, dtype=np.float64), fit_type, monotone=True)
+            log_odds += weights[name] * logit(probability.clip(SURE, 1 - SURE))
+    return Consensus(log_odds, weights)
 
 
 def share_like_random(given: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]) -> float:

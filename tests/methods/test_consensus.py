@@ -4,12 +4,14 @@ nothing."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from methods.blocks.consensus import agreed, consensus, loadings, normal_scores, share_like_random, tempered
+from methods.blocks.consensus import Consensus, agreed, share_like_random, tempered, worth
+from methods.blocks.consensus import consensus as weighed
 from methods.blocks.mixture import FITS, clean_probability
 
 CLEAN = np.arange(4000) < 2500
@@ -23,6 +25,17 @@ def drawn(shift: float, seed: int, scale: float = 1.0) -> np.ndarray:
 SIGNALS = {"pair": drawn(2.5, 0), "near": drawn(2.0, 1, 100.0), "read": drawn(1.5, 2, 0.01)}
 
 
+SCALES = {"pair": 1.0, "near": 100.0, "read": 0.01, "noise": 1.0, "inverted": 100.0}
+
+
+def consensus(signals: Mapping[str, np.ndarray], fit_type: str, *, times: float = 1.0, plus: float = 0.0) -> Consensus:
+    """Weigh each signal against what it is for pairs drawn at random: as for mismatched ones."""
+    random = np.random.RandomState(77).randn(len(CLEAN))
+    drawn = {n: v if np.ptp(v) == 0 else times * SCALES[n] * random + plus for n, v in signals.items()}
+    worths = {name: worth(values, drawn[name]) for name, values in signals.items()}
+    return weighed(signals, worths, fit_type)
+
+
 @pytest.mark.parametrize("fit_type", FITS)
 def test_consensus_tells_pairs_apart_better_than_any_part(fit_type: str) -> None:
     found = consensus(SIGNALS, fit_type)
@@ -32,7 +45,7 @@ def test_consensus_tells_pairs_apart_better_than_any_part(fit_type: str) -> None
     assert found.weights["pair"] > found.weights["read"] > 0.1
 
 
-def test_a_signal_that_agrees_with_nothing_is_all_but_left_out() -> None:
+def test_a_signal_that_is_the_same_for_random_pairs_is_all_but_left_out() -> None:
     noise = {"noise": np.random.RandomState(9).randn(len(CLEAN))}
     found, without = consensus(SIGNALS | noise, "gmm"), consensus(SIGNALS, "gmm")
     assert found.weights["noise"] < 0.05
@@ -47,7 +60,7 @@ def test_a_signal_that_contradicts_the_others_is_left_out() -> None:
 
 def test_units_and_order_do_not_matter() -> None:
     found = consensus(SIGNALS, "gmm")
-    scaled = consensus({name: 3 * values + 7 for name, values in SIGNALS.items()}, "gmm")
+    scaled = consensus({name: 3 * values + 7 for name, values in SIGNALS.items()}, "gmm", times=3, plus=7)
     np.testing.assert_allclose(scaled.log_odds, found.log_odds, rtol=1e-3, atol=1e-2)
     order = np.random.RandomState(0).permutation(len(CLEAN))
     mixed = consensus({name: values[order] for name, values in SIGNALS.items()}, "gmm")
@@ -82,14 +95,12 @@ def test_few_pairs_are_defined(count: int) -> None:
     assert found.log_odds.shape == (count,) and np.isfinite(found.log_odds).all()
 
 
-def test_normal_scores_are_quantiles_of_ranks() -> None:
-    found = normal_scores(np.array([5.0, 1.0, 3.0, 3.0]))
-    assert found.tolist() == pytest.approx([1.1503494, -1.1503494, 0.0, 0.0], abs=1e-6)
-
-
-def test_loadings_of_one_column_and_of_none_that_varies() -> None:
-    assert loadings(np.array([[0.0, 1.0], [0.0, 2.0]])).tolist() == [0.0, 1.0]
-    assert loadings(np.zeros((3, 2))).tolist() == [0.0, 0.0]
+def test_worth_is_twice_the_area_less_one() -> None:
+    """Given 1, 3, 3; at random 0, 3: of six comparisons 4 are won and 2 are ties."""
+    assert worth(np.array([1.0, 3.0, 3.0]), np.array([0.0, 3.0])) == pytest.approx(2 * (4 - 0 + 0) / 6 - 1)
+    assert worth(np.ones(4), np.ones(3)) == pytest.approx(0.0)
+    assert worth(np.arange(4.0) - 10, np.arange(3.0)) == 0.0
+    assert worth(np.arange(4.0) + 10, np.arange(3.0)) == pytest.approx(1.0)
 
 
 def test_networks_are_averaged_and_earlier_divisions_remembered() -> None:
@@ -127,3 +138,11 @@ def test_ties_at_the_lowest_probability_are_kept() -> None:
     probability = np.array([0.01] * 30 + [0.9] * 70)
     assert (tempered(probability, 0.05) > 0.5).all()
     assert np.array_equal(tempered(probability, 0.2) > 0.5, probability > 0.5)
+
+
+def test_signals_that_agree_on_nothing_do_not_outvote_one_that_knows() -> None:
+    """Three signals share what has nothing to do with the truth, as those across modalities do in a weak network."""
+    shared = np.random.RandomState(5).randn(len(CLEAN))
+    clique = {name: shared + 0.2 * drawn(0.3, seed) for name, seed in (("pair", 6), ("noise", 7))}
+    found = consensus({**clique, "near": SIGNALS["near"]}, "gmm")
+    assert roc_auc_score(CLEAN, found.log_odds) > roc_auc_score(CLEAN, SIGNALS["near"]) - 0.01
