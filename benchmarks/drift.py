@@ -24,7 +24,8 @@ from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_na
 from runtime.log import table
 from runtime.seed import generator
 from training.data import open_data
-from training.division import divide_pairs, division_metrics
+from training.division import decide, division_metrics
+from training.look import look_at_pairs
 
 READINGS: dict[str, dict[str, Any]] = {
     "no factor": {"drift_correction": "off"},
@@ -75,20 +76,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     plain = MGCSConfig(fit_type=config.fit_type, drift_correction="division", drift_own=False)
     rows = []
     for name, reading in READINGS.items():
-        division = divide_pairs(
+        method = MGCS(replace(plain, **reading))
+        look = look_at_pairs(
             matcher,
-            MGCS(replace(plain, **reading)),
+            method,
             data.train,
             batch_size=settings["training"]["batch_size"],
             generator=generator(settings["training"]["seed"], "division"),
             device=device,
         )
-        metrics = division_metrics(division, data.train.is_matched)
+        metrics = division_metrics(decide(method, look, [look], data.train), data.train.is_matched)
         columns = ("auc_similarity", "auc_drift_factor", "auc_corrected", "auc_signal", "precision", "recall")
         unused = ("auc_drift_factor", "auc_corrected") if reading.get("drift_correction") == "off" else ()
         shown = [None if c in unused else metrics[c] for c in columns]
         rows.append([name, *("-" if value is None else f"{value:.3f}" for value in shown)])
-    print(f"|mean f - mean g| = {division.modality_gap:.3f}, {100 * data.noise.measured_ratio:.1f} % mismatched")
+    print(f"|mean f - mean g| = {look.modality_gap:.3f}, {100 * data.noise.measured_ratio:.1f} % mismatched")
     print(table(("reading", "AUC S", "AUC F", "AUC S*F", "AUC signal", "precision", "recall"), rows))
 
 

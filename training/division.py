@@ -5,7 +5,7 @@ Legend: N training pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,7 @@ from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.consensus import agreed, tempered
 from methods.blocks.method import Findings, Method
 from methods.blocks.rematch import Offers, joint_offers
-from models.matcher import Matcher
-from runtime.distributed import ALONE, Processes
-from training.look import Look, look_at_pairs
+from training.look import Look
 
 DIAGNOSTIC = "diagnostic_"
 """Prefix of the diagnostics in a division's file; they are kept in half precision, to be looked at."""
@@ -116,33 +114,6 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
     for name, values in division.diagnostics.items():
         metrics[f"auc_{name}"] = _auc(is_matched, values)
     return metrics
-
-
-def divide_pairs(
-    matcher: Matcher,
-    method: Method,
-    split: PrecomputedSplit,
-    *,
-    batch_size: int,
-    generator: torch.Generator,
-    device: torch.device,
-    workers: int = 0,
-    advance: Callable[[int], None] = lambda pairs: None,
-    processes: Processes = ALONE,
-) -> Division:
-    """Let one network look at the pairs and decide by itself; raises what `look_at_pairs` raises."""
-    look = look_at_pairs(
-        matcher,
-        method,
-        split,
-        batch_size=batch_size,
-        generator=generator,
-        device=device,
-        workers=workers,
-        advance=advance,
-        processes=processes,
-    )
-    return decide(method, look, [look], split)
 
 
 def decide(

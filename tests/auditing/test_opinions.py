@@ -17,7 +17,8 @@ from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.seed import generator
-from training.division import divide_pairs
+from training.division import decide
+from training.look import look_at_pairs
 
 CPU = torch.device("cpu")
 
@@ -36,14 +37,16 @@ def test_signals_are_those_of_a_division(checkpoint_path: Path) -> None:
     method = known_methods()["mgcs"]
     assert sum(told) == 2 * len(split) * len(matchers)
     for matcher, opinion in zip(matchers, opinions, strict=True):
-        division = divide_pairs(
+        own = method(method.Config(**checkpoint["config"]["method"]))
+        look = look_at_pairs(
             matcher,
-            method(method.Config(**checkpoint["config"]["method"])),
+            own,
             split,
             batch_size=checkpoint["config"]["training"]["batch_size"],
             generator=generator(checkpoint["config"]["training"]["seed"], "division"),
             device=CPU,
         )
+        division = decide(own, look, [look], split)
         np.testing.assert_array_equal(opinion.signal, division.signal)
         np.testing.assert_array_equal(opinion.probability, division.probability)
 

@@ -13,8 +13,8 @@ from methods.blocks.method import Bank, Scored
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.training.trainers import make_trainer
-from training.division import Division, divide_pairs, division_metrics
-from training.look import collect_bank
+from training.division import Division, decide, division_metrics
+from training.look import collect_bank, look_at_pairs
 
 CPU = torch.device("cpu")
 SIGNAL = np.array([0.1, 0.2, 0.3, 0.8, 0.9, 0.4])
@@ -105,10 +105,11 @@ def test_every_pair_gets_its_own_signal(tiny_root: Path, tmp_path: Path) -> None
     counted: list[int] = []
 
     def divide() -> Division:
-        return divide_pairs(
+        look = look_at_pairs(
             matcher, method, trainer.data.train, batch_size=33, generator=generator(0, "d"), device=CPU,
             advance=counted.append,
         )  # fmt: skip
+        return decide(method, look, [look], trainer.data.train)
 
     first = divide()
     number = np.arange(200)
@@ -129,9 +130,9 @@ def test_the_signal_of_a_real_method(tiny_root: Path, tmp_path: Path) -> None:
     """The mean hinge among the pairs of the batch, in eval mode."""
     trainer = make_trainer(tiny_root, tmp_path, "--method", "ncr", "--dropout", "0.4")
     matcher, method = trainer.networks[0].matcher, trainer.networks[0].method
-    division = divide_pairs(
-        matcher, method, trainer.data.train, batch_size=200, generator=generator(0, "d"), device=CPU
-    )
+    split = trainer.data.train
+    look = look_at_pairs(matcher, method, split, batch_size=200, generator=generator(0, "d"), device=CPU)
+    division = decide(method, look, [look], split)
     matcher.eval()
     batch = trainer.data.train[torch.arange(200)]
     with torch.no_grad():
