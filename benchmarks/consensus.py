@@ -17,16 +17,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import REPOSITORY, Row, fill, mean_cell, number_in, run_recipe
+from benchmarks.grid import REPOSITORY, GridConfig, Row, fill, mean_cell, number_in, run_recipe
 from benchmarks.robustness import last_division
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 
 CONSENSUS = ("--method", "consensus")
 ROWS: dict[str, tuple[str, ...]] = {
@@ -60,31 +59,22 @@ FIELDS = (*KEYS, "similarity", "dev_rSum", "test_rSum", "auc", "residual_noise",
 
 
 @dataclass(frozen=True)
-class AblationConfig:
+class AblationConfig(GridConfig):
     """What is run."""
 
     rows: str = flag(";".join(ROWS), "rows of the tables, separated by semicolons")
     noise_ratios: str = flag("0.4", "noise ratios, separated by commas")
-    seeds: str = flag("0", "seeds, separated by commas")
     csv: str = flag("benchmarks/consensus.csv", "file of results, added to and resumed from")
-    jobs: int = flag(2, "runs at the same time")
-    threads: int = flag(1, "processor threads of each run")
 
     def __post_init__(self) -> None:
-        check_range(self, "jobs", low=1)
-        check_range(self, "threads", low=1)
+        self.check(self.noise_ratios)
         unknown = set(self.rows.split(";")) - set(ROWS)
         if unknown:
             raise InputError(f"--rows {'; '.join(sorted(unknown))} unknown; known: {'; '.join(ROWS)}")
-        try:
-            [float(r) for r in self.noise_ratios.split(",")], [int(s) for s in self.seeds.split(",")]
-        except ValueError as error:
-            raise InputError(f"--noise_ratios and --seeds are numbers separated by commas: {error}") from None
 
     def grid(self) -> list[tuple[str, ...]]:
         """Return (seed, noise ratio, row), seed by seed."""
-        ratios = [f"{float(r):g}" for r in self.noise_ratios.split(",")]
-        return list(product([str(int(s)) for s in self.seeds.split(",")], ratios, self.rows.split(";")))
+        return self.cells(self.noise_ratios, self.rows.split(";"))
 
 
 def row_of(cell: tuple[str, ...], arguments: Sequence[str], threads: int) -> Row:

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,9 +20,34 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.flags import check_range, flag
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Flags of a grid whose runs differ in their noise ratio and seed."""
+
+    seeds: str = flag("0", "seeds, separated by commas")
+    jobs: int = flag(2, "runs at the same time")
+    threads: int = flag(1, "processor threads of each run")
+
+    def check(self, noise_ratios: str) -> None:
+        """Raise `InputError` for a value that is not allowed."""
+        check_range(self, "jobs", low=1)
+        check_range(self, "threads", low=1)
+        try:
+            [float(r) for r in noise_ratios.split(",")], [int(s) for s in self.seeds.split(",")]
+        except ValueError as error:
+            raise InputError(f"--noise_ratios and --seeds are numbers separated by commas: {error}") from None
+
+    def cells(self, noise_ratios: str, rows: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return (seed, noise ratio, row), seed by seed, so that a part of the grid is a fair table already."""
+        ratios = [f"{float(r):g}" for r in noise_ratios.split(",")]
+        seeds = [str(int(s)) for s in self.seeds.split(",")]
+        return list(product(seeds, ratios, rows))
 
 
 def run_recipe(

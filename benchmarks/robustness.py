@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import Row, fill, mean_cell, number_in, run_recipe
+from benchmarks.grid import GridConfig, Row, fill, mean_cell, number_in, run_recipe
 from methods import known_methods
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 
 KEYS = ("seed", "noise_ratio", "method")
 FIELDS = (
@@ -42,32 +41,22 @@ FIELDS = (
 
 
 @dataclass(frozen=True)
-class RobustnessConfig:
+class RobustnessConfig(GridConfig):
     """What is run."""
 
     methods: str = flag("baseline,ncr,bicro,mgcs", "methods, separated by commas")
     noise_ratios: str = flag("0.2,0.4,0.6", "noise ratios, separated by commas")
-    seeds: str = flag("0", "seeds, separated by commas")
     csv: str = flag("benchmarks/robustness.csv", "file of results, added to and resumed from")
-    jobs: int = flag(2, "runs at the same time")
-    threads: int = flag(1, "processor threads of each run")
 
     def __post_init__(self) -> None:
-        check_range(self, "jobs", low=1)
-        check_range(self, "threads", low=1)
+        self.check(self.noise_ratios)
         unknown = set(self.methods.split(",")) - set(known_methods())
         if unknown:
             raise InputError(f"--methods {', '.join(sorted(unknown))} unknown; known: {', '.join(known_methods())}")
-        try:
-            [float(r) for r in self.noise_ratios.split(",")], [int(s) for s in self.seeds.split(",")]
-        except ValueError as error:
-            raise InputError(f"--noise_ratios and --seeds are numbers separated by commas: {error}") from None
 
     def grid(self) -> list[tuple[str, ...]]:
-        """Return (seed, noise ratio, method), seed by seed, so that a part of the grid is a fair table already."""
-        ratios = [f"{float(r):g}" for r in self.noise_ratios.split(",")]
-        seeds = [str(int(s)) for s in self.seeds.split(",")]
-        return list(product(seeds, ratios, self.methods.split(",")))
+        """Return (seed, noise ratio, method)."""
+        return self.cells(self.noise_ratios, self.methods.split(","))
 
 
 def last_division(metrics: list[dict[str, Any]]) -> dict[str, float]:
