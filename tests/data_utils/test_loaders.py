@@ -70,14 +70,14 @@ def test_the_order_is_the_seeds() -> None:
 LENGTHS = np.random.RandomState(0).randint(2, 30, 500)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 41, 80, 100, 129])
 @pytest.mark.parametrize("window", [2, 3, 10, 1000])
-def test_a_window_keeps_pairs_and_sizes(count: int, window: int) -> None:
-    pairs = np.random.RandomState(1).permutation(500)[:count]
-    plain = shuffled_batches(pairs, 8, generator(0, "x"))
-    sorted_ = shuffled_batches(pairs, 8, generator(0, "x"), lengths=LENGTHS, window=window)
-    assert sorted(len(b) for b in sorted_) == sorted(len(b) for b in plain)
-    assert sorted(sum([b.tolist() for b in sorted_], [])) == sorted(sum([b.tolist() for b in plain], []))
+def test_a_window_keeps_pairs_and_sizes(window: int) -> None:
+    for count in (0, 1, 7, 8, 9, 16, 41, 80, 100, 129):
+        pairs = np.random.RandomState(1).permutation(500)[:count]
+        plain = shuffled_batches(pairs, 8, generator(0, "x"))
+        sorted_ = shuffled_batches(pairs, 8, generator(0, "x"), lengths=LENGTHS, window=window)
+        assert sorted(len(b) for b in sorted_) == sorted(len(b) for b in plain), count
+        assert sorted(sum([b.tolist() for b in sorted_], [])) == sorted(sum([b.tolist() for b in plain], [])), count
 
 
 def test_a_window_of_one_is_the_plain_shuffle() -> None:
@@ -187,7 +187,7 @@ def test_the_cpu_gets_batches_as_they_are_read(tiny_root: Path) -> None:
     threads = threading.active_count()
     for one, other in zip(load(split, batches, device=torch.device("cpu")), load(split, batches), strict=True):
         assert_equal(one, other)
-        assert threading.active_count() == threads and not one.regions.is_pinned()
+        assert threading.active_count() <= threads and not one.regions.is_pinned()
 
 
 def test_one_batch_is_prepared_ahead(tiny_root: Path) -> None:
