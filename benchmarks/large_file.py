@@ -34,7 +34,10 @@ NUM_IMAGES = {"train": 113_287, "dev": 64, "test": 64}
 EVERY = 16
 """One row in so many of the large file is not zero in its first page (4 KiB); all small splits' rows are full."""
 
-PUBLISHED = "--module_name SGR --embed_size 1024 --sim_dim 256 --batch_size 128 --noise_ratio 0.2 --log_step 1"
+PUBLISHED = (
+    "--module_name SGR --embed_size 1024 --sim_dim 256 --batch_size 128 --noise_ratio 0.2 --log_step 1 --method mgcs "
+    "--warmup_type warmup --fit_type gmm --drift_correction division --drift_neighbours bank --drift_own"
+)
 SECONDS_BETWEEN_LOOKS = 0.1
 
 

@@ -78,7 +78,8 @@ class SavingConfig:
 
 def full_state(method: str) -> tuple[list[Network], dict[str, Any]]:
     """Return networks of published sizes and the state of a run in the middle of an epoch."""
-    config = parse_args(["--method", method, "--gpu", "cpu"])
+    mgcs = ("--drift_correction", "division", "--drift_neighbours", "bank")  # as in the recipes of the embedded data
+    config = parse_args(["--method", method, *mgcs, "--gpu", "cpu"])
     shape = MatcherShape(vocabulary_size=VOCABULARY_SIZE, num_regions=NUM_REGIONS, region_dim=REGION_DIM)
     networks = build_networks(config, shape, torch.device("cpu"))
     size = config.matcher.embed_size

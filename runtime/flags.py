@@ -12,7 +12,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -128,6 +128,18 @@ class OneLineParser(argparse.ArgumentParser):
         if any(field.metadata.get("is_word") for field in self.declared.values()):
             return self.parse_intermixed_args(args, namespace)
         return super().parse_args(args, namespace)
+
+    def tell_defaults(self, special: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show in the help which flags have another default with what: name of the choice -> {flag: value}."""
+        told: dict[str, list[str]] = {}
+        for name, values in special.items():
+            for own, value in values.items():
+                told.setdefault(own, []).append(f"; {name}: {value}".replace("%", "%%"))
+        assert not (wrong := told.keys() - self.declared.keys()), f"no such flags: {', '.join(wrong)}"
+        for action in self._actions:
+            if action.dest in told:
+                text = (action.help or "").removesuffix(" (default: %(default)s)")  # some Pythons add it to switches
+                action.help = f"{text} (default: %(default)s{''.join(told[action.dest])})"
 
     def error(self, message: str) -> NoReturn:
         """Print the fault in one line and exit with code 2."""

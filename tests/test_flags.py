@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ import run
 from clip.config import parse_args as clip_args
 from evaluation import EvaluationConfig
 from methods import known_methods
+from methods.mgcs import MGCSConfig
 from models.precision import ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags
 from training.config import build_parser, parse_args
+from training.stages import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,11 +102,11 @@ RUN_FLAGS = {
     "p_threshold": 0.5,
     "noise_train": "train",
     "noise_tem": 0.5,
-    "drift_correction": "division",
+    "drift_correction": "both",
     "drift_warmup": False,
-    "drift_neighbours": "bank",
+    "drift_neighbours": "batch",
     "drift_num_neighbours": 5,
-    "drift_own": True,
+    "drift_own": False,
     "drift_gradient": True,
     "drift_negatives": "mean",
     "drift_margin": 0.04,
@@ -147,6 +150,10 @@ LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --da
     --sim_dim 256 --num_layers 1 --bi_gru --no_imgnorm --no_txtnorm --module_name SGR --sgr_step 3
     --noise_file noise.npy --no_co_training --warmup_model_path warm.pth.tar --output_dir out"""
 
+MGCS_COMMAND = """--gpu 0 --workers 4 --data_name f30k_precomp --noise_ratio 0.2 --seed 96 --warmup_epoch 10
+    --warmup_type warmup_sele --id train_f30k --warmup_rate 0.5 --p_threshold 0.5 --noise_train train --noise_tem 0.5
+    --fit_type bmm --num_epochs 400 --batch_size 96 --soft_margin exponential --grad_clip 2.0 --learning_rate 0.0002"""
+
 
 def defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
     """Return every flag's default by its name."""
@@ -189,11 +196,69 @@ def test_the_lineages_command_is_understood() -> None:
 
 
 def test_the_lineages_defaults() -> None:
-    config = parse_args([])
+    config = parse_args(["--method", "ncr"])
     training, method = config.training, config.method
     assert (training.batch_size, training.num_epochs, training.lr_update, training.learning_rate) == (128, 40, 30, 2e-4)
     assert (training.warmup_epoch, method.margin, config.matcher.module_name) == (10, 0.2, "SGR")
     assert (method.fit_type, method.soft_margin, config.num_networks) == ("gmm", "exponential", 2)
+
+
+def test_mgcs_public_command_trains_mgcs() -> None:
+    """The command names neither the method nor its learning-rate rule; its recipe is the same run."""
+    config = parse_args([*MGCS_COMMAND.split(), "--data_path", "D", "--vocab_path", "V"])
+    training, method = config.training, config.method
+    assert config.method_name == "mgcs" and isinstance(method, MGCSConfig)
+    assert [learning_rate(training, epoch) / 2e-4 for epoch in (0, 29, 30, 199, 200, 300, 399)] == pytest.approx(
+        [1, 1, 0.5, 0.5**6, 0.5**6 * 0.1, 0.5**10 * 0.01, 0.5**13 * 0.01]
+    )
+    assert (method.drift_correction, method.drift_neighbours, method.drift_own) == ("both", "batch", False)
+    assert (method.fit_type, method.noise_train, method.soft_margin) == ("bmm", "train", "exponential")
+    recipe = parse_args(
+        [f"@{ROOT / 'recipes/f30k_mgcs_0.2.args'}", "--data_path", "D", "--vocab_path", "V", "--mask_same_image"]
+    )
+    assert recipe == config
+
+
+@pytest.mark.parametrize("name", known_methods())
+def test_a_methods_own_defaults(name: str, tmp_path: Path) -> None:
+    """They are values that the flags take and that the suite does not have; a given flag wins, in a file too."""
+    kind, parser = known_methods()[name], build_parser()
+    sections = [part for part in vars(parse_args(["--method", name])).values() if is_dataclass(part)]
+    found = {flag: value for section in sections for flag, value in vars(section).items()}
+    file = tmp_path / "given.args"
+    for flag, value in kind.defaults.items():
+        assert found[flag] == value != RUN_FLAGS[flag], flag
+        assert flag in parser.declared and parser.get_default(flag) == RUN_FLAGS[flag]
+        file.write_text(f"--method {name} --{flag} {RUN_FLAGS[flag]}", encoding="utf-8")
+        for argv in ([f"--{flag}", str(RUN_FLAGS[flag]), "--method", name], [f"@{file}"]):
+            given = parse_args(argv).as_dict()
+            assert RUN_FLAGS[flag] in (given["training"].get(flag), given["method"].get(flag)), argv
+
+
+def test_wrong_defaults_of_a_method_are_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_methods()["ncr"], "defaults", {"no_such_flag": 1})
+    with pytest.raises(AssertionError, match="no such flags: no_such_flag"):
+        build_parser()
+    monkeypatch.setattr(known_methods()["ncr"], "defaults", {"fit_type": "nonsense"})
+    with pytest.raises(InputError, match="--fit_type 'nonsense'"):
+        parse_args(["--method", "ncr"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--method", "ncr"], "hardest"),
+        (["--method", "consensus"], "mean"),
+        (["--method", "consensus", "--loss", "hinge"], "hardest"),
+        (["--method", "mgcs", "--loss", "bounded"], "mean"),
+        (["--method", "mgcs", "--loss", "bounded", "--negatives", "anneal"], "anneal"),
+        (["--method", "consensus", "--negatives", "hardest"], "hardest"),
+    ],
+)
+def test_contrastive_losses_keep_all_negatives_unless_asked_otherwise(argv: list[str], expected: str) -> None:
+    config = parse_args(argv)
+    assert config.training.negatives == expected
+    assert len(config.warnings()) == ("--negatives" in argv)
 
 
 @pytest.mark.parametrize(("argument", "expected"), [("--bi_gru", True), ("--no-bi_gru", False)])
@@ -231,6 +296,8 @@ def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"baseline", "ncr", "bicro", "mgcs"} <= set(methods)
     assert f"[{' | '.join(methods)}]" in " ".join(text.split())
     assert all(f"--{name}" in text for name in RUN_FLAGS)
+    plain = " ".join(text.split())
+    assert "(default: ncr; mgcs: mgcs)" in plain and "(default: hardest; contrastive losses: mean)" in plain
 
 
 def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,6 +318,7 @@ def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
         ["--dropout", "1"],
         ["--lr_update", "0"],
         ["--learning_rate", "nan"],
+        ["--method", "consensus", "--negative_shortlist", "5"],
     ],
 )
 def test_values_that_make_no_sense_together(argv: list[str]) -> None:

@@ -60,6 +60,7 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
         f"{config.num_networks} x {config.matcher.module_name}, method {config.method_name}, "
         f"on {device}; output in {folder}"
     )
+    yield from config.warnings()
     if abs(noise.measured_ratio - noise.asked_ratio) > MAX_RATIO_ERROR:
         yield (
             f"warning: --noise_ratio is {noise.asked_ratio:g}, but {100 * noise.measured_ratio:.1f} % of the "

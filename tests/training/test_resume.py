@@ -32,8 +32,9 @@ from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--dropout", "0.4", "--num_epochs", "2", "--warmup_epoch", "1", "--batch_size", "64", "--log_step", "3")
+SHORT += ("--warmup_type", "warmup", "--lr_rule", "ncr", "--fit_type", "gmm")
 KINDS = {
-    "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--fit_type", "gmm", "--drift_correction", "both"),
+    "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--drift_neighbours", "bank"),
     "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5", "--length_window", "2"),
     "dsdmr": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0", "--refit_every", "2"),
     "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--mask_matches"),
@@ -171,7 +172,8 @@ def test_a_full_disk_costs_nothing(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every third write fails: the run warns, goes on and ends as it would have."""
-    start(tiny_root, tmp_path / "whole").train()
+    mgcs = ("--drift_correction", "division", "--drift_neighbours", "bank", "--drift_own")
+    start(tiny_root, tmp_path / "whole", *mgcs).train()
     (whole,) = (tmp_path / "whole").iterdir()
     real, count = os.fsync, itertools.count(1)
 
@@ -182,13 +184,13 @@ def test_a_full_disk_costs_nothing(
 
     monkeypatch.setattr(checkpoint.os, "fsync", failing)
     with monkeypatch.context():
-        trainer = start(tiny_root, tmp_path / "full", "--save_minutes", "0")
+        trainer = start(tiny_root, tmp_path / "full", *mgcs, "--save_minutes", "0")
         try:
             trainer.train()
         except InputError:  # the very last write may fail; what is there is resumed
             trainer.files.release()
             monkeypatch.undo()
-            start(tiny_root, tmp_path / "full", "--save_minutes", "0", "--resume").train()
+            start(tiny_root, tmp_path / "full", *mgcs, "--save_minutes", "0", "--resume").train()
     said = capsys.readouterr().out
     assert "No space left on device" in said and "training goes on" in said
     assert outcome(trainer.folder) == outcome(whole)
