@@ -138,7 +138,7 @@ def decide(
     share_noisy: float | None = None
     if own.consensus is not None:
         share_noisy = float(np.mean([look.consensus.share_noisy for look in looks if look.consensus is not None]))
-        probability = tempered(probability, share_noisy)
+        probability = tempered(probability, share_noisy, method.config.p_threshold)
         figures["share_noisy"] = share_noisy
     is_clean = method.divide(probability)
     offers = None

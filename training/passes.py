@@ -56,6 +56,7 @@ class Passes:
             while not all(self.each(work, group, trains=True)):
                 self._running.check_interruption()
                 self._save()
+        self._running.position.end_pass()
 
     def each(self, work: Callable[[Network], T], networks: Sequence[Network], *, trains: bool = False) -> list[T]:
         """Do independent work of each network, side by side if asked for and possible; `trains`: it changes them."""
@@ -109,11 +110,11 @@ class Passes:
         progress = running.log.progress(title, sum(len(b) for b in batches))
         progress.advance(sum(len(b) for b in batches[:done]))
         for number, batch in enumerate(running.load(batches[done:], split), start=done + 1):
-            drawn = [network.dropout.get_state() for network in networks]
+            before = [network.before_step() for network in networks]
             try:
                 losses.append(one_step(batch))
             except NotFinite as fault:
-                self._broken(fault, title, number, networks, drawn, batch)
+                self._broken(fault, title, number, networks, before, batch)
             position.steps_done[name] = position.steps_done.get(name, 0) + 1
             progress.advance(len(batch), losses[-1] if losses else None)
             if number % log_step == 0 or number == len(batches):
@@ -131,15 +132,17 @@ class Passes:
         title: str,
         number: int,
         networks: Sequence[Network],
-        drawn: list[Tensor],
+        before: list[dict[str, Tensor]],
         batch: Batch,
     ) -> None:
         """Do what `--on_nan` says of a step whose loss or gradient is not finite; nothing was updated."""
-        where = f"{fault} at batch {number} of {title}"
-        if self._running.settings.on_nan == "skip":
+        where, skips = f"{fault} at batch {number} of {title}", self._running.settings.on_nan == "skip"
+        for network, earlier in zip(networks, before, strict=True):
+            network.undo_forward(earlier, dropout=not skips)
+        if skips:
             self._running.log.say(f"  warning: {where}; the step is skipped")
             return
-        states = [{**network.state(), "dropout": before} for network, before in zip(networks, drawn, strict=True)]
+        states = [network.state() for network in networks]
         path = self._files.snapshot({"title": title, "batch": number, "pairs": batch.index.cpu(), "networks": states})
         raise InputError(
             f"{where}; {path} holds the networks before that step and the pairs of its batch; lower --learning_rate, "
