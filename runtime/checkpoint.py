@@ -3,7 +3,8 @@
 {"format": 1, "epoch": int, "config": {...}, "vocabulary_digest": str, "networks": [state dict, ...],
  "dev": {...}, "chosen_on": "dev"}
 
-Checkpoints of NCR, BiCro, MGCS and SGRAF are read too, and written (runtime/legacy.py):
+Checkpoints of NCR, BiCro, MGCS and SGRAF are read too, and written (runtime/legacy.py); those of programs built on
+them, such as PC2, GSC and CRCL, are read:
 
     python -m runtime.checkpoint inspect FILE
     python -m runtime.checkpoint export FILE --output OUT
@@ -15,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +98,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if is_legacy(content):
         content = from_legacy(content, str(path))
         check_fields(content, str(path))
+        if content["left_out"] and os.environ.get("RANK", "0") == "0":
+            print(f"note: {path}: {content['left_out']}", file=sys.stderr)
         return content
     if not isinstance(content, dict) or any(field not in content for field in FIELDS):
         raise InputError(

@@ -72,6 +72,7 @@ def description(checkpoint: Mapping[str, Any], path: Path) -> str:
         _line("noise protocol", noise.get("protocol")),
         _line("noise ratio asked", noise.get("asked_ratio")),
         _line("noise ratio measured", noise.get("measured_ratio")),
-        _line("beside these", ", ".join(sorted(other - {"best_rsum"})) or "nothing"),
+        *([_line("left out", checkpoint["left_out"])] if checkpoint.get("left_out") else []),
+        _line("beside these", ", ".join(sorted(other - {"best_rsum", "left_out"})) or "nothing"),
     ]
     return "\n".join(lines + _option_lines(config))
