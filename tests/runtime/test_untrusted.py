@@ -137,7 +137,8 @@ def test_plain_values() -> None:
     for _ in range(64):
         deep = [deep]
     check_plain(deep)
-    for value in ([deep], {"a": deep}, "\ud800", {"\udfff": 1}, [2**1000], (-(10**400),)):
+    options = (argparse.Namespace(**{"\ud800": 1}), argparse.Namespace(a=argparse.Namespace(b="\udfff")))
+    for value in (*options, [deep], {"a": deep}, "\ud800", {"\udfff": 1}, [2**1000], (-(10**400),)):
         with pytest.raises(ValueError, match="it "):
             check_plain(value)
 
@@ -216,7 +217,7 @@ def test_options_that_hold_themselves(tmp_path: Path) -> None:
     options.more = [options]
     path = tmp_path / "c.pth.tar"
     path.write_bytes(torch_bytes({"epoch": 1, "model": [OrderedDict()] * 3, "opt": options}))
-    with pytest.raises(InputError, match="c.pth.tar is damaged"):
+    with pytest.raises(InputError, match="c.pth.tar is not a checkpoint that can be read: it nests deeper"):
         load_checkpoint(path)
 
 
