@@ -16,7 +16,6 @@ import contextlib
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runtime.checkpoint_fields import check_fields
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import InputError, exit_on_input_error, say_aside
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, word
 from runtime.inspection import description, request_lines
 from runtime.legacy import from_legacy, is_legacy, misfits, to_legacy
@@ -98,8 +97,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if is_legacy(content):
         content = from_legacy(content, str(path))
         check_fields(content, str(path))
-        if content["left_out"] and os.environ.get("RANK", "0") == "0":
-            print(f"note: {path}: {content['left_out']}", file=sys.stderr)
+        if content["left_out"]:
+            say_aside(f"note: {path}: {content['left_out']}")
         return content
     if not isinstance(content, dict) or any(field not in content for field in FIELDS):
         raise InputError(

@@ -24,8 +24,7 @@ from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
 from models.precision import prepare_scoring
 from runtime.checkpoint import load_checkpoint
-from runtime.device import choose_device
-from runtime.distributed import ALONE, Processes, local_gpu
+from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError
 from runtime.interruption import Interruption, Stopped
 from runtime.log import RunLog, SilentLog
@@ -84,7 +83,7 @@ class Trainer:
         self.config, self.data, self.folder = config, data, folder
         self.settings = config.training
         self.files = RunFiles(folder, writes=processes.is_first)
-        self.device = choose_device(local_gpu(self.settings.gpu))
+        self.device = own_device(self.settings.gpu)
         self.networks = build_networks(config, data.shape, self.device, processes)
         self.best: dict[str, Any] | None = None
         self.divisions: dict[str, Division] = {}  # the last ones, by network
