@@ -12,8 +12,10 @@ only those are scored; all others rank behind them. `--relevance FILE` ranks by 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +80,27 @@ def _as_dicts(results: Mapping[str, Retrieval] | Mapping[str, RelevanceResult]) 
 class EvaluationConfig:
     """Flags of evaluation.py."""
 
-    mode_path: str | None = flag(None, "checkpoint to evaluate, or several separated by commas (required)")
-    mode_path1: str | None = flag(None, "one more checkpoint; the scores of all are averaged (SGR + SAF = SGRAF)")
+    mode_path: str | None = flag(
+        None, "checkpoint to evaluate, or several separated by commas (required)", metavar="FILE"
+    )
+    mode_path1: str | None = flag(
+        None, "one more checkpoint; the scores of all are averaged (SGR + SAF = SGRAF)", metavar="FILE"
+    )
     data_name: str | None = flag(None, "data set (default: the one the checkpoint was trained on)")
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: as in training)")
-    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: as in training)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)", metavar="DIR")
     split: str = flag("test", "split to evaluate: test, dev, testall (as folds too), ...")
     relevance: str | None = flag(
-        None, "file of relevant image-caption pairs (.tsv, .csv, .json) to rank by as well: R@K, mAP@R, R-Precision"
+        None,
+        "file of relevant image-caption pairs (.tsv, .csv, .json) to rank by as well: R@K, mAP@R, R-Precision",
+        metavar="FILE",
     )
-    output: str | None = flag(None, "write the results to this JSON file")
-    save_sims: str | None = flag(None, "write the score matrices (images x captions, float32) to this .npz file")
+    output: str | None = flag(None, "write the results to this JSON file", metavar="FILE")
+    save_sims: str | None = flag(
+        None, "write the score matrices (images x captions, float32) to this .npz file", metavar="FILE"
+    )
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
     shortlist: int = flag(0, "score only so many best candidates of each image and caption; 0: every pair")
     shortlist_check: int = flag(1_000_000, "up to so many pairs, score all of them too and tell the recall lost")
@@ -97,6 +109,12 @@ class EvaluationConfig:
         require(self, "mode_path", "give a checkpoint that run.py wrote")
         if not self.paths():
             raise InputError(f"--mode_path {self.mode_path!r} names no checkpoint; give one, or several with commas")
+        for path, count in Counter(Path(path).resolve() for path in self.paths()).items():
+            if count > 1:
+                raise InputError(
+                    f"--mode_path and --mode_path1 name {path} {count} times, so that it would count as much in the "
+                    "mean; name each checkpoint once"
+                )
         check_range(self, "shortlist", low=0)
         check_range(self, "shortlist_check", low=0)
 
@@ -104,7 +122,8 @@ class EvaluationConfig:
         """Return the checkpoints' paths; a comma in the name of an existing file does not separate."""
         assert self.mode_path is not None
         given = [self.mode_path] if Path(self.mode_path).is_file() else self.mode_path.split(",")
-        return [path.strip() for path in given if path.strip()] + ([self.mode_path1] if self.mode_path1 else [])
+        named = [expanduser(path.strip()) for path in given if path.strip()]
+        return named + ([self.mode_path1] if self.mode_path1 else [])
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,7 @@ def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[
     split = stored.split
     if config.shortlist > min(split.num_images, len(split)):
         raise InputError(
-            f"--shortlist {config.shortlist} is more than there is to choose from: {config.split} has "
+            f"--shortlist {config.shortlist} is more than there is to choose from: {split.name} has "
             f"{split.num_images} images and {len(split)} captions; lower it, or take 0 to score every pair"
         )
     truth = ground_truth(Path(config.relevance), split) if config.relevance else None
@@ -182,7 +201,7 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     checkpoints = [load_checkpoint(path) for path in paths]
     opened = open_all(config, paths, checkpoints)
     split, matchers = opened.split, opened.matchers
-    fold = protocol(opened.data_name).folds(config.split)
+    fold = protocol(opened.data_name).folds(split.name)
     fold = fold if fold is not None and split.num_images > fold else None
     for matcher in matchers.values():
         matcher.to(device)
@@ -202,7 +221,7 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=opened.truth, keep=sims_file.write)
     record: dict[str, Any] = {
         "data_name": opened.data_name,
-        "split": config.split,
+        "split": split.name,
         "images": split.num_images,
         "captions": len(split),
         **provenance(checkpoints, paths),
@@ -213,8 +232,8 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     }
     names = iter(matchers)
     owners = [[next(names) for _ in checkpoint["networks"]] for checkpoint in checkpoints]
-    print(f"{opened.data_name} {config.split}, {split.num_images} images x {len(split)} captions")
-    print("\n".join([*provenance_lines(record, owners), result_table(config.split, found.whole)]))
+    print(f"{opened.data_name} {split.name}, {split.num_images} images x {len(split)} captions")
+    print("\n".join([*provenance_lines(record, owners), result_table(split.name, found.whole)]))
     if fold is not None:
         print(result_table(f"{fold}-image folds, mean", found.folds))
         record |= {"fold_images": fold, "fold_results": _as_dicts(found.folds)}

@@ -47,9 +47,9 @@ class LargeFileConfig:
 
     steps: int = flag(5, "steps to watch, at the first start; at the second start one")
     folder: str | None = flag(
-        None, "where the files are made and removed again (default: the system's temporary folder)"
+        None, "where the files are made and removed again (default: the system's temporary folder)", metavar="DIR"
     )
-    json: str | None = flag(None, "write the numbers to this JSON file")
+    json: str | None = flag(None, "write the numbers to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "steps", low=1)

@@ -46,7 +46,7 @@ class RobustnessConfig(GridConfig):
 
     methods: str = flag("baseline,ncr,bicro,mgcs", "methods, separated by commas")
     noise_ratios: str = flag("0.2,0.4,0.6", "noise ratios, separated by commas")
-    csv: str = flag("benchmarks/robustness.csv", "file of results, added to and resumed from")
+    csv: str = flag("benchmarks/robustness.csv", "file of results, added to and resumed from", metavar="FILE")
 
     def __post_init__(self) -> None:
         self.check(self.noise_ratios)

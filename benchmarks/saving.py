@@ -52,7 +52,9 @@ class SavingConfig:
     step_seconds: str = flag("3.3,0", "seconds of a training step, separated by commas (0: timed here)")
     save_minutes: float = flag(10.0, "minutes between saves")
     repeats: int = flag(5, "saves that are timed")
-    folder: str | None = flag(None, "folder on the disk that is written to (default: that of temporary files)")
+    folder: str | None = flag(
+        None, "folder on the disk that is written to (default: that of temporary files)", metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "save_minutes", low=1e-6)

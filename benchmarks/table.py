@@ -39,10 +39,11 @@ class TableConfig:
         "auto",
         "published rows beside ours: auto takes those of the same data set, or all where there are none",
         choices=("auto", "all", "none"),
+        metavar="FILE",
     )
     ablations: bool = flag(False, "published ablations too")
     each: bool = flag(False, "a row for every network too, not only for the mean of their scores")
-    output: str | None = flag(None, "write to this file instead of the terminal")
+    output: str | None = flag(None, "write to this file instead of the terminal", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)

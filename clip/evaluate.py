@@ -29,11 +29,11 @@ from runtime.flags import OneLineParser, add_flags, check_choices, check_range, 
 class ClipEvaluationConfig:
     """Flags of the evaluation."""
 
-    clip: str | None = flag(None, "CLIP folder to evaluate, e.g. the model folder of a run (required)")
+    clip: str | None = flag(None, "CLIP folder to evaluate, e.g. the model folder of a run (required)", metavar="DIR")
     precision: str = flag("fp32", "bf16: the towers compute in bfloat16 (autocast)", choices=("fp32", "bf16"))
     split: str = flag("test", "split to evaluate", choices=SPLITS)
     fold_images: int = flag(1000, "a split of more images is also ranked in folds of so many")
-    output: str | None = flag(None, "write the results to this JSON file")
+    output: str | None = flag(None, "write the results to this JSON file", metavar="FILE")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
     workers: int = flag(0, "threads that decode pictures ahead (0: none)")
 

@@ -35,13 +35,15 @@ INPUTS = (".npy", ".h5", ".hdf5", ".tsv")
 class ConvertConfig:
     """Flags of the converter."""
 
-    input: str | None = flag(None, "features to read: .npy, .h5, or a bottom-up-attention .tsv (required)")
-    output: str | None = flag(None, "file to write: .npy or .h5; it must not exist (required)")
+    input: str | None = flag(
+        None, "features to read: .npy, .h5, or a bottom-up-attention .tsv (required)", metavar="FILE"
+    )
+    output: str | None = flag(None, "file to write: .npy or .h5; it must not exist (required)", metavar="FILE")
     dtype: str | None = flag(
         None, "numbers written (default: float16 where the input has it, else float32)", choices=("float16", "float32")
     )
     ids: str | None = flag(
-        None, "write the rows of a .tsv in the order of this file's image ids (default: as they come)"
+        None, "write the rows of a .tsv in the order of this file's image ids (default: as they come)", metavar="FILE"
     )
 
     def __post_init__(self) -> None:

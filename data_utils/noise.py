@@ -47,10 +47,12 @@ MAX_RATIO_ERROR = 0.01
 class NoiseConfig:
     """How many training pairs are mismatched, and how."""
 
-    noise_ratio: float = flag(0.0, "share of training captions that get another image, in [0, 1)")
+    noise_ratio: float = flag(0.0, "share of training captions that get another image, in [0, 1)", metavar="RATIO")
     noise_protocol: str = flag("caption", "what is shuffled", choices=("caption", "image"))
     noise_seed: int = flag(123, "seed of the shuffle, apart from --seed: runs of several seeds share one noise")
-    noise_file: str | None = flag(None, "index file (.npy) to use; if it does not exist it is made and written there")
+    noise_file: str | None = flag(
+        None, "index file (.npy) to use; if it does not exist it is made and written there", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -84,7 +86,9 @@ class Command:
     """What `python -m data_utils.noise` is to do."""
 
     action: str = word("inspect: tell what an index file does; make: write one", choices=("inspect", "make"))
-    file: str | None = word("the index file to inspect, or to write (instead of --noise_file)", optional=True)
+    file: str | None = word(
+        "the index file to inspect, or to write (instead of --noise_file)", optional=True, metavar="FILE"
+    )
 
 
 def training_counts(data: DataConfig) -> tuple[Path, Counts]:

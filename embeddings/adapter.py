@@ -45,7 +45,7 @@ class AdapterConfig:
         for name in ("num_epochs", "hidden_size", "refit_every"):
             check_range(self, name, low=1)
         check_range(self, "batch_size", low=2)
-        check_range(self, "learning_rate", low=0.0, high=1.0)
+        check_range(self, "learning_rate", low=1e-12, high=1.0)
 
 
 class ResidualAdapter(nn.Module):

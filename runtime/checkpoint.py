@@ -91,6 +91,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: no such file, not a checkpoint, or one that asks for code.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.pth.tar"))
+        advice = f"give the checkpoint itself: {path / inside[0]}" if inside else "it holds no checkpoint (.pth.tar)"
+        raise InputError(f"{path} is a folder; {advice}")
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give the path of a .pth.tar file that run.py wrote")
     content = read_torch_file(path)
@@ -116,8 +120,8 @@ class CheckpointConfig:
     """Words and flags of `python -m runtime.checkpoint`."""
 
     action: str = word("inspect: tell what a file holds; export: write it as NCR does", choices=("inspect", "export"))
-    file: str = word("checkpoint: of this suite, of NCR, BiCro, MGCS or SGRAF")
-    output: str | None = flag(None, "export: the file to write (an existing one is replaced)")
+    file: str = word("checkpoint: of this suite, of NCR, BiCro, MGCS or SGRAF", metavar="FILE")
+    output: str | None = flag(None, "export: the file to write (an existing one is replaced)", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,34 +23,51 @@ from runtime.errors import InputError, one_line
 DEEPEST_FILE = 8
 """Argument files that name each other in a row."""
 
+_UNKNOWN = "unrecognized arguments: "
+"""How argparse begins its message."""
+
 MOST_WORDS = 2000
 """Arguments of a file: argparse takes a time that grows with their square."""
 
 Config = TypeVar("Config")
 
 
-def flag(default: Any, help: str, *, choices: Iterable[str] | None = None) -> Any:
+PATHS = ("FILE", "DIR")
+"""Values that stand for a path: `~` at their beginning is the user's home, wherever they were written."""
+
+
+def flag(default: Any, help: str, *, choices: Iterable[str] | None = None, metavar: str | None = None) -> Any:
     """Declare a config field that is also a command-line flag.
 
     Args:
         default: default value; its field's annotation (int, float, str, bool, or one of these `| None`) sets the type.
         help: what the flag does, in one sentence.
         choices: allowed names, if it is a name.
+        metavar: what --help calls the value: FILE or DIR for a path, RATIO for a share; by default the type's name.
     """
     known = tuple(choices) if choices is not None else None
-    return dataclasses.field(default=default, metadata={"help": help, "choices": known})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": known, "metavar": metavar})
 
 
-def word(help: str, *, choices: Iterable[str] | None = None, optional: bool = False) -> Any:
+def word(help: str, *, choices: Iterable[str] | None = None, optional: bool = False, metavar: str | None = None) -> Any:
     """Declare a config field that is given by its place on the command line, without a `--name`.
 
     Args:
         help: what the word says, in one sentence.
         choices: allowed words.
         optional: it may be left out, and is then None.
+        metavar: FILE or DIR for a path; --help shows the field's name all the same.
     """
-    metadata = {"help": help, "choices": tuple(choices) if choices is not None else None, "is_word": True}
+    known = tuple(choices) if choices is not None else None
+    metadata = {"help": help, "choices": known, "metavar": metavar, "is_word": True}
     return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
+
+
+def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return ` did you mean X?` for the known name that is most like a given one, or nothing if none is."""
+    names = {name.lower(): name for name in known}
+    nearest = difflib.get_close_matches(given.lower(), names, n=1)
+    return f" did you mean {prefix}{names[nearest[0]]}?" if nearest else ""
 
 
 def check_choices(config: Any) -> None:
@@ -57,7 +76,9 @@ def check_choices(config: Any) -> None:
         known = field.metadata.get("choices")
         value = getattr(config, field.name)
         if known is not None and value not in known:
-            raise InputError(f"--{field.name} {value!r} is unknown; known: {', '.join(known)}")
+            raise InputError(
+                f"--{field.name} {value!r} is unknown;{did_you_mean(str(value), known)} known: {', '.join(known)}"
+            )
 
 
 def check_range(config: Any, name: str, *, low: float, high: float = float("inf"), high_open: bool = False) -> None:
@@ -94,7 +115,12 @@ class OneLineParser(argparse.ArgumentParser):
         return arg_line.split("#", 1)[0].split()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Do what argparse does, with the arguments of files in the place of their names."""
+        """Do what argparse does, with the arguments of files in the place of their names.
+
+        What a person types must not contradict itself; what a program puts together may, and the later flag wins.
+        """
+        if args is None:
+            self._refuse_contradictions(sys.argv[1:])
         given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(self._with_files(given), namespace)
 
@@ -103,7 +129,8 @@ class OneLineParser(argparse.ArgumentParser):
         expanded: list[str] = []
         for argument in args:
             if argument.startswith("@"):
-                expanded += self._with_files(self._arguments_of(argument[1:], within), (*within, argument[1:]))
+                name = os.path.expanduser(argument[1:])
+                expanded += self._with_files(self._arguments_of(name, within), (*within, name))
             else:
                 expanded.append(argument)
         return expanded
@@ -122,6 +149,20 @@ class OneLineParser(argparse.ArgumentParser):
         if len(words) > MOST_WORDS:
             self.error(f"argument file {name} holds {len(words)} arguments; {MOST_WORDS} at most")
         return words
+
+    def _refuse_contradictions(self, words: Sequence[str]) -> None:
+        """Exit if a flag is given twice with different values; one that overrides a file's is none of these."""
+        found: dict[str, str] = {}
+        for place, argument in enumerate(words):
+            name, is_joined, value = argument.partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                continue
+            if action.nargs != 0 and not is_joined:
+                value = " ".join(words[place + 1 : place + 2])
+            given = f"{name} {value}".strip()
+            if found.setdefault(action.dest, given) != given:
+                self.error(f"{found[action.dest]} and {given} contradict each other; give one of them")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, but let words stand between flags as well as before them."""
@@ -142,7 +183,16 @@ class OneLineParser(argparse.ArgumentParser):
                 action.help = f"{text} (default: %(default)s{''.join(told[action.dest])})"
 
     def error(self, message: str) -> NoReturn:
-        """Print the fault in one line and exit with code 2."""
+        """Print the fault in one line, with what was perhaps meant, and exit with code 2."""
+        unknown, hint = message.removeprefix(_UNKNOWN), ""
+        if unknown != message:
+            first = unknown.split()[0]
+            if first.startswith("--"):
+                stem = first.partition("=")[0][2:].replace("-", "_")
+                hint = did_you_mean(stem, (name[2:] for name in self._option_string_actions), "--")
+            elif first.endswith(".args") or Path(first).is_file():
+                hint = f" did you mean @{first}, the flags in that file?"
+        message += hint and f";{hint}"
         self.exit(2, f"error: {one_line(message)} (--help lists every flag)\n")
 
 
@@ -150,6 +200,11 @@ def _value_type(annotation: Any) -> type:
     if isinstance(annotation, types.UnionType):
         (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
     return annotation
+
+
+def _reader(kind: type, metavar: str | None) -> Callable[[str], Any]:
+    """Return what makes a value of a text."""
+    return os.path.expanduser if metavar in PATHS else kind
 
 
 def add_flags(parser: OneLineParser, title: str, config: type) -> None:
@@ -167,10 +222,12 @@ def add_flags(parser: OneLineParser, title: str, config: type) -> None:
         parser.declared[field.name] = field
         group = group or parser.add_argument_group(title)
         kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
+        metavar = field.metadata["metavar"]
+        read = _reader(kind, metavar)
         name = f"--{field.name}"
         if field.metadata.get("is_word"):
             count = "?" if field.default is None else None
-            group.add_argument(field.name, type=kind, nargs=count, choices=known, help=help_text)
+            group.add_argument(field.name, type=read, nargs=count, choices=known, help=help_text)
             continue
         if known:
             help_text += f" [{' | '.join(known)}]"
@@ -180,8 +237,8 @@ def add_flags(parser: OneLineParser, title: str, config: type) -> None:
             action = argparse.BooleanOptionalAction
             group.add_argument(name, action=action, default=field.default, help=help_text)
         else:
-            metavar = "NAME" if known else kind.__name__.upper()
-            group.add_argument(name, type=kind, default=field.default, metavar=metavar, help=help_text)
+            metavar = "NAME" if known else metavar or kind.__name__.upper()
+            group.add_argument(name, type=read, default=field.default, metavar=metavar, help=help_text)
 
 
 def from_namespace(config: type[Config], namespace: argparse.Namespace) -> Config:

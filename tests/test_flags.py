@@ -10,13 +10,19 @@ import pytest
 
 import evaluation
 import run
+from audit import AuditConfig
 from clip.config import parse_args as clip_args
+from data_utils.convert import ConvertConfig
+from data_utils.extract import ExtractConfig
+from embeddings.clean import CleanConfig
 from evaluation import EvaluationConfig
 from methods import known_methods
 from methods.mgcs import MGCSConfig
 from models.precision import ScoringConfig
+from report import ReportConfig
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags
+from runtime.flags import PATHS, OneLineParser, add_flags
+from search import SearchConfig
 from training.config import build_parser, parse_args
 from training.stages import learning_rate
 
@@ -319,11 +325,31 @@ def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
         ["--lr_update", "0"],
         ["--learning_rate", "nan"],
         ["--method", "consensus", "--negative_shortlist", "5"],
+        ["--learning_rate", "0"],
+        ["--learning_rate", "2e4"],
     ],
 )
 def test_values_that_make_no_sense_together(argv: list[str]) -> None:
     with pytest.raises(InputError, match="--"):
         parse_args(argv)
+
+
+PATH_FLAGS = """data_path vocab_path token_cache noise_file word_vectors saved_model warmup_model_path output_dir
+    mode_path mode_path1 relevance output save_sims images captions texts truth pictures queries image html index input ids boxes
+    backbone similarities""".split()
+
+
+def test_paths_are_told_from_other_texts() -> None:
+    """In these `~` is the user's home."""
+    found, others = set(), (AuditConfig, SearchConfig, ReportConfig, ConvertConfig, ExtractConfig, CleanConfig)
+    for config in (None, EvaluationConfig, *others):
+        parser = OneLineParser() if config else build_parser()
+        if config:
+            add_flags(parser, "some", config)
+        named = {name for name, field in parser.declared.items() if field.metadata["metavar"] in PATHS}
+        assert named == set(PATH_FLAGS) & set(parser.declared)
+        found |= named
+    assert found == set(PATH_FLAGS)
 
 
 def test_the_readme_names_every_flag() -> None:

@@ -37,7 +37,9 @@ class TrainingConfig:
         "warm-up: warmup takes all pairs, warmup_sele the small-loss ones, co_teaching those that the peer picks",
         choices=WARMUPS,
     )
-    warmup_rate: float = flag(0.3, "share of each batch that warmup_sele and co_teaching keep, in (0, 1]")
+    warmup_rate: float = flag(
+        0.3, "share of each batch that warmup_sele and co_teaching keep, in (0, 1]", metavar="RATIO"
+    )
     warmup_epoch: int = flag(10, "epochs of warm-up")
     num_epochs: int = flag(40, "epochs after warm-up")
     batch_size: int = flag(128, "pairs a batch; with a noisy side, so many of each side")
@@ -68,7 +70,9 @@ class TrainingConfig:
         "(SGR; 0: all)",
     )
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
-    noisy_start: float = flag(0.5, "the noisy side is trained from this share of the epochs on (1: never)")
+    noisy_start: float = flag(
+        0.5, "the noisy side is trained from this share of the epochs on (1: never)", metavar="RATIO"
+    )
     side_by_side: bool = flag(
         False,
         "train, divide and validate both networks at once, each in a process of its own with one thread, where "
@@ -90,8 +94,11 @@ class TrainingConfig:
         None,
         "start from this checkpoint's networks; no warm-up; it counts as a candidate; given the folder of an "
         "interrupted run, go on with that run, as --resume does",
+        metavar="FILE",
     )
-    warmup_model_path: str | None = flag(None, "checkpoint of warmed-up networks to start from instead of warming up")
+    warmup_model_path: str | None = flag(
+        None, "checkpoint of warmed-up networks to start from instead of warming up", metavar="FILE"
+    )
     seed: int = flag(0, "seed of weights, shuffles and dropout")
     deterministic: bool = flag(
         False, "only arithmetic that repeats bit by bit, on CUDA too; what cannot repeat is refused"
@@ -100,7 +107,7 @@ class TrainingConfig:
     workers: int = flag(0, "processes that read batches ahead (0: none)")
     log_step: int = flag(50, "steps between records of the training loss")
     id: str | None = flag(None, "a name for this run, added to its folder's")
-    output_dir: str = flag("output", "folder in which the run's own folder is made")
+    output_dir: str = flag("output", "folder in which the run's own folder is made", metavar="DIR")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -108,7 +115,7 @@ class TrainingConfig:
         check_range(self, "noisy_start", low=0.0, high=1.0)
         check_range(self, "batch_size", low=2)
         check_range(self, "save_minutes", low=0.0)
-        check_range(self, "learning_rate", low=0.0)
+        check_range(self, "learning_rate", low=1e-12, high=1.0)
         check_range(self, "grad_clip", low=1e-12)
         for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
             check_range(self, name, low=0)

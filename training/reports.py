@@ -61,6 +61,11 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
         f"on {device}; output in {folder}"
     )
     yield from config.warnings()
+    if config.training.batch_size > len(data.train):
+        yield (
+            f"warning: --batch_size {config.training.batch_size} is more than the {len(data.train)} training pairs: "
+            "each epoch is one step, on all of them"
+        )
     if abs(noise.measured_ratio - noise.asked_ratio) > MAX_RATIO_ERROR:
         yield (
             f"warning: --noise_ratio is {noise.asked_ratio:g}, but {100 * noise.measured_ratio:.1f} % of the "

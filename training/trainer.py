@@ -338,12 +338,16 @@ class Trainer:
         """Rank the test split once, with the networks that were best on dev, and write results.json."""
         assert self.best is not None
         self.files.save_unsaved()
-        if unsaved := self.running.processes.told(list(self.files.unsaved)):
-            raise InputError(f"{', '.join(unsaved)} cannot be written to {self.folder}; make room, then --resume")
-        path = self.folder / BEST
-        load_weights(self.networks, load_checkpoint(path), path, self.data, self.config)
+        path, processes = self.folder / BEST, self.running.processes
+        best = processes.told(self.files.unsaved.get(BEST)) or load_checkpoint(path)
+        load_weights(self.networks, best, path, self.data, self.config)
         ranked = self.evaluate(self.data.test)
         self.log.say(f"test, networks of {self.best['title']} (best on dev)\n{result_table('test', ranked)}")
+        if unsaved := processes.told(list(self.files.unsaved)):
+            raise InputError(
+                f"{', '.join(unsaved)} cannot be written to {self.folder}, so that the results above are not saved; "
+                "make room, then --resume"
+            )
         record_test(self.log, self.best["epoch"], ranked)
         record = results(self.config, self.data, self.best, ranked, seconds=time.monotonic() - self.started)
         self.log.close()  # before the results: with them the run is finished, whatever happens then

@@ -36,6 +36,7 @@ class WordVectorsConfig:
     word_vectors: str | None = flag(
         None,
         "start from the pretrained word vectors in this text file (GloVe or word2vec); --word_dim is its dimension",
+        metavar="FILE",
     )
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -196,6 +197,27 @@ def test_a_full_disk_costs_nothing(
     assert outcome(trainer.folder) == outcome(whole)
 
 
+def test_a_disk_that_is_full_to_the_end_still_shows_the_results(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tiny_root, tmp_path / "whole").train()
+    table = re.compile(r"^test, networks of .*?^mean .*?$", re.DOTALL | re.MULTILINE)
+    (whole,) = table.findall(capsys.readouterr().out)
+    trainer = start(tiny_root, tmp_path / "full")
+    real, written = os.fsync, itertools.count()
+
+    def full_after_the_settings(descriptor: int) -> None:
+        if next(written):
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full_after_the_settings)
+        with pytest.raises(InputError, match=r"checkpoint_dev_best.* cannot be written .* results above are not saved"):
+            trainer.train()
+    assert table.findall(capsys.readouterr().out) == [whole] and not list(trainer.folder.glob("*.pth.tar"))
+
+
 def test_what_cannot_be_resumed(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_at(monkeypatch, 2)
     trainer = start(tiny_root, tmp_path)
@@ -226,12 +248,43 @@ def test_a_run_killed_after_its_results_is_finished(tiny_root: Path, tmp_path: P
     assert not (folder / "state-1").exists()
 
 
-def test_resume_without_a_run_starts_one(tiny_root: Path, tmp_path: Path) -> None:
-    trainer = start(tiny_root, tmp_path, "--resume")
-    assert trainer.position.stage == 0
+def test_resume_without_a_run_starts_one_and_says_so(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typing error in --id must not be a new run in silence."""
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        trainer = start(tiny_root, tmp_path, "--id", "wide")
+        with pytest.raises(Stopped):
+            trainer.train()
     trainer.files.release()
-    again = start(tiny_root, tmp_path, "--resume")  # nothing was saved in there
-    assert again.folder == trainer.folder and again.position.stage == 0
+    place = choose_folder(parse_args(tiny_flags(tiny_root, tmp_path, *SHORT, "--id", "wird", "--resume")))
+    name = "tiny_precomp_mgcs_VSE_0.2_s0"
+    assert place.is_new and not place.is_resumed and place.folder.name == f"{name}_wird"
+    (remark,) = place.remarks
+    assert remark.startswith(f"--resume: no interrupted run {name}_wird in {tmp_path}; a new one starts")
+    assert f"interrupted there: {name}_wide (--id" in remark
+    run.main(tiny_flags(tiny_root, tmp_path, *SHORT, "--id", "wird", "--resume"))  # nothing was saved in there
+    assert (
+        f"--resume: {place.folder} holds no saved state to go on from; the run starts over" in capsys.readouterr().out
+    )
+
+
+def test_the_interrupted_run_goes_on_though_a_later_one_is_finished(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        first = start(tiny_root, tmp_path)
+        with pytest.raises(Stopped):
+            first.train()
+    first.files.release()
+    start(tiny_root, tmp_path).train()
+    again = start(tiny_root, tmp_path, "--resume")
+    assert again.folder == first.folder
+    again.train()
+    with pytest.raises(InputError, match=f"{first.folder}-2 is finished"):
+        start(tiny_root, tmp_path, "--resume")
 
 
 def test_one_run_a_folder(tiny_root: Path, tmp_path: Path) -> None:
