@@ -29,6 +29,7 @@ from models.gallery import image_blocks
 from models.keys import Network, caption_keys, fit_networks, image_keys
 from models.listed import EncodedFile, score_listed
 from models.matcher import Matcher
+from runtime.provenance import epoch_title
 from vocab.vocabulary import SPECIAL, UNK
 
 NAMES = "AB"
@@ -135,7 +136,7 @@ def audit_run(run: TrainedRun, subject: Subject, *, size: int, scratch: Path, pr
         opinions=dict(zip(NAMES, opinions, strict=False)),
         similarity=similarity,
         partners=partners,
-        judged_by=f"{run.path}, method {name}, epoch {run.checkpoint['epoch']}",
+        judged_by=f"{run.path}, method {name}, {epoch_title(run.checkpoint)}",
         ranked_over=over,
     )
 

@@ -87,7 +87,7 @@ def run_once(cell: tuple[str, ...], arguments: Sequence[str], threads: int) -> R
         "measured_ratio": round(record["noise"]["measured_ratio"], 4),
         "seed": seed,
         "num_networks": record["num_networks"],
-        "epoch": record["epoch"],
+        "epoch": record["epoch_title"],
         "dev_rSum": round(dev["rSum"], 2),
         "test_rSum": round(test["rSum"], 2),
         "test_i2t_R1": round(test["i2t"]["R@1"], 2),

@@ -24,6 +24,9 @@ from training.division import DIAGNOSTIC
 from training.folders import RESULTS
 
 CONFIG, BEST = "config.json", "checkpoint_dev_best.pth.tar"
+EPOCHS_DONE = "epochs done, warm-up included"
+"""What axes of epochs count."""
+
 _DIVISION = re.compile(r"epoch_(\d+)_(\w+)\.npz")
 
 
@@ -83,6 +86,11 @@ class Run:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the records of one kind: `loss`, `dev`, `division`."""
         return [record for record in self.records if record.get("event") == name]
+
+    def title(self, epochs_done: int) -> str:
+        """Return what the run calls the epoch that it had then done: `epoch 2/4`, `warm-up 1/1`."""
+        known = {record["step"]: str(record["title"]) for record in self.events("dev") if record.get("title")}
+        return known.get(epochs_done, f"{epochs_done} epochs, warm-up included")
 
     @cached_property
     def divisions(self) -> dict[tuple[int, str], Path]:

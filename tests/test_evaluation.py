@@ -105,7 +105,7 @@ def test_where_the_networks_come_from_is_told(
     found = Evaluated(tmp_path, capsys, sgr_path)
     (line,) = [line for line in found.text.splitlines() if str(sgr_path) in line]
     noise = found.record["noise"][0]
-    assert line.startswith(f"A B: {sgr_path}: mgcs, SGR, epoch {found.record['epochs'][0]}, chosen on dev, seed 0; ")
+    assert line.startswith(f"A B: {sgr_path}: mgcs, SGR, {found.record['epoch_titles'][0]}, chosen on dev, seed 0; ")
     assert line.endswith(f"noise: protocol caption, 20 % asked, {100 * noise['measured_ratio']:.2f} % measured")
     assert noise["asked_ratio"] == 0.2 and 0.1 < noise["measured_ratio"] < 0.2
     assert found.record["methods"] == ["mgcs"] and found.record["chosen_on"] == ["dev"]

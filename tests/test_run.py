@@ -82,6 +82,7 @@ def test_every_method_end_to_end(
     evaluation.main(["--mode_path", str(checkpoint), "--gpu", "cpu", *targets])
     text = capsys.readouterr().out
     assert f"{results['test'][final]['rSum']:.1f}" in text
+    assert f", {results['epoch_title']}, chosen on dev" in text, "one count of epochs everywhere"
     record = read_json(output)
     assert record["results"] == results["test"], "the numbers of training and evaluation are the same"
     assert (record["images"], record["captions"], record["epochs"]) == (IMAGES, CAPTIONS, [results["epoch"]])

@@ -158,7 +158,7 @@ class Trainer:
             self._save_if_due()
         self.validate(stage.title, is_last=stage.is_last)
         if stage.kind == "warm-up" and stage.is_last:
-            self.save(WARMED)
+            self.save(WARMED, stage.title)
         self.position.next_stage()
         self.running.check_interruption()
         self.save_state()
@@ -332,7 +332,7 @@ class Trainer:
         if self.best is None or ranked[final].r_sum > self.best["rSum"]:
             self.best = {"rSum": ranked[final].r_sum, "epoch": done, "title": title}
             self.best["results"] = {name: r.as_dict() for name, r in ranked.items()}
-            self.save(BEST)
+            self.save(BEST, title)
 
     def test(self) -> dict[str, Any]:
         """Rank the test split once, with the networks that were best on dev, and write results.json."""
@@ -358,10 +358,11 @@ class Trainer:
 
     # -- files --------------------------------------------------------------------------------------------------
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint of all networks."""
+    def save(self, name: str, title: str) -> None:
+        """Write a checkpoint of all networks, as they are after the stage of that title."""
         content = {
             "epoch": self.position.epochs_done,
+            "title": title,
             "config": described(self.config, self.data),
             "vocabulary_digest": self.data.vocabulary.digest(),
             "networks": [n.matcher.state_dict() for n in self.networks],
