@@ -49,7 +49,7 @@ __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
 
 def result_table(title: str, results: dict[str, Retrieval]) -> str:
     """Return the table of recalls, one row a network and one for their mean."""
-    header = [title, *(f"{d} R@{k}" for d in ("i2t", "t2i") for k in RECALLS), "i2t med", "t2i med", "rSum"]
+    header = [title, *(f"{d}\nR@{k}" for d in ("i2t", "t2i") for k in RECALLS), "i2t\nmed", "t2i\nmed", "rSum"]
     rows = [
         [
             name,
@@ -67,7 +67,8 @@ def result_table(title: str, results: dict[str, Retrieval]) -> str:
 def relevance_table(title: str, results: Mapping[str, RelevanceResult]) -> str:
     """Return the table of figures by a ground truth of many to many, one row a network."""
     names = (*(f"R@{k}" for k in RECALLS), "mAP@R", "R-Precision")
-    header = [title, *(f"{d} {name}" for d in ("i2t", "t2i") for name in names)]
+    shown = (*names[:-1], "R-Prec")
+    header = [title, *(f"{d}\n{name}" for d in ("i2t", "t2i") for name in shown)]
     rows = [[name, *(r[d][n] for d in ("i2t", "t2i") for n in names)] for name, r in _as_dicts(results).items()]
     return table(header, rows)
 
@@ -235,12 +236,12 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     print(f"{opened.data_name} {split.name}, {split.num_images} images x {len(split)} captions")
     print("\n".join([*provenance_lines(record, owners), result_table(split.name, found.whole)]))
     if fold is not None:
-        print(result_table(f"{fold}-image folds, mean", found.folds))
+        print(result_table(f"{fold}-image\nfolds, mean", found.folds))
         record |= {"fold_images": fold, "fold_results": _as_dicts(found.folds)}
     if opened.truth is not None:
         sizes = (opened.truth.i2t.num_queries, opened.truth.t2i.num_queries)
         print(f"{config.relevance}: {sizes[0]} images and {sizes[1]} captions have something relevant")
-        print(relevance_table("relevance", found.relevance))
+        print(relevance_table("network", found.relevance))
         record["relevance"] = {"file": config.relevance, "results": _as_dicts(found.relevance)}
     if config.output is not None:
         write_json(Path(config.output), record)

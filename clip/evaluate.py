@@ -80,7 +80,7 @@ def ranked_tables(title: str, rows: dict[str, Ranked], fold_images: int) -> str:
     parts = [result_table(title, {name: row.whole for name, row in rows.items()})]
     folds = {name: row.folds for name, row in rows.items() if row.folds is not None}
     if folds:
-        parts.append(result_table(f"{fold_images}-image folds, mean", folds))
+        parts.append(result_table(f"{fold_images}-image\nfolds, mean", folds))
     return "\n".join(parts)
 
 

@@ -209,12 +209,18 @@ class HeldLog:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a plain-text table: first column left-aligned, numbers right-aligned with one decimal."""
-    cells = [list(header)] + [[f"{c:.1f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    """Return a plain-text table: first column left-aligned, numbers right-aligned with one decimal.
+
+    Titles of columns may have several lines, so that the table stays narrow.
+    """
+    titles = [title.split("\n") for title in header]
+    height = max(map(len, titles))
+    above = [list(line) for line in zip(*([""] * (height - len(t)) + t for t in titles), strict=True)]
+    cells = above + [[f"{c:.1f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(titles))]
     lines = [
         "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in cells
     ]
-    lines.insert(1, "  ".join("-" * w for w in widths))
+    lines.insert(height, "  ".join("-" * w for w in widths))
     return "\n".join(lines)

@@ -14,8 +14,8 @@ import torch
 import evaluation
 from data_utils import catalog
 from models import ensemble, shortlist
-from models.ranks import folds_of, mean_retrieval, retrieval
-from models.relevance import GroundTruth, Relevance, relevance_result
+from models.ranks import RECALLS, Ranks, Retrieval, folds_of, mean_retrieval, retrieval
+from models.relevance import GroundTruth, Relevance, RelevanceRanks, RelevanceResult, relevance_result
 from runtime import checkpoint as checkpoint_tool
 from runtime.errors import InputError
 from tests.models.test_ranks import HAND_MADE, OWNERS
@@ -52,6 +52,17 @@ def test_the_table_shows_every_network() -> None:
     lines = evaluation.result_table("test", {"A": result, "mean": result}).splitlines()
     rows = [line for line in lines if line.split()[0] in ("A", "mean")]
     assert len(rows) == 2 and all("400" in row and "75" in row for row in rows)
+
+
+def test_the_widest_tables_fit_a_terminal() -> None:
+    wide = Ranks(recall=dict.fromkeys(RECALLS, 100.0), median_rank=14999.0, mean_rank=14999.0)
+    names = ("A", "B1", "mean", "dsdmr, epoch 12")
+    by_ids = evaluation.result_table("5000-image\nfolds, mean", dict.fromkeys(names, Retrieval(wide, wide)))
+    many = RelevanceRanks(dict.fromkeys(RECALLS, 100.0), map_at_r=100.0, r_precision=100.0, num_queries=25000)
+    by_file = evaluation.relevance_table("network", dict.fromkeys(("A1", "mean"), RelevanceResult(many, many)))
+    lines = [line for made in (by_ids, by_file) for line in made.splitlines()]
+    assert lines[1].split()[:3] == ["folds,", "mean", "R@1"] and "14999" in lines[3]
+    assert max(map(len, lines)) <= 80
 
 
 # -- several checkpoints, other programs' checkpoints ---------------------------------------------------------------
@@ -176,7 +187,7 @@ def test_folds_are_cut_from_the_full_matrix(
     for name in ("A", "B", "mean"):
         assert found.record["results"][name] == retrieval(found.sims[name], owners).as_dict()
         assert found.record["fold_results"][name] == mean_retrieval(folds_of(found.sims[name], owners, 8)).as_dict()
-    assert found.record["fold_images"] == 8 and "8-image folds, mean" in found.text
+    assert found.record["fold_images"] == 8 and "8-image  " in found.text
     assert scoring.call_count == 2, "each network scores once"
 
 
@@ -194,7 +205,7 @@ def test_relevance_from_a_file(
     assert found.record["relevance"]["file"] == str(file)
     for name in ("A", "B", "mean"):
         assert found.record["relevance"]["results"][name] == relevance_result(found.sims[name], truth).as_dict()
-    assert "i2t mAP@R" in found.text and "t2i R-Precision" in found.text
+    assert "mAP@R" in found.text and "R-Prec" in found.text
     assert found.record["results"] == Evaluated(tmp_path, capsys, sgr_path).record["results"]
 
 
@@ -292,7 +303,7 @@ def test_folds_have_shortlists_of_their_own(
     for start in range(0, 24, 8):
         fold = real[start : start + 8, 5 * start : 5 * (start + 8)]
         assert fold.sum(axis=0).min() >= 2 and fold.sum(axis=1).min() >= 2
-    assert "8-image folds" in short.text and short.record["fold_results"]["A"]["rSum"] > 0
+    assert "8-image  " in short.text and short.record["fold_results"]["A"]["rSum"] > 0
 
 
 @pytest.mark.parametrize("size", [IMAGES + 1, CAPTIONS, 10**9, -1])

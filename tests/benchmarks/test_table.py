@@ -320,6 +320,18 @@ def test_markdown(runs: list[Path]) -> None:
     assert "printed rSum" not in built(*runs, published="none")
 
 
+def test_text_fits_a_terminal(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [written(tmp_path / f"seed_{k}", run_record(k, k, data_name="f30k_precomp")) for k in (1, 2)]
+    text = built(*runs, *more, format="text")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= table.WIDTH
+    (mean,) = [line for line in lines if line.startswith("1 mgcs ")]
+    assert mean.split()[2:] == ["11.0", "21.0", "31.0", "6.0", "16.0", "26.0", "111.0±6.0"]
+    assert "epoch 4/9, 5/9, 6/9" in " ".join(text.split()) and "- N: another noise protocol" in text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert built(*runs, *more) == text
+
+
 def test_csv(runs: list[Path]) -> None:
     lines = built(*runs, format="csv").splitlines()
     remarks = [line for line in lines if line.startswith("#")]

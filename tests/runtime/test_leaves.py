@@ -155,3 +155,4 @@ def test_the_log_writes_one_line_a_record(tmp_path: Path) -> None:
 
 def test_table() -> None:
     assert table(["dev", "R@1"], [["A", 12.34], ["mean", 5]]) == "dev    R@1\n----  ----\nA     12.3\nmean     5"
+    assert table(["dev", "i2t\nR@1"], [["A", 1.0]]) == "     i2t\ndev  R@1\n---  ---\nA    1.0"
