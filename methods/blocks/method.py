@@ -259,7 +259,7 @@ class Method(Choices):
     def clean_probability(self, signal: np.ndarray) -> np.ndarray:
         """Return each pair's probability to be clean, non-increasing in the signal.
 
-        It may be asked twice for a division; what the next division depends on is kept by `divide`, which is asked once.
+        It may be asked twice for a division; `divide`, which is asked once, keeps what the next division depends on.
         """
         self._fitted = fit(signal, self.config.fit_type)
         return probability_under(self._fitted, signal, monotone=True)
