@@ -57,7 +57,7 @@ PRINTING = (
     *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
-    *("data_utils/emoji_builder/", "data_utils/set_builder/", "data_utils/tiles_builder/"),
+    *("data_utils/emoji_builder/", "data_utils/set_builder/"),
     *("benchmarks/", "clip/ablation.py", "clip/evaluate.py"),
 )
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
