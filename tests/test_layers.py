@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
-    *("runtime", "vocab", "data_utils", "models", "methods", "training", "embeddings", "clip", "pages"),
-    *("auditing", "searching", "reporting", "benchmarks"),
+    *("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "embeddings", "clip"),
+    *("pages", "auditing", "searching", "reporting", "benchmarks"),
 )
 ENTRIES = ("evaluation", "run", "audit", "search", "report")
 PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), *ENTRIES)
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "methods": {"runtime", "vocab", "data_utils", "models", "methods"},
     "training": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
+    "tools": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training", "tools"},
     "embeddings": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "embeddings"},
     "clip": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "clip"},
     "pages": {"runtime", "data_utils", "pages"},
@@ -56,10 +57,7 @@ PRINTING = (
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
     *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
 )
-PRINTING_FOLDERS = (
-    *("data_utils/emoji_builder/", "data_utils/set_builder/"),
-    *("benchmarks/", "clip/ablation.py", "clip/evaluate.py"),
-)
+PRINTING_FOLDERS = (*("benchmarks/", "tools/emoji_set/", "clip/ablation.py", "clip/evaluate.py"),)
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
 NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")
 """What models and methods do not import: they neither step nor log."""

@@ -8,32 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_utils.set_builder.drawings import Drawing
+from tools.emoji_set.pictures import Picture
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How a set is split.
-
-    Attributes:
-        dev: Pictures of the dev split.
-        test: Pictures of the test split.
-        seed: Text that all shuffling starts from.
-    """
+    """How a set is split: pictures of dev, pictures of test, and the text that all shuffling starts from."""
 
     dev: int
     test: int
     seed: str
 
     def shuffle_key(self, text: str) -> str:
-        """Give a sort key that shuffles, the same on every platform and Python version.
-
-        Args:
-            text: What to sort.
-
-        Returns:
-            A hexadecimal digest.
-        """
+        """Give a sort key that shuffles, the same on every platform and Python version."""
         return hashlib.sha256(f"{self.seed}:{text}".encode()).hexdigest()
 
 
@@ -58,18 +45,11 @@ def near_pairs(images: np.ndarray, near: float) -> np.ndarray:
     return torch.cat(pairs).numpy()
 
 
-def drop_twins(pictures: Sequence[Drawing], pairs: np.ndarray) -> set[int]:
-    """Choose which pictures to leave out.
+def drop_twins(pictures: Sequence[Picture], pairs: np.ndarray) -> set[int]:
+    """Choose which pictures, of twins (pairs, 2), to leave out.
 
     Two kinds go: drawings nearly the same as an earlier artist's of the same concept, and drawings that an
     artist reuses for another concept (one drawing for all families), which no caption can tell apart.
-
-    Args:
-        pictures: The pictures, by concept and then by artist.
-        pairs: Near-duplicates, shape (pairs, 2).
-
-    Returns:
-        Indices of the pictures to leave out.
     """
     dropped: set[int] = set()
     for first, second in pairs.tolist():
@@ -80,16 +60,15 @@ def drop_twins(pictures: Sequence[Drawing], pairs: np.ndarray) -> set[int]:
 
 
 class Holdout:
-    """Chooses held-out pictures one by one, and which training pictures have to go for them."""
+    """Chooses held-out pictures one by one, and which training pictures have to go for them.
 
-    def __init__(self, pictures: Sequence[Drawing], kept: Sequence[int], pairs: np.ndarray) -> None:
-        """Start with everything in the training split.
+    Args:
+        pictures: All pictures.
+        kept: Indices of the pictures of the set; all of them start in the training split.
+        pairs: Near-duplicates among all pictures, shape (pairs, 2).
+    """
 
-        Args:
-            pictures: All pictures.
-            kept: Indices of the pictures of the set.
-            pairs: Near-duplicates among all pictures, shape (pairs, 2).
-        """
+    def __init__(self, pictures: Sequence[Picture], kept: Sequence[int], pairs: np.ndarray) -> None:
         self.pictures = pictures
         self.train = set(kept)
         self.held: dict[int, int] = {}  # concept -> picture
@@ -104,14 +83,10 @@ class Holdout:
         self.count: Counter[str] = Counter()
 
     def allowed(self, i: int) -> bool:
-        """Tell whether a picture can be held out.
+        """Tell whether picture `i` can be held out.
 
-        Args:
-            i: Index of the picture.
-
-        Returns:
-            False if it or a near-duplicate of it is held out already, or if the training split would lose
-            the last picture of this concept or of one held out before.
+        It cannot if it or a near-duplicate of it is held out already, or if the training split would lose the last
+        picture of this concept or of one held out before.
         """
         if i not in self.train or not self.twins[i].isdisjoint(self.held.values()):
             return False
@@ -120,11 +95,7 @@ class Holdout:
         return all(not left.isdisjoint(self.drawings[c]) for c in touched | {self.pictures[i].concept})
 
     def hold(self, concept: int) -> None:
-        """Hold out a picture of a concept, if one can be.
-
-        Args:
-            concept: Index of the concept.
-        """
+        """Hold out a picture of a concept, if one can be."""
         options = [i for i in self.drawings[concept] if self.allowed(i)]
         if options:
             best = min(options, key=lambda i: (len(self.twins[i]), self.count[self.pictures[i].artist]))
@@ -134,7 +105,7 @@ class Holdout:
 
 
 def make_splits(
-    pictures: Sequence[Drawing], codes: Sequence[str], pairs: np.ndarray, rule: SplitRule
+    pictures: Sequence[Picture], codes: Sequence[str], pairs: np.ndarray, rule: SplitRule
 ) -> dict[str, list[int]]:
     """Split the pictures.
 
@@ -151,7 +122,7 @@ def make_splits(
         Indices of the pictures of "train", "dev" and "test", in row order.
 
     Raises:
-        ValueError: If too few concepts can be held out.
+        ValueError: Too few concepts can be held out.
     """
     dropped = drop_twins(pictures, pairs)
     wanted = rule.dev + rule.test

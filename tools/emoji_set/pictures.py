@@ -1,4 +1,4 @@
-"""Which picture of which artist shows which concept, and its rendering to pixels."""
+"""Which picture of which artist shows which concept, its rendering to pixels, and its small grey image."""
 
 import io
 import re
@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
-from data_utils.emoji_builder.concepts import Concept, plain_code
-from data_utils.set_builder.drawings import SIZE
-from data_utils.set_builder.sources import read_json
+from data_utils.extraction.lite0 import SIZE
+from tools.emoji_set.names import Concept, plain_code, read_json
+
+try:
+    import resvg_py
+except ImportError:  # only the builder's own requirements name it
+    resvg_py = None
+
+GREY = 16
+"""Pixels of a grey image's side."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Picture:
     Attributes:
         concept: Index of the concept.
         artist: Name of the artist.
-        source: The drawing as an SVG document.
+        source: The drawing as an SVG document; the same for a drawing that is used again.
     """
 
     concept: int
@@ -34,29 +40,21 @@ class Picture:
 
 
 def slug(text: str) -> str:
-    """Spell a name as icon sets do.
-
-    Args:
-        text: Such as "piñata" or "man’s shoe".
-
-    Returns:
-        Such as "pinata" or "mans-shoe".
-    """
+    """Spell a name as icon sets do: "man’s shoe" is "mans-shoe"."""
     plain = unicodedata.normalize("NFKD", text.lower())
     plain = "".join(c for c in plain if not unicodedata.combining(c) and c not in "'’“”")
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
 class IconSet:
-    """One artist's icons, their other names and, where the package has them, their code points."""
+    """One artist's icons, their other names and, where the package has them, their code points.
+
+    Args:
+        artist: Name of the artist.
+        package: The unpacked package.
+    """
 
     def __init__(self, artist: str, package: Path) -> None:
-        """Read the icon set.
-
-        Args:
-            artist: Name of the artist.
-            package: The unpacked package.
-        """
         data = read_json(package / "icons.json")
         chars = package / "chars.json"
         self.artist = artist
@@ -67,11 +65,7 @@ class IconSet:
         self.by_code: dict[str, str] = {plain_code(code): name for code, name in found.items()}
 
     def names(self) -> dict[str, list[str]]:
-        """List all names of each icon.
-
-        Returns:
-            For each icon its own name, then its aliases, without those that mirror it.
-        """
+        """Return for each icon its own name, then its aliases, without those that mirror it."""
         names = {name: [name] for name in self.icons}
         for alias, entry in self.aliases.items():
             if set(entry) == {"parent"} and entry["parent"] in names:
@@ -79,15 +73,7 @@ class IconSet:
         return names
 
     def picture(self, concept: int, name: str) -> Picture:
-        """Make the picture of one icon.
-
-        Args:
-            concept: Index of the concept that it shows.
-            name: Name of the icon.
-
-        Returns:
-            The picture.
-        """
+        """Make the picture of the icon `name`, which shows the concept of that index."""
         icon = self.icons[name]
         width, height = icon.get("width", self.size[0]), icon.get("height", self.size[1])
         svg = (
@@ -98,17 +84,10 @@ class IconSet:
 
 
 def find_pictures(concepts: Sequence[Concept], sets: Sequence[IconSet]) -> list[Picture]:
-    """Match the icons of all artists to concepts.
+    """Match the icons of all artists to concepts; return the pictures by concept and then by artist.
 
     Sets that come with code points are matched by them. The older ones only have names, which are matched to
     the labels of today, then to every name that the sets with code points know, then to shortcodes.
-
-    Args:
-        concepts: The concepts.
-        sets: The icon sets.
-
-    Returns:
-        The pictures, by concept and then by artist.
     """
     index = {concept.code: i for i, concept in enumerate(concepts)}
     labels = {slug(concept.label): concept.code for concept in concepts}
@@ -140,14 +119,7 @@ def find_pictures(concepts: Sequence[Concept], sets: Sequence[IconSet]) -> list[
 
 
 def render(picture: Picture) -> np.ndarray:
-    """Draw one picture on white.
-
-    Args:
-        picture: The picture.
-
-    Returns:
-        Pixels, uint8 of shape (SIZE, SIZE, 3).
-    """
+    """Draw a picture on white: uint8 of shape (SIZE, SIZE, 3)."""
     png = resvg_py.svg_to_bytes(
         svg_string=picture.source, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
     )
@@ -158,3 +130,22 @@ def render(picture: Picture) -> np.ndarray:
         canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         pixels = canvas
     return pixels
+
+
+def grey_thumbnails(pixels: np.ndarray) -> np.ndarray:
+    """Shrink pictures to the grey images that the near-duplicate rule compares.
+
+    Args:
+        pixels: Pictures, uint8 of shape (pictures, SIZE, SIZE, 3).
+
+    Returns:
+        Grey values, uint8 of shape (pictures, GREY, GREY).
+    """
+    step = SIZE // GREY
+    grey = np.empty((len(pixels), GREY, GREY), np.uint8)
+    weights = np.array([299, 587, 114])  # whole numbers: the same bytes on every platform
+    for i, picture in enumerate(pixels):
+        luma = picture.astype(np.int64) @ weights
+        total = luma.reshape(GREY, step, GREY, step).sum(axis=(1, 3))
+        grey[i] = (total + 500 * step * step) // (1000 * step * step)
+    return grey
