@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_utils.catalog import protocol
+from data_utils.catalog import REAL_NOISE, protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
@@ -40,7 +40,7 @@ from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import table
+from runtime.log import percent, table
 from runtime.provenance import provenance, provenance_lines
 
 __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
@@ -177,7 +177,7 @@ def score_shortlist(
     found = shortlisted_similarities(opened.matchers, split, device, size=config.shortlist, folds=folds)
     seconds = time.perf_counter() - started
     record: dict[str, Any] = {"size": config.shortlist, "share_of_pairs": found.share, "seconds": seconds, "lost": None}
-    done = f"--shortlist {config.shortlist}: {100 * found.share:.2g} % of the pairs scored, {seconds:.1f} s"
+    done = f"--shortlist {config.shortlist}: {percent(found.share)} of the pairs scored, {seconds:.1f} s"
     pairs = split.num_images * len(split)
     if pairs > config.shortlist_check:
         print(f"{done}; the recall lost was not measured: --shortlist_check {pairs} scores all pairs too")
@@ -225,7 +225,7 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         "split": split.name,
         "images": split.num_images,
         "captions": len(split),
-        **provenance(checkpoints, paths),
+        **provenance(checkpoints, paths, REAL_NOISE),
         "num_networks": len(matchers),
         "precision": scoring.precision,
         "shortlist": shortlist,

@@ -208,6 +208,11 @@ class HeldLog:
         return Progress(title, total, self._line)
 
 
+def percent(share: float) -> str:
+    """Return a share as a percentage of two figures: 0.0123 is `1.2 %`, 1 is `100 %`."""
+    return f"{float(f'{100 * share:.1e}'):g} %"
+
+
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Return a plain-text table: first column left-aligned, numbers right-aligned with one decimal.
 

@@ -226,6 +226,12 @@ def test_a_noise_file_that_cannot_be_made(fails: Fails, root: Path, tmp_path: Pa
     assert "cannot be written" in fails.run(root, "--noise_file", str(tmp_path / "file" / "noise.npy"))
 
 
+def test_a_noise_file_that_is_not_there(fails: Fails, root: Path, tmp_path: Path) -> None:
+    line = fails.run(root, "--noise_ratio", "0", "--noise_file", str(tmp_path / "coco_0.4.npy"))
+    assert f"--noise_file {tmp_path / 'coco_0.4.npy'} is not there" in line and "--noise_ratio" in line
+    assert not list(tmp_path.glob("coco*")), "no clean index is left under the name"
+
+
 def test_noise_on_real_noise(fails: Fails, tmp_path: Path) -> None:
     root = make_tiny_data(tmp_path / "cc", "cc152k_precomp", captions_per_image=1, tsv=True)
     line = fails.run(root, "--data_name", "cc152k_precomp", "--noise_ratio", "0.2")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import evaluation
 import run
@@ -183,14 +184,36 @@ def test_rows_a_caption_and_tsv_train_the_same(tiny_root: Path, tmp_path: Path) 
     assert read_json(plain / "results.json")["test"] == read_json(other / "results.json")["test"]
 
 
-def test_a_noise_file_is_made_once_and_shared(tiny_root: Path, tmp_path: Path) -> None:
+def test_a_noise_file_is_made_once_and_shared(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "noise.npy"
-    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--noise_file", str(file)]
-    first = train(tiny_root, tmp_path / "a", *flags)
+    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--noise_file"]
+    monkeypatch.chdir(tmp_path)
+    first = train(tiny_root, tmp_path / "a", *flags, "noise.npy")
+    assert "noise index made: noise.npy, protocol caption, ratio 0.2\n" in capsys.readouterr().out
     before = file.read_bytes()
-    second = train(tiny_root, tmp_path / "a", *flags, "--seed", "1", "--noise_seed", "9")
-    assert file.read_bytes() == before
+    second = train(tiny_root, tmp_path / "a", *flags, str(file), "--seed", "1", "--noise_seed", "9")
+    assert file.read_bytes() == before and "noise index made" not in capsys.readouterr().out
     assert read_json(first / "results.json")["noise"] == read_json(second / "results.json")["noise"]
+    stored = load_checkpoint(str(first / "checkpoint_dev_best.pth.tar"))["config"]
+    for config in (read_json(first / "config.json"), stored):
+        assert config["noise"]["noise_file"] == str(file), "found from any folder"
+
+
+def test_of_real_noise_no_share_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tiny_data(tmp_path, "cc152k_precomp", captions_per_image=1, tsv=True)
+    flags = ["--data_name", "cc152k_precomp", "--noise_ratio", "0", "--num_epochs", "1", "--method", "baseline"]
+    folder = train(root, tmp_path / "out", *flags)
+    assert "40 training pairs, real noise, share unknown; " in capsys.readouterr().out
+    assert read_json(folder / "results.json")["noise"]["measured_ratio"] is None
+    path, clean = folder / "checkpoint_dev_best.pth.tar", {"protocol": "none", "asked_ratio": 0.0, "measured_ratio": 0}
+    content = load_checkpoint(str(path))
+    content["config"]["noise_report"] = clean  # as it was recorded before
+    torch.save(content, tmp_path / "older.pth.tar")
+    for checkpoint in (path, tmp_path / "older.pth.tar"):
+        evaluation.main(["--mode_path", str(checkpoint), "--gpu", "cpu", "--output", str(tmp_path / "r.json")])
+        assert "; real noise, share unknown\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -194,9 +194,9 @@ def slow_mismatch(index: np.ndarray) -> float:
 
 
 KINDS = {
-    "ncr": ("caption", 1000, "one a caption", "caption, as NCR, BiCro, PC2 and MGCS publish"),
+    "ncr": ("caption", 1000, "one a caption", "caption, as NCR, BiCro, PC2 and MGCS publish, and as CRCL's code takes"),
     "l2rm": ("image", 1000, "one a caption", "image, as L2RM publishes"),
-    "rcl": ("image", 200, "one an image", "image, as RCL, DECL and CRCL publish"),
+    "rcl": ("image", 200, "one an image", "image, as RCL and DECL publish"),
 }
 
 
