@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError, one_line, say_aside
 
 DEEPEST_FILE = 8
 """Argument files that name each other in a row."""
@@ -117,10 +117,10 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, with the arguments of files in the place of their names.
 
-        What a person types must not contradict itself; what a program puts together may, and the later flag wins.
+        Where flags contradict each other the later one wins; if both stand on the command line itself, that is said.
         """
         if args is None:
-            self._refuse_contradictions(sys.argv[1:])
+            self._tell_contradictions(sys.argv[1:])
         given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(self._with_files(given), namespace)
 
@@ -150,8 +150,8 @@ class OneLineParser(argparse.ArgumentParser):
             self.error(f"argument file {name} holds {len(words)} arguments; {MOST_WORDS} at most")
         return words
 
-    def _refuse_contradictions(self, words: Sequence[str]) -> None:
-        """Exit if a flag is given twice with different values; one that overrides a file's is none of these."""
+    def _tell_contradictions(self, words: Sequence[str]) -> None:
+        """Say which flags are given twice with different values; one that overrides a file's is none of these."""
         found: dict[str, str] = {}
         for place, argument in enumerate(words):
             name, is_joined, value = argument.partition("=")
@@ -161,8 +161,9 @@ class OneLineParser(argparse.ArgumentParser):
             if action.nargs != 0 and not is_joined:
                 value = " ".join(words[place + 1 : place + 2])
             given = f"{name} {value}".strip()
-            if found.setdefault(action.dest, given) != given:
-                self.error(f"{found[action.dest]} and {given} contradict each other; give one of them")
+            if found.get(action.dest, given) != given:
+                say_aside(f"warning: {found[action.dest]} and {given} are both given; the later one counts")
+            found[action.dest] = given
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, but let words stand between flags as well as before them."""

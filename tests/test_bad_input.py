@@ -82,6 +82,19 @@ def test_no_data_folder(fails: Fails, tmp_path: Path) -> None:
     assert "--data_path" in line and "--data_name emoji_precomp" in line and "needs none" in line
 
 
+def test_places_that_are_one_level_off(
+    fails: Fails, root: Path, folder: Path, checkpoint_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--data_path` may name the data set's folder, `--vocab_path` the file; another set's folder is told."""
+    vocabulary = root / "vocab" / "tiny_precomp_vocab.json"
+    deep = ("--data_path", str(folder), "--vocab_path", str(vocabulary))
+    record = evaluation.main(["--gpu", "cpu", "--mode_path", str(checkpoint_path), *deep, "--split", "val"])
+    assert record is None and "tiny_precomp dev, 4 images x 20 captions" in capsys.readouterr().out
+    line = fails.run(root, "--data_path", str(folder), "--data_name", "f30k_precomp")
+    assert f"give --data_path {folder.parent} --data_name tiny_precomp" in line
+    assert str(root / "vocab" / "missing.json") in fails.run(root, "--vocab_path", str(root / "vocab" / "missing.json"))
+
+
 @pytest.mark.parametrize("name", ["train_ims.npy", "dev_ims.npy", "test_caps.txt", "train_caps.txt"])
 def test_a_missing_split_file(fails: Fails, root: Path, folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -273,6 +286,8 @@ def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: 
         ["--num_epochs", "x"],
         ["--learning_rate", "fast"],
         ["--learning_rate", "nan"],
+        ["--learning_rate", "0"],
+        ["--learning_rate", "2e4"],
         ["--embed_size", "0"],
         ["--embed_size", "1.5"],
         ["--seed", "-1"],
@@ -409,6 +424,17 @@ def test_a_damaged_checkpoint(
 
 def test_evaluation_without_a_checkpoint(fails: Fails) -> None:
     assert "--mode_path" in fails.evaluation()
+
+
+def test_evaluation_of_a_runs_folder_or_of_one_checkpoint_twice(
+    fails: Fails, tmp_path: Path, trained_folder: Path, checkpoint_path: Path
+) -> None:
+    line = fails.evaluation("--mode_path", str(trained_folder))
+    assert f"{trained_folder}, which is a folder; give the checkpoint itself: {checkpoint_path}" in line
+    assert f"{tmp_path}, which is a folder; it holds no checkpoint" in fails.evaluation("--mode_path", str(tmp_path))
+    dotted = checkpoint_path.parent / ".." / trained_folder.name / checkpoint_path.name
+    for twice in ((str(checkpoint_path), "--mode_path1", str(dotted)), (f"{dotted},{checkpoint_path}",)):
+        assert f"name {checkpoint_path} 2 times" in fails.evaluation("--mode_path", *twice)
 
 
 def test_evaluation_on_another_width(fails: Fails, tmp_path: Path, checkpoint_path: Path) -> None:
