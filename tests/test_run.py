@@ -16,7 +16,10 @@ from data_utils import catalog
 from evaluation import retrieval
 from methods import known_methods
 from runtime.checkpoint import load_checkpoint
+from runtime.interruption import Stopped
 from tests.tiny import make_tiny_data, tiny_flags
+from training.config import parse_args
+from training.reports import introduction
 
 FILES = {
     "config.json",
@@ -232,3 +235,33 @@ def test_of_real_noise_no_share_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_other_settings_run_through(tiny_root: Path, tmp_path: Path, flags: list[str]) -> None:
     folder = train(tiny_root, tmp_path, *flags)
     assert np.isfinite(read_json(folder / "results.json")["test"]["mean"]["rSum"])
+
+
+@pytest.mark.parametrize(("size", "warned"), [("200", False), ("201", True)])
+def test_a_batch_larger_than_all_pairs_is_said(tiny_root: Path, tmp_path: Path, size: str, warned: bool) -> None:
+    config = parse_args(tiny_flags(tiny_root, tmp_path, "--batch_size", size))
+    data = run.open_data(config.data, config.noise, config.matcher)
+    lines = list(introduction(config, data, torch.device("cpu"), tmp_path))
+    assert any(f"--batch_size {size} is more than the 200 training pairs" in line for line in lines) == warned
+
+
+def test_the_advice_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(config: Any) -> None:
+        raise Stopped(2)
+
+    monkeypatch.setattr(run, "train", stopped)
+    for level, flags, advice in (
+        (None, [], "with --resume"),
+        ("1", [], "with --resume, by make run: ARGS=--resume"),
+        ("1", ["--resume"], "again"),
+        (None, ["--saved_model", str(tmp_path)], "again"),
+    ):
+        monkeypatch.delenv("MAKELEVEL", raising=False)
+        if level:
+            monkeypatch.setenv("MAKELEVEL", level)
+        with pytest.raises(SystemExit) as stop:
+            run.main(flags)
+        assert stop.value.code == 130
+        assert capsys.readouterr().err == f"interrupted, and saved; to go on, give the same command {advice}\n"
