@@ -21,7 +21,8 @@ from data_utils.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_
 from data_utils.usability import judge_counts, judge_rows, judge_shared, judge_vocabulary, pairs_to_compare
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
-from runtime.log import Progress, table
+from runtime.log import table
+from runtime.progress import Progress
 from vocab.vocabulary import Vocabulary
 
 

@@ -26,7 +26,7 @@ from data_utils.region_writers import WRITERS
 from data_utils.regions import RegionFile
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
-from runtime.log import Progress
+from runtime.progress import Progress
 
 INPUTS = (".npy", ".h5", ".hdf5", ".tsv")
 
