@@ -133,8 +133,8 @@ class Passes:
                 self._record_loss(name, losses)
                 losses = []
             position.batches[name], position.losses[name] = number, losses
-            began, before = time.monotonic(), began
-            running.pace.took(kind, began - before)
+            began, earlier = time.monotonic(), began
+            running.pace.took(kind, began - earlier)
             if word := running.pace.first_word(position, own, running.config.matcher.module_name):
                 running.log.at_once(word)
             progress.advance(len(batch), loss)
