@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.file_kinds import kind_of_file
 
 FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 MAX_LINE = 64 * 2**20
@@ -124,6 +125,8 @@ class BottomUpFile:
         self, path: Path, order: Sequence[str] | None = None, *, advance: Callable[[int], None] | None = None
     ) -> None:
         self.path = path
+        if kind := kind_of_file(path):
+            raise InputError(f"{path} {kind}")
         places: dict[str, list[tuple[int, int]]] = {}
         faults: dict[str, InputError] = {}
         self.broken: list[str] = []

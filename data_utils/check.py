@@ -18,7 +18,14 @@ import numpy as np
 from data_utils.catalog import NEEDED, TESTALL, DataConfig, Protocol, locate, protocol, vocabulary_file
 from data_utils.inventory import Findings, Inventory, take_inventory, unknown_share, word_lengths
 from data_utils.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_between
-from data_utils.usability import judge_counts, judge_rows, judge_shared, judge_vocabulary, pairs_to_compare
+from data_utils.usability import (
+    judge_captions,
+    judge_counts,
+    judge_rows,
+    judge_shared,
+    judge_vocabulary,
+    pairs_to_compare,
+)
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 from runtime.log import table
@@ -79,6 +86,7 @@ def check(data: DataConfig, *, all_rows: bool = False) -> Report:
         for name in expected_splits(folder, rules, findings)
     }
     judge_counts(splits, rules, data.data_name, findings)
+    judge_captions(splits["train"], findings)
     if vocabulary is not None:
         judge_vocabulary(splits, vocabulary, findings)
     scans = _scan(splits, findings, all_rows=all_rows)

@@ -198,6 +198,19 @@ def test_a_broken_vocabulary(fails: Fails, root: Path, text: str) -> None:
     assert "vocabulary" in fails.run(root)
 
 
+def test_captions_without_spaces(fails: Fails, root: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every caption is a word of its own: a vocabulary of them knows no word of the test split."""
+    for split, count in {"train": 50, "dev": 20, "test": 20}.items():
+        lines = [f"{split}第{k}张照片里有一只红色的狗" for k in range(count)]
+        (folder / f"{split}_caps.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    flags = ["--data_name", "tiny_precomp", "--data_path", str(root / "data"), "--vocab_path", str(root / "vocab")]
+    assert "seen 4 times; the captions have no spaces between words" in fails.build(*flags)
+    build.main([*flags, "--min_count", "1", "--replace"])
+    assert "warning: the captions have no spaces between words" in capsys.readouterr().out
+    line = fails.run(root)
+    assert "100 % of the words of" in line and "test_caps.txt: the captions have no spaces" in line
+
+
 def test_splits_of_different_width(fails: Fails, root: Path, folder: Path) -> None:
     np.save(folder / "dev_ims.npy", np.load(folder / "dev_ims.npy")[:, :, :5])
     line = fails.run(root)

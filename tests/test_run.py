@@ -204,11 +204,24 @@ def test_a_noise_file_is_made_once_and_shared(
         assert config["noise"]["noise_file"] == str(file), "found from any folder"
 
 
+def test_a_share_of_unknown_words_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tiny_data(tmp_path)
+    file = root / "data" / "tiny_precomp" / "train_caps.txt"
+    flags = ["--num_epochs", "1", "--warmup_epoch", "0", "--no_co_training", "--method", "baseline"]
+    for strange, share, is_warned in ((8, "1.0", False), (60, "7.5", True)):
+        lines = ["red dog qwertz tall"] * strange + ["red dog one tall"] * (200 - strange)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        train(root, tmp_path / "out", *flags)
+        said = capsys.readouterr().out
+        assert f", {share} % of the words unknown; " in said
+        assert ("warning: the vocabulary does not know" in said) == is_warned
+
+
 def test_of_real_noise_no_share_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_tiny_data(tmp_path, "cc152k_precomp", captions_per_image=1, tsv=True)
     flags = ["--data_name", "cc152k_precomp", "--noise_ratio", "0", "--num_epochs", "1", "--method", "baseline"]
     folder = train(root, tmp_path / "out", *flags)
-    assert "40 training pairs, real noise, share unknown; " in capsys.readouterr().out
+    assert "40 training pairs, real noise, share unknown, 0.0 % of the words unknown; " in capsys.readouterr().out
     assert read_json(folder / "results.json")["noise"]["measured_ratio"] is None
     path, clean = folder / "checkpoint_dev_best.pth.tar", {"protocol": "none", "asked_ratio": 0.0, "measured_ratio": 0}
     content = load_checkpoint(str(path))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_utils.precomputed import MANY_UNKNOWN
 from evaluation import Retrieval
 from runtime.log import RunLog
 from training.config import RunConfig
@@ -54,10 +55,11 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
     """Yield the lines that a run begins with."""
     noise = data.noise
     is_removed = ", removed" if config.training.remove_noise else ""
+    unknown = 100 * data.train.unknown_share
     mismatched = f"{100 * noise.measured_ratio:.1f} % mismatched (protocol {noise.protocol}{is_removed})"
     yield (
         f"{config.data.data_name}: {data.train.num_images} images, {len(data.train)} training pairs, "
-        f"{mismatched if data.truth_is_known else 'real noise, share unknown'}; "
+        f"{mismatched if data.truth_is_known else 'real noise, share unknown'}, {unknown:.1f} % of the words unknown; "
         f"{config.num_networks} x {config.matcher.module_name}, method {config.method_name}, "
         f"on {device}; output in {folder}"
     )
@@ -66,6 +68,11 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
         yield (
             f"warning: --batch_size {config.training.batch_size} is more than the {len(data.train)} training pairs: "
             "each epoch is one step, on all of them"
+        )
+    if data.train.unknown_share > MANY_UNKNOWN:
+        yield (
+            f"warning: the vocabulary does not know {unknown:.0f} % of the training words; is it another data set's? "
+            "python -m vocab.build makes one, --vocab_path names one"
         )
     if data.made_index is not None:
         yield f"noise index made: {data.made_index}, protocol {noise.protocol}, ratio {noise.asked_ratio:g}"

@@ -21,6 +21,7 @@ import numpy as np
 
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from runtime.file_kinds import kind_of_file
 from runtime.json_text import parse_json
 from vocab.sentences import split_sentences
 
@@ -99,6 +100,8 @@ class Vocabulary:
                 f"no vocabulary at {path}; set --vocab_path, or make one with "
                 "python -m vocab.build --data_path DIR --data_name NAME"
             )
+        if kind := kind_of_file(path):
+            raise InputError(f"{path} {kind}")
         try:
             word2idx = parse_json(path.read_bytes())["word2idx"]
             words = sorted(word2idx, key=word2idx.__getitem__)
