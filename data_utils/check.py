@@ -111,7 +111,9 @@ def _scan(splits: dict[str, Inventory], findings: Findings, *, all_rows: bool) -
     scans = {}
     for name, (features, rows) in plans.items():
         try:
-            scans[name] = scan_rows(features, rows, progress.advance)
+            counts = splits[name].counts
+            per_image = len(features) if counts is None else counts.rows_per_image
+            scans[name] = scan_rows(features, rows, progress.advance, per_image)
             judge_rows(name, splits[name], scans[name], findings)
         except InputError as error:
             findings.faults.append(str(error))

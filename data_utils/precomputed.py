@@ -23,6 +23,9 @@ MAX_UNKNOWN_SHARE = 0.5
 MANY_UNKNOWN = 0.05
 """A share of unknown words that is pointed out: of the words of a data set's own vocabulary 1 or 2 % are unknown."""
 
+COMPARED = 16
+"""So many images of a split are compared before training: 5 MB of the usual features."""
+
 
 class PrecomputedSplit:
     """Pairs of one split: caption k with image `image_of_pair[k]`.
@@ -84,6 +87,19 @@ class PrecomputedSplit:
     def region_shape(self) -> tuple[int, int]:
         """(R, D)."""
         return self.regions.shape[1], self.regions.shape[2]
+
+    def check_features(self) -> None:
+        """Look for NaN, where that is quick, and for images that are all the same, among some of them.
+
+        Raises:
+            InputError: a feature is NaN or infinite, or the images cannot be told apart.
+        """
+        self.regions.check_finite()
+        some = self.read_images(np.unique(np.linspace(0, self.num_images - 1, COMPARED).astype(np.int64)))
+        if len(some) > 1 and bool((some == some[0]).all()):
+            raise InputError(
+                f"{self.regions.path}: {len(some)} images, evenly spread, have the same features; extract them again"
+            )
 
     def set_images(self, image_of_pair: np.ndarray) -> None:
         """Give every caption the image that a noise index says: (captions,) int64."""

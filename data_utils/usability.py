@@ -13,7 +13,10 @@ from data_utils.precomputed import MANY_UNKNOWN
 from vocab.vocabulary import Vocabulary
 
 MAX_SHARED_ROWS = 0.01
-"""If more of a split's images than this are in another split too, its recalls mean nothing."""
+"""If more of a split's images than this are in another split too, or equal another one, its recalls mean nothing."""
+
+MAX_EQUAL_ROWS = 0.5
+"""If more of the training images than this equal another one, little can be learnt from them."""
 
 FOREIGN = 0.15
 """A vocabulary that knows fewer of a split's words by this is another data set's, though run.py would take it."""
@@ -108,6 +111,16 @@ def judge_rows(name: str, split: Inventory, scan: RowScan, findings: Findings) -
         findings.remarks.append(
             f"{split.features.path.name}: {len(scan.zero)} rows are all zero{looked}, the first are {_first(scan.zero)}"
         )
+    if scan.equal:
+        (later, first), of = scan.equal[0], "" if scan.is_whole else "about "
+        told = (
+            f"{split.features.path.name}: {len(scan.equal)} rows{looked} equal a row of another image, {of}"
+            f"{100 * scan.equal_share:.1f} % of all (first: rows {first} and {later})"
+        )
+        if scan.equal_share > (MAX_EQUAL_ROWS if name == "train" else MAX_SHARED_ROWS):
+            findings.faults.append(f"{told}; extract {name} again, or leave such images out")
+        else:
+            findings.remarks.append(told)
 
 
 def _first(rows: list[int]) -> str:

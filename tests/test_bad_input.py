@@ -198,6 +198,12 @@ def test_a_broken_vocabulary(fails: Fails, root: Path, text: str) -> None:
     assert "vocabulary" in fails.run(root)
 
 
+def test_features_that_are_all_the_same(fails: Fails, root: Path, folder: Path) -> None:
+    np.save(folder / "train_ims.npy", np.ones((10, 4, 12), np.float32))
+    line = fails.run(root)
+    assert "train_ims.npy: 10 images, evenly spread, have the same features; extract them again" in line
+
+
 def test_captions_without_spaces(fails: Fails, root: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every caption is a word of its own: a vocabulary of them knows no word of the test split."""
     for split, count in {"train": 50, "dev": 20, "test": 20}.items():

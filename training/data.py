@@ -77,7 +77,7 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
     dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images, token_cache=data.token_cache)
     test = PrecomputedSplit(folder, "test", vocabulary, token_cache=data.token_cache)
     for split in (train, dev, test):
-        split.regions.check_finite()
+        split.check_features()
         if split.region_shape != train.region_shape:
             raise InputError(
                 f"{split.regions.path} has regions x dimensions {split.region_shape}, {train.regions.path} has "

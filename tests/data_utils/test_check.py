@@ -290,6 +290,30 @@ def test_rows_of_zeros(root: Path, folder: Path) -> None:
     assert "train_ims.npy holds nothing but zeros; extract train again" in the_fault(root)
 
 
+def test_equal_rows_within_a_split(root: Path, folder: Path) -> None:
+    features = np.load(folder / "test_ims.npy")
+    features[7] = features[2]
+    np.save(folder / "test_ims.npy", features)
+    told = "1 rows equal a row of another image, 10.0 % of all (first: rows 2 and 7)"
+    assert f"test_ims.npy: {told}; extract test again" in the_fault(root), "which of the two is found is chance"
+    train = np.load(folder / "train_ims.npy")
+    for copies, kind in ((21, "remarks"), (22, "faults"), (40, "faults")):
+        train[:copies] = 1
+        np.save(folder / "train_ims.npy", train)
+        found = look(root).findings
+        assert any(f"train_ims.npy: {copies - 1} rows equal" in text for text in getattr(found, kind))
+
+
+def test_equal_rows_of_one_image_are_as_published(tmp_path: Path) -> None:
+    root = make_tiny_data(tmp_path, images=COUNTS, repeat_rows=True)
+    assert not faults(root) and not any("equal" in remark for remark in look(root).findings.remarks)
+    file = root / "data" / NAME / "test_ims.npy"
+    features = np.load(file)
+    features[10:15] = features[0]
+    np.save(file, features)
+    assert "5 rows equal a row of another image, 10.0 % of all (first: rows 0 and 10)" in the_fault(root)
+
+
 def test_two_files_of_one_kind(root: Path, folder: Path) -> None:
     shutil.copy(folder / "train_ims.npy", folder / "aside.npy")
     as_hdf5(folder, "train")
