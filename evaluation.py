@@ -9,7 +9,15 @@ of their scores. Rows of every similarity matrix are images, columns captions. B
 only those are scored; all others rank behind them. `--relevance FILE` ranks by a ground truth of many to many as well.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import sys
+
+from runtime.early import begin
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])
 
 import time
 from collections import Counter
@@ -199,6 +207,7 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
             raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
     device = choose_device(config.gpu)
+    print(f"reading {', '.join(paths)} ...", flush=True)
     checkpoints = [load_checkpoint(path) for path in paths]
     opened = open_all(config, paths, checkpoints)
     split, matchers = opened.split, opened.matchers

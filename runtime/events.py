@@ -79,9 +79,7 @@ class Events:
         """
         told = {name: value for name, value in settings.items() if value is not None}
 
-        from torch.utils.tensorboard.summary import (
-            hparams,  # here, not above: it takes long to load, and --help need not wait
-        )
+        from torch.utils.tensorboard.summary import hparams  # here: it takes long to load
 
         def record(writer: SummaryWriter) -> None:
             experiment, start, _ = hparams(told, dict.fromkeys(metrics, 0.0))
@@ -101,9 +99,7 @@ class Events:
         self._record(lambda writer: writer.close())
 
     def _open(self) -> None:
-        from torch.utils.tensorboard import (
-            SummaryWriter,  # here, not above: it takes long to load, and --help need not wait
-        )
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes long to load
 
         try:
             self._writer = SummaryWriter(str(self._folder))

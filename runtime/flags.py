@@ -14,7 +14,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -102,13 +102,48 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors."""
+class _HelpAll(argparse.Action):
+    """Print the help of every flag and exit."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        assert isinstance(parser, OneLineParser)
+        parser.shows_all = True
+        parser.print_help()
+        parser.exit()
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors.
+
+    Args:
+        common: of very many flags those that `--help` shows; `--help_all` then shows all.
+        settings: of argparse.
+    """
+
+    def __init__(self, *, common: Collection[str] = (), **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
         self.declared: dict[str, dataclasses.Field] = {}
         """Fields that are flags already."""
+        self.common, self.shows_all = common, not common
+        if common:
+            self.usage = "%(prog)s [@FILE ...] [--FLAG VALUE ...]"
+            self.add_argument(
+                "--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show every flag and exit"
+            )
+
+    def format_help(self) -> str:
+        """Return the help, of a short one only what is common."""
+        if self.shows_all:
+            return super().format_help()
+        rare = [action for action in self._actions if action.dest in self.declared.keys() - set(self.common)]
+        texts = [action.help for action in rare]
+        for action in rare:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(rare, texts, strict=True):
+                action.help = text
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of an argument file at spaces; `#` starts a comment."""
@@ -194,7 +229,7 @@ class OneLineParser(argparse.ArgumentParser):
             elif first.endswith(".args") or Path(first).is_file():
                 hint = f" did you mean @{first}, the flags in that file?"
         message += hint and f";{hint}"
-        self.exit(2, f"error: {one_line(message)} (--help lists every flag)\n")
+        self.exit(2, f"error: {one_line(message)} ({'--help_all' if self.common else '--help'} lists every flag)\n")
 
 
 def _value_type(annotation: Any) -> type:

@@ -54,7 +54,7 @@ PRINTING = (
     *("run.py", "evaluation.py", "audit.py", "search.py", "report.py"),
     *("vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
-    *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
+    *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
     *("data_utils/emoji_builder/", "data_utils/set_builder/", "data_utils/tiles_builder/"),

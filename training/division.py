@@ -89,7 +89,7 @@ def as_arrays(division: Division, is_matched: np.ndarray | None) -> dict[str, np
 
 def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:
     """Return the area under the ROC curve, None where one class is missing."""
-    from sklearn.metrics import roc_auc_score  # here, not above: it takes long to load, and --help need not wait
+    from sklearn.metrics import roc_auc_score  # here: it takes long to load
 
     return float(roc_auc_score(is_matched, values)) if 0 < is_matched.sum() < len(is_matched) else None
 

@@ -43,7 +43,7 @@ STARTED_IN_LOWER_CASE = 1 << 4
 
 @cache
 def _splitter() -> PunktSentenceTokenizer:
-    from nltk.tokenize.punkt import (  # here, not above: it takes long to load, and --help need not wait
+    from nltk.tokenize.punkt import (  # here: it takes long to load
         PunktParameters,
         PunktSentenceTokenizer,
     )

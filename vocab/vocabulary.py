@@ -34,7 +34,7 @@ SPECIAL = (PAD, START, END, UNK)
 
 @cache
 def _word_tokenizer() -> NLTKWordTokenizer:
-    from nltk.tokenize import NLTKWordTokenizer  # here, not above: it takes long to load, and --help need not wait
+    from nltk.tokenize import NLTKWordTokenizer  # here: it takes long to load
 
     return NLTKWordTokenizer()
 

@@ -30,7 +30,7 @@ class BetaMixture:
 
     def _log_joint(self, log_x: Tensor, log_1_x: Tensor) -> list[Tensor]:
         """Return log(weight * density) of each component, given log x and log(1 - x)."""
-        from scipy import special  # here, not above: it takes long to load, and --help need not wait
+        from scipy import special  # here: it takes long to load
 
         constants = np.log(self.weights) - special.betaln(self.alphas, self.betas)
         rows = np.stack([self.alphas - 1, self.betas - 1, constants], axis=1).tolist()

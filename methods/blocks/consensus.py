@@ -52,7 +52,7 @@ def worth(given: np.ndarray, drawn: np.ndarray) -> float:
     Args:
         given, drawn: the signal (N,) and (M,), high for clean pairs.
     """
-    from scipy.stats import rankdata  # here, not above: it takes long to load, and --help need not wait
+    from scipy.stats import rankdata  # here: it takes long to load
 
     ranks = rankdata(np.concatenate([given, drawn]))[: len(given)]
     area = (ranks.mean() - (len(given) + 1) / 2) / len(drawn)
@@ -70,7 +70,7 @@ def consensus(signals: Mapping[str, np.ndarray], worths: Mapping[str, float], fi
     Raises:
         ValueError: what `clean_probability` raises.
     """
-    from scipy.special import logit  # here, not above: it takes long to load, and --help need not wait
+    from scipy.special import logit  # here: it takes long to load
 
     total = sum(worths[name] for name in signals)
     weights = {name: worths[name] / total if total > 0 else 0.0 for name in signals}
@@ -102,7 +102,7 @@ def share_like_random(given: Mapping[str, np.ndarray], drawn: Mapping[str, np.nd
 def tempered(probability: np.ndarray, share_noisy: float, threshold: float) -> np.ndarray:
     """Return the probabilities (N,) with the odds of all raised alike, until no more than TOLERANCE times `share_noisy`
     of them are at or below `threshold`, in [0, 1)."""
-    from scipy.special import expit, logit  # here, not above: it takes long to load, and --help need not wait
+    from scipy.special import expit, logit  # here: it takes long to load
 
     most = TOLERANCE * share_noisy
     if most >= 1:

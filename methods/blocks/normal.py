@@ -87,7 +87,7 @@ def fit_gmm(x: np.ndarray) -> NormalMixture:
     As scikit-learn's GaussianMixture does: start from k-means with seed 0, stop once the mean log density changes by
     less than the tolerance.
     """
-    from sklearn.cluster import KMeans  # here, not above: it takes long to load, and --help need not wait
+    from sklearn.cluster import KMeans  # here: it takes long to load
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
