@@ -283,7 +283,9 @@ def test_an_argument_file_with_comments(tmp_path: Path) -> None:
 
 
 def test_every_recipe_parses() -> None:
-    for recipe in sorted((ROOT / "recipes").glob("*.args")):
+    recipes = sorted((ROOT / "recipes").glob("*.args"))
+    assert recipes
+    for recipe in recipes:
         if recipe.name.startswith("clip_"):
             assert clip_args([f"@{recipe}"]).pairs.data_name, recipe.name
         else:
