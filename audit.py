@@ -39,7 +39,8 @@ from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import Progress, table
+from runtime.log import table
+from runtime.progress import Progress
 
 CLEANED, SUMMARY = "cleaned_index.npy", "summary.json"
 WRITTEN = (CSV, PARQUET, PAGE, SUMMARY, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS, FIFTYONE)

@@ -9,7 +9,15 @@ of their scores. Rows of every similarity matrix are images, columns captions. B
 only those are scored; all others rank behind them. `--relevance FILE` ranks by a ground truth of many to many as well.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import sys
+
+from runtime.early import begin
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])
 
 import time
 from collections import Counter
@@ -22,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_utils.catalog import protocol
+from data_utils.catalog import REAL_NOISE, protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
@@ -40,7 +48,7 @@ from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import table
+from runtime.log import percent, table
 from runtime.provenance import provenance, provenance_lines
 
 __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
@@ -177,7 +185,7 @@ def score_shortlist(
     found = shortlisted_similarities(opened.matchers, split, device, size=config.shortlist, folds=folds)
     seconds = time.perf_counter() - started
     record: dict[str, Any] = {"size": config.shortlist, "share_of_pairs": found.share, "seconds": seconds, "lost": None}
-    done = f"--shortlist {config.shortlist}: {100 * found.share:.2g} % of the pairs scored, {seconds:.1f} s"
+    done = f"--shortlist {config.shortlist}: {percent(found.share)} of the pairs scored, {seconds:.1f} s"
     pairs = split.num_images * len(split)
     if pairs > config.shortlist_check:
         print(f"{done}; the recall lost was not measured: --shortlist_check {pairs} scores all pairs too")
@@ -199,6 +207,7 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
             raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
     device = choose_device(config.gpu)
+    print(f"reading {', '.join(paths)} ...", flush=True)
     checkpoints = [load_checkpoint(path) for path in paths]
     opened = open_all(config, paths, checkpoints)
     split, matchers = opened.split, opened.matchers
@@ -225,7 +234,7 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         "split": split.name,
         "images": split.num_images,
         "captions": len(split),
-        **provenance(checkpoints, paths),
+        **provenance(checkpoints, paths, REAL_NOISE),
         "num_networks": len(matchers),
         "precision": scoring.precision,
         "shortlist": shortlist,

@@ -3,15 +3,22 @@
     python run.py @recipes/emoji_mgcs_0.4.args
     python run.py --data_name f30k_precomp --data_path /data --noise_ratio 0.2 --fit_type bmm
 
-Without arguments it trains MGCS on the embedded data set. `--help` lists every flag. An interrupted run goes on with
-the same command and `--resume`, or with the run's folder as `--saved_model`.
+Without arguments it trains MGCS on the embedded data set. `--help_all` lists every flag. An interrupted run goes on
+with the same command and `--resume`, or with the run's folder as `--saved_model`.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
-import shutil
 import sys
+
+from runtime.early import begin
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])
+
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and train."""
     config = parse_args(argv)
     try:
+        if asked_for().is_first:
+            print(f"reading {config.data.data_name} ...", flush=True)
         train(config)
     except Stopped as stopped:
         goes_on = config.training.resume or config.training.continued

@@ -37,7 +37,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require, word
-from runtime.log import Progress
+from runtime.progress import Progress
 from searching.engine import captions_for_images, images_for_texts
 from searching.index_folder import IndexFolder, identity
 from searching.picture_file import OnePicture

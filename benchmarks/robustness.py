@@ -80,11 +80,12 @@ def run_once(cell: tuple[str, ...], arguments: Sequence[str], threads: int) -> R
     division = last_division(metrics)
     final = list(record["test"])[-1]
     test, dev = record["test"][final], record["dev"][final]
+    measured = record["noise"]["measured_ratio"]
     return {
         "similarity": record["similarity"],
         "method": method,
         "noise_ratio": ratio,
-        "measured_ratio": round(record["noise"]["measured_ratio"], 4),
+        "measured_ratio": None if measured is None else round(measured, 4),
         "seed": seed,
         "num_networks": record["num_networks"],
         "epoch": record["epoch_title"],

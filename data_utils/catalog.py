@@ -81,6 +81,8 @@ PROTOCOLS = {
     ),
 }
 
+REAL_NOISE = frozenset(name for name, rules in PROTOCOLS.items() if rules.has_real_noise)
+
 
 def split_name(folder: Path, given: str) -> str:
     """Return the split that is meant: other releases call `dev` `val`, which is understood where no `val` lies."""

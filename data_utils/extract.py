@@ -33,7 +33,7 @@ from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
-from runtime.log import Progress
+from runtime.progress import Progress
 
 LITE0 = "lite0"
 GRID = 6

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.catalog import REAL_NOISE
 from methods.blocks.mixture import Fitted
 from methods.blocks.normal import NormalMixture
 from runtime.errors import InputError
@@ -194,7 +195,8 @@ def read_run(folder: Path) -> Run:
 
 def _short(run: Run, with_data: bool, with_noise: bool, with_seed: bool) -> str:
     parts = [str(run.config.get("method_name")), run.config["matcher"]["module_name"]]
-    parts += [run.data_name] * with_data + [f"noise {run.config['noise']['noise_ratio']:g}"] * with_noise
+    noise = "real noise" if run.data_name in REAL_NOISE else f"noise {run.config['noise']['noise_ratio']:g}"
+    parts += [run.data_name] * with_data + [noise] * with_noise
     return " ".join(parts + [f"seed {run.config['training'].get('seed')}"] * with_seed)
 
 

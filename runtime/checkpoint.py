@@ -94,7 +94,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.pth.tar"))
         advice = f"give the checkpoint itself: {path / inside[0]}" if inside else "it holds no checkpoint (.pth.tar)"
-        raise InputError(f"{path} is a folder; {advice}")
+        raise InputError(f"no checkpoint at {path}, which is a folder; {advice}")
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give the path of a .pth.tar file that run.py wrote")
     content = read_torch_file(path)

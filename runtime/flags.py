@@ -14,11 +14,11 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError, one_line, say_aside
 
 DEEPEST_FILE = 8
 """Argument files that name each other in a row."""
@@ -102,13 +102,48 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors."""
+class _HelpAll(argparse.Action):
+    """Print the help of every flag and exit."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        assert isinstance(parser, OneLineParser)
+        parser.shows_all = True
+        parser.print_help()
+        parser.exit()
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors.
+
+    Args:
+        common: of very many flags those that `--help` shows; `--help_all` then shows all.
+        settings: of argparse.
+    """
+
+    def __init__(self, *, common: Collection[str] = (), **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
         self.declared: dict[str, dataclasses.Field] = {}
         """Fields that are flags already."""
+        self.common, self.shows_all = common, not common
+        if common:
+            self.usage = "%(prog)s [@FILE ...] [--FLAG VALUE ...]"
+            self.add_argument(
+                "--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show every flag and exit"
+            )
+
+    def format_help(self) -> str:
+        """Return the help, of a short one only what is common."""
+        if self.shows_all:
+            return super().format_help()
+        rare = [action for action in self._actions if action.dest in self.declared.keys() - set(self.common)]
+        texts = [action.help for action in rare]
+        for action in rare:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(rare, texts, strict=True):
+                action.help = text
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of an argument file at spaces; `#` starts a comment."""
@@ -117,10 +152,10 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, with the arguments of files in the place of their names.
 
-        What a person types must not contradict itself; what a program puts together may, and the later flag wins.
+        Where flags contradict each other the later one wins; if both stand on the command line itself, that is said.
         """
         if args is None:
-            self._refuse_contradictions(sys.argv[1:])
+            self._tell_contradictions(sys.argv[1:])
         given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(self._with_files(given), namespace)
 
@@ -150,8 +185,8 @@ class OneLineParser(argparse.ArgumentParser):
             self.error(f"argument file {name} holds {len(words)} arguments; {MOST_WORDS} at most")
         return words
 
-    def _refuse_contradictions(self, words: Sequence[str]) -> None:
-        """Exit if a flag is given twice with different values; one that overrides a file's is none of these."""
+    def _tell_contradictions(self, words: Sequence[str]) -> None:
+        """Say which flags are given twice with different values; one that overrides a file's is none of these."""
         found: dict[str, str] = {}
         for place, argument in enumerate(words):
             name, is_joined, value = argument.partition("=")
@@ -161,8 +196,9 @@ class OneLineParser(argparse.ArgumentParser):
             if action.nargs != 0 and not is_joined:
                 value = " ".join(words[place + 1 : place + 2])
             given = f"{name} {value}".strip()
-            if found.setdefault(action.dest, given) != given:
-                self.error(f"{found[action.dest]} and {given} contradict each other; give one of them")
+            if found.get(action.dest, given) != given:
+                say_aside(f"warning: {found[action.dest]} and {given} are both given; the later one counts")
+            found[action.dest] = given
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, but let words stand between flags as well as before them."""
@@ -193,7 +229,7 @@ class OneLineParser(argparse.ArgumentParser):
             elif first.endswith(".args") or Path(first).is_file():
                 hint = f" did you mean @{first}, the flags in that file?"
         message += hint and f";{hint}"
-        self.exit(2, f"error: {one_line(message)} (--help lists every flag)\n")
+        self.exit(2, f"error: {one_line(message)} ({'--help_all' if self.common else '--help'} lists every flag)\n")
 
 
 def _value_type(annotation: Any) -> type:

@@ -29,9 +29,8 @@ def check_plain(content: Any) -> None:
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []
         for node in level:
-            if isinstance(node, Namespace):
-                node = vars(node)
-            for value in (*node, *node.values()) if isinstance(node, dict) else node:
+            values = vars(node) if isinstance(node, Namespace) else node
+            for value in (*values, *values.values()) if isinstance(values, dict) else values:
                 if isinstance(value, _INNER):
                     inner.append(value)
                 else:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+REAL = {"protocol": "real", "asked_ratio": 0.0, "measured_ratio": None}
+"""What is recorded of noise as it was collected."""
 
-def provenance(checkpoints: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> dict[str, Any]:
-    """Return, by name and for JSON, a list with one entry a checkpoint."""
+
+def provenance(
+    checkpoints: Sequence[Mapping[str, Any]], paths: Sequence[str], real_noise: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return, by name and for JSON, a list with one entry a checkpoint.
+
+    Args:
+        checkpoints: as loaded.
+        paths: where they are.
+        real_noise: names of the data sets whose noise is real, whatever their checkpoints say of it.
+    """
     configs = [c["config"] for c in checkpoints]
     return {
         "checkpoints": list(paths),
@@ -17,7 +28,7 @@ def provenance(checkpoints: Sequence[Mapping[str, Any]], paths: Sequence[str]) -
         "networks": [len(c["networks"]) for c in checkpoints],
         "similarities": [c["matcher"].get("module_name") for c in configs],
         "methods": [c.get("method_name") for c in configs],
-        "noise": [c.get("noise_report") for c in configs],
+        "noise": [REAL if c["data"].get("data_name") in real_noise else c.get("noise_report") for c in configs],
         "seeds": [c["training"].get("seed") for c in configs],
     }
 
@@ -39,6 +50,8 @@ def noise_text(noise: Mapping[str, Any] | None) -> str:
     """Return protocol, asked and measured ratio in words."""
     if not noise:
         return "noise not recorded"
+    if noise.get("protocol") == "real":
+        return "real noise, share unknown"
     asked, measured = noise.get("asked_ratio"), noise.get("measured_ratio")
     if noise.get("protocol") == "none" and not asked:
         return "no noise added"

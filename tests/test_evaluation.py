@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -72,7 +73,8 @@ def test_several_checkpoints_are_averaged(
     sgr_path: Path, checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = Evaluated(tmp_path, capsys, sgr_path), Evaluated(tmp_path, capsys, checkpoint_path)
-    several = Evaluated(tmp_path, capsys, Path(f"{sgr_path}, {checkpoint_path}"), "--mode_path1", str(sgr_path))
+    third = shutil.copy(sgr_path, tmp_path / "third.pth.tar")
+    several = Evaluated(tmp_path, capsys, Path(f"{sgr_path}, {checkpoint_path}"), "--mode_path1", str(third))
     assert list(several.sims) == ["A", "B", "A1", "B1", "A2", "B2", "mean"] == list(several.record["results"])
     for name in ("A", "B"):
         assert np.array_equal(several.sims[name], one.sims[name])
@@ -82,7 +84,7 @@ def test_several_checkpoints_are_averaged(
     mean = np.mean([several.sims[name] for name in list(several.sims)[:-1]], axis=0)
     np.testing.assert_allclose(several.sims["mean"], mean, rtol=0, atol=1e-6)
     assert several.record["num_networks"] == 6 and several.record["networks"] == [2, 2, 2]
-    assert several.record["checkpoints"] == [str(sgr_path), str(checkpoint_path), str(sgr_path)]
+    assert several.record["checkpoints"] == [str(sgr_path), str(checkpoint_path), str(third)]
     assert (
         several.record["similarities"] == ["SGR", "VSE", "SGR"] and "mean: of the scores of 6 networks" in several.text
     )
@@ -276,7 +278,8 @@ def test_the_recall_lost_is_not_measured_where_that_takes_long(
 
 def test_two_checkpoints_with_a_shortlist(sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Evaluated(tmp_path, capsys, sgr_path, "--shortlist", "3")
-    both = Evaluated(tmp_path, capsys, sgr_path, "--mode_path1", str(sgr_path), "--shortlist", "3")
+    second = shutil.copy(sgr_path, tmp_path / "second.pth.tar")
+    both = Evaluated(tmp_path, capsys, sgr_path, "--mode_path1", str(second), "--shortlist", "3")
     assert list(both.record["results"]) == ["A", "B", "A1", "B1", "mean"]
     assert both.record["results"]["A"] == one.record["results"]["A"], "a second checkpoint does not help the first"
     assert both.record["num_networks"] == 4

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
+import sys
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from report import ReportConfig
 from runtime.errors import InputError
 from runtime.flags import PATHS, OneLineParser, add_flags
 from search import SearchConfig
-from training.config import build_parser, parse_args
+from training.config import COMMON, build_parser, parse_args
 from training.stages import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,7 +166,7 @@ MGCS_COMMAND = """--gpu 0 --workers 4 --data_name f30k_precomp --noise_ratio 0.2
 
 def defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
     """Return every flag's default by its name."""
-    flags = [a for a in parser._actions if a.dest != "help"]
+    flags = [a for a in parser._actions if a.dest not in ("help", "help_all")]
     assert all(a.option_strings[0] == f"--{a.dest}" for a in flags)
     return {a.dest: a.default for a in flags}
 
@@ -182,7 +185,7 @@ def test_the_flags_of_evaluation_are_frozen() -> None:
 def test_a_shared_flag_is_added_once() -> None:
     names = [name for action in build_parser()._actions for name in action.option_strings]
     assert len(names) == len(set(names))
-    assert build_parser().format_help().count("\n  --margin ") == 1
+    assert build_parser().format_help().count("\n  --seed ") == 1
 
 
 def test_every_flag_has_help() -> None:
@@ -280,7 +283,9 @@ def test_an_argument_file_with_comments(tmp_path: Path) -> None:
 
 
 def test_every_recipe_parses() -> None:
-    for recipe in sorted((ROOT / "recipes").glob("*.args")):
+    recipes = sorted((ROOT / "recipes").glob("*.args"))
+    assert recipes
+    for recipe in recipes:
         if recipe.name.startswith("clip_"):
             assert clip_args([f"@{recipe}"]).pairs.data_name, recipe.name
         else:
@@ -295,7 +300,7 @@ def test_abbreviations_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run.main(["--help"])
+        run.main(["--help_all"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
     methods = known_methods()
@@ -304,6 +309,36 @@ def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"--{name}" in text for name in RUN_FLAGS)
     plain = " ".join(text.split())
     assert "(default: ncr; mgcs: mgcs)" in plain and "(default: hardest; contrastive losses: mean)" in plain
+
+
+def test_help_is_short() -> None:
+    parser = build_parser()
+    short = parser.format_help()
+    assert set(re.findall(r"^  --(\w+)", short, re.MULTILINE)) == {*COMMON, "help_all"} and len(COMMON) < 25
+    assert len(short.splitlines()) < 90 and set(COMMON) <= set(RUN_FLAGS)
+    assert parser.format_help() == short and parser.parse_args([]).margin == 0.2, "nothing is changed by it"
+
+
+def test_help_does_without_torch_and_a_start_says_so_before_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    with pytest.raises(SystemExit):
+        run.main(["--help_all"])
+
+    def started(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *flags]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    found = started("--help_all")
+    assert found.returncode == 0 and found.stdout.endswith(capsys.readouterr().out)
+    assert "torch._meta_registrations" not in found.stdout and "methods.blocks.drift" in found.stdout
+    found = started("--margin", "0")
+    assert found.returncode == 2 and found.stdout.index("starting ...") < found.stdout.index(
+        "torch._meta_registrations"
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in found.stdout.splitlines()}
+    assert not loaded & {"sklearn", "scipy.stats", "scipy.special", "nltk", "faiss", "tensorboard", "matplotlib"}
 
 
 def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,8 +370,8 @@ def test_values_that_make_no_sense_together(argv: list[str]) -> None:
 
 
 PATH_FLAGS = """data_path vocab_path token_cache noise_file word_vectors saved_model warmup_model_path output_dir
-    mode_path mode_path1 relevance output save_sims images captions texts truth pictures queries image html index input ids boxes
-    backbone similarities""".split()
+    mode_path mode_path1 relevance output save_sims images captions texts truth pictures queries image html index input
+    ids boxes backbone similarities""".split()
 
 
 def test_paths_are_told_from_other_texts() -> None:
@@ -347,7 +382,7 @@ def test_paths_are_told_from_other_texts() -> None:
         if config:
             add_flags(parser, "some", config)
         named = {name for name, field in parser.declared.items() if field.metadata["metavar"] in PATHS}
-        assert named == set(PATH_FLAGS) & set(parser.declared)
+        assert named == set(PATH_FLAGS) & {n for n, field in parser.declared.items() if "str" in str(field.type)}
         found |= named
     assert found == set(PATH_FLAGS)
 

@@ -55,7 +55,7 @@ PRINTING = (
     *("run.py", "evaluation.py", "audit.py", "search.py", "report.py"),
     *("vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
-    *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
+    *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (*("benchmarks/", "tools/emoji_set/", "clip/ablation.py", "clip/evaluate.py"),)
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
@@ -64,6 +64,8 @@ NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")
 
 TRAINERS = {"training/network.py", "embeddings/adapter.py", "clip/step.py"}
 """What differentiates a loss: a network, an adapter, a CLIP model."""
+SLOW_TO_LOAD = ("scipy.", "sklearn.", "nltk.", "faiss.", "torch.utils.tensorboard")
+"""Packages that may be imported where they are used, so that `--help` and the first line need not wait for them."""
 
 
 def package_of(name: str) -> str:
@@ -125,8 +127,8 @@ def faults(name: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
     may_print = name in PRINTING or name.startswith(PRINTING_FOLDERS)
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            inside = (n for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom)))
-            yield from ((n.lineno, "imports inside a function") for n in inside)
+            inside = ((line, module) for line, module in imports(node) if not f"{module}.".startswith(SLOW_TO_LOAD))
+            yield from ((line, "imports inside a function") for line, _ in inside)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
             if PUBLISHED.search(node.value) and name != CATALOGUE:
                 yield node.lineno, f"names a published data set: {node.value!r}"

@@ -27,6 +27,13 @@ CONTRASTIVE_DEFAULTS = {"negatives": "mean"}
 """Defaults of flags where the loss is contrastive. On photographs (30,000 pairs, 40 % noise, VSE) the baseline with the
 bounded loss collapsed as `--negatives anneal` went to the hardest one."""
 
+COMMON = (
+    *("data_name", "data_path", "vocab_path", "noise_ratio", "noise_file", "module_name", "method", "fit_type"),
+    *("warmup_epoch", "num_epochs", "batch_size", "learning_rate", "lr_update", "negatives", "side_by_side"),
+    *("resume", "saved_model", "seed", "gpu", "workers", "id", "output_dir"),
+)
+"""Flags that people use; the others are in `--help_all`."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -245,6 +252,7 @@ def build_parser() -> OneLineParser:
     methods = known_methods()
     parser = OneLineParser(
         prog="python run.py",
+        common=COMMON,
         description="Train and compare robust image-text matchers under noisy correspondence.",
         epilog="@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/.",
     )

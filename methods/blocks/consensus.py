@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import rankdata
 
 from methods.blocks.mixture import clean_probability
 
@@ -54,6 +52,8 @@ def worth(given: np.ndarray, drawn: np.ndarray) -> float:
     Args:
         given, drawn: the signal (N,) and (M,), high for clean pairs.
     """
+    from scipy.stats import rankdata  # here: it takes long to load
+
     ranks = rankdata(np.concatenate([given, drawn]))[: len(given)]
     area = (ranks.mean() - (len(given) + 1) / 2) / len(drawn)
     return float(max(0.0, 2 * area - 1))
@@ -70,6 +70,8 @@ def consensus(signals: Mapping[str, np.ndarray], worths: Mapping[str, float], fi
     Raises:
         ValueError: what `clean_probability` raises.
     """
+    from scipy.special import logit  # here: it takes long to load
+
     total = sum(worths[name] for name in signals)
     weights = {name: worths[name] / total if total > 0 else 0.0 for name in signals}
     log_odds = np.zeros(len(next(iter(signals.values()))))
@@ -100,6 +102,8 @@ def share_like_random(given: Mapping[str, np.ndarray], drawn: Mapping[str, np.nd
 def tempered(probability: np.ndarray, share_noisy: float, threshold: float) -> np.ndarray:
     """Return the probabilities (N,) with the odds of all raised alike, until no more than TOLERANCE times `share_noisy`
     of them are at or below `threshold`, in [0, 1)."""
+    from scipy.special import expit, logit  # here: it takes long to load
+
     most = TOLERANCE * share_noisy
     if most >= 1:
         return probability

@@ -141,8 +141,6 @@ def test_the_home_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--no-thing"], "; did you mean --no_thing? ("),
         (["--quite_another"], "--quite_another (--help"),
         (["recipes/some.args"], "recipes/some.args; did you mean @recipes/some.args, the flags in that file? ("),
-        (["--rate", "1", "--rate=2"], "--rate 1 and --rate 2 contradict each other; give one of them"),
-        (["--other", "--no-other"], "--other and --no-other contradict each other"),
     ],
 )
 def test_what_was_perhaps_meant(
@@ -155,12 +153,21 @@ def test_what_was_perhaps_meant(
     assert stop.value.code == 2 and hint in error and error.count("\n") == 1
 
 
-def test_a_flag_may_come_twice_where_nothing_contradicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same again, and one that overrides a file's."""
+def test_contradictions_on_the_command_line_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same again is none, nor is a flag that overrides a file's."""
     (tmp_path / "some.args").write_text("--rate 0.1 --no-other", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["x", f"@{tmp_path}/some.args", "--rate", "0.2", "--other", "--rate=0.2"])
     found = parser_of(Two).parse_args()
-    assert (found.rate, found.other) == (0.2, True)
+    assert (found.rate, found.other) == (0.2, True) and not capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["x", "--rate", "0.1", "--other", "--rate=0.2", "--no-other"])
+    found = parser_of(Two).parse_args()
+    assert (found.rate, found.other) == (0.2, False)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --rate 0.1 and --rate 0.2 are both given; the later one counts",
+        "warning: --other and --no-other are both given; the later one counts",
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from runtime.device import choose_device
 from runtime.distributed import own_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.log import RunLog, table
+from runtime.log import RunLog, percent, table
 from runtime.seed import generator, seed_everything
 
 
@@ -156,3 +156,10 @@ def test_the_log_writes_one_line_a_record(tmp_path: Path) -> None:
 def test_table() -> None:
     assert table(["dev", "R@1"], [["A", 12.34], ["mean", 5]]) == "dev    R@1\n----  ----\nA     12.3\nmean     5"
     assert table(["dev", "i2t\nR@1"], [["A", 1.0]]) == "     i2t\ndev  R@1\n---  ---\nA    1.0"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100 %"), (0.996, "100 %"), (0.0123, "1.2 %"), (4e-5, "0.004 %"), (0.0, "0 %")]
+)
+def test_percent(share: float, text: str) -> None:
+    assert percent(share) == text

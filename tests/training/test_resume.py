@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -28,6 +29,7 @@ from tests.tiny import tiny_flags
 from training import pause
 from training.config import parse_args
 from training.folders import choose_folder
+from training.running import Running
 from training.saved_state import MAGIC, NAMES, SavedState
 from training.trainer import Trainer
 
@@ -61,16 +63,37 @@ def start(root: Path, output: Path, *flags: str) -> Trainer:
     return Trainer(place.config, data, place.folder, resume=place.is_resumed)
 
 
-def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+class Asked:
+    """How often a run has asked whether a pause is due: forks count on from their parent, and it from the furthest."""
+
+    def __init__(self) -> None:
+        self.furthest = multiprocessing.Value("i", 0)
+        self.home, self.count = os.getpid(), 0
+
+    def once_more(self) -> int:
+        self.count = 1 + (self.furthest.value if os.getpid() == self.home else self.count)
+        with self.furthest.get_lock():
+            self.furthest.value = max(self.furthest.value, self.count)
+        return self.count
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Asked:
     """Ask for the end when the `number`-th pause is asked about, in this process or any fork."""
-    asked = itertools.count(1)
+    asked, check = Asked(), Running.check_interruption
 
     def is_due(self: pause.Pauses) -> bool:
-        if next(asked) == number:
+        if asked.once_more() == number:
             self._interruption.requested = signal.SIGINT
         return self._interruption.requested is not None
 
+    def check_interruption(self: Running) -> None:
+        if asked.furthest.value >= number:  # in a fork, perhaps
+            self.interruption.requested = signal.SIGINT
+        check(self)
+
     monkeypatch.setattr(pause.Pauses, "is_due", is_due)
+    monkeypatch.setattr(Running, "check_interruption", check_interruption)
+    return asked
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,22 +101,22 @@ def test_resumed_anywhere_it_is_the_same_run(
     kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
 ) -> None:
     threads(2 if kind == "side by side" else 1)
-    start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
+    with monkeypatch.context() as patch:
+        asked = interrupted_at(patch, 10**6)
+        start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
     (whole,) = (tmp_path / "whole").iterdir()
-    for number in random.Random(kind).sample(range(1, 22), 4):
+    for number in random.Random(kind).sample(range(1, asked.furthest.value + 1), 4):
         output = tmp_path / f"at {number}"
         with monkeypatch.context() as patch:
             interrupted_at(patch, number)
             trainer = start(tiny_root, output, *KINDS[kind])
-            try:
+            with pytest.raises(Stopped):
                 trainer.train()
-            except Stopped:
-                trainer.files.release()
-                patch.undo()
-                trainer = start(tiny_root, output, *KINDS[kind], "--resume")
-                trainer.train()
+        trainer.files.release()
+        start(tiny_root, output, *KINDS[kind], "--resume").train()
         (folder,) = output.iterdir()
-        assert outcome(folder) == outcome(whole), f"interrupted at {number}"
+        found, expected = (outcome(of, by_network=kind == "side by side") for of in (folder, whole))
+        assert found == expected, f"interrupted at {number}"
         assert len(list((folder / EVENTS).iterdir())) <= 2
 
 

@@ -58,6 +58,12 @@ RUNS = {
         "2.203848 2.145527 2.046817 2.061903 1.973281 1.916981 1.919792 1.872569 "
         "1.430004 1.29825 1.105325 1.050287 0.755921 0.776161",
     ),
+    "consensus, few mismatches": (
+        "--method consensus --loss bounded --signal consensus --refine rematch --mask_matches --mask_same_image "
+        "--fit_type gmm --warmup_epoch 4 --seed 3 --noise_ratio 0.05",
+        "2.188064 2.198238 2.022455 1.949773 1.874821 1.725596 1.681723 1.502813 "
+        "2.127779 1.791243 1.492646 1.443143 1.089144 1.103752",
+    ),
     "ncr with its neighbours": (
         "--method ncr --loss bounded --signal consensus --warmup_type warmup_sele --warmup_epoch 4 --seed 2" + HINGE,
         "0.977039 0.981097 0.93224 0.945727 0.888012 0.793798 0.8459 0.739639 "
