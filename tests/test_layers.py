@@ -47,7 +47,7 @@ MAY_IMPORT = {
 ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
-    "reporting/results.py": {"benchmarks.comparable", "benchmarks.result_rows", "benchmarks.table"},  # the same table
+    "reporting/results.py": {"tools.result_rows", "tools.table"},  # the same table
 }
 CATALOGUE = "data_utils/catalog.py"
 BUILDING_NOTHING = {"vocab", "data_utils", "models", "methods", "training"}
@@ -57,7 +57,10 @@ PRINTING = (
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
     *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
-PRINTING_FOLDERS = (*("benchmarks/", "tools/emoji_set/", "clip/ablation.py", "clip/evaluate.py"),)
+PRINTING_FOLDERS = (
+    *("benchmarks/", "tools/emoji_set/", "tools/table.py", "tools/sweep.py", "tools/drift.py"),
+    *("clip/ablation.py", "clip/evaluate.py"),
+)
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
 NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")
 """What models and methods do not import: they neither step nor log."""

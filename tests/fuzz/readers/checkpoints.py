@@ -15,7 +15,6 @@ import torch
 
 from benchmarks import robustness
 from benchmarks.grid import read_rows
-from benchmarks.table import FORMATS, TableConfig, build
 from data_utils.noise import NoiseReport
 from models.restored import restore
 from runtime.checkpoint import FORMAT, load_checkpoint
@@ -26,9 +25,10 @@ from runtime.lock import FolderLock
 from runtime.log import RunLog
 from runtime.provenance import provenance, provenance_lines
 from runtime.torch_file import requested_names
-from tests.benchmarks.test_table import evaluation_record, run_record
 from tests.fuzz.trial import Prepared, Reader
 from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
+from tests.tools.test_table import evaluation_record, run_record
+from tools.table import FORMATS, TableConfig, build
 from training.config import RunConfig, parse_args
 from training.saved_state import NAMES, SavedState
 

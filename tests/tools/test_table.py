@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import evaluation
-from benchmarks import table
-from benchmarks.comparable import MARKS, marks, over_seeds, sections
-from benchmarks.result_rows import Row, read_published, read_results
+from tools import table
+from tools.result_rows import MARKS, Row, marks, over_seeds, read_published, read_results, sections
 
 RECALLS = {"i2t": {"R@1": 10.0, "R@5": 20.0, "R@10": 30.0}, "t2i": {"R@1": 5.0, "R@5": 15.0, "R@10": 25.0}}
 NOISE = {"protocol": "caption", "asked_ratio": 0.2, "measured_ratio": 0.1998}

@@ -1,6 +1,6 @@
 """Tables of results beside published ones, with what keeps them from being compared.
 
-    python -m benchmarks.table output/*/results.json --format markdown --output table.md
+    python -m tools.table output/*/results.json --format markdown --output table.md
 
 RESULTS are results.json files (or their folders) of run.py and CLIP runs, and files of `evaluation.py --output`. Seeds
 of one setting are averaged. Published rows are in published_results.json beside this file.
@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.comparable import MARKS, Section, marks, over_seeds, sections
-from benchmarks.result_rows import RECALLS, Row, read_published, read_results
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace
 from runtime.log import table
+from tools.result_rows import MARKS, RECALLS, Row, Section, marks, over_seeds, read_published, read_results, sections
 
 COLUMNS = (
     *("method", "similarity", "source", "data", "split", "ratio asked", "ratio measured", "noise protocol", "networks"),
@@ -218,7 +217,7 @@ def build(config: TableConfig, paths: Sequence[Path]) -> str:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the files, print or write the tables."""
-    parser = OneLineParser(prog="python -m benchmarks.table", description="Tables of results beside published ones.")
+    parser = OneLineParser(prog="python -m tools.table", description="Tables of results beside published ones.")
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="results.json files, their folders, ...")
     add_flags(parser, "table", TableConfig)
     namespace = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Do MGCS's drift factors tell matched from mismatched pairs? Every reading of the paper, on one trained checkpoint.
 
-    python -m benchmarks.drift --mode_path output/RUN/checkpoint_warmup.pth.tar
+    python -m tools.drift --mode_path output/RUN/checkpoint_warmup.pth.tar
 
 Prints, for each reading, the area under the ROC curve (matched against mismatched training pairs) of the similarity S,
 the factor F, their product and the division signal, and the precision and recall of the clean side that follows.
@@ -46,7 +46,7 @@ READINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class DriftConfig:
-    """Flags of this benchmark."""
+    """Flags of `python -m tools.drift`."""
 
     mode_path: str | None = flag(
         None, "checkpoint that run.py wrote, with noise whose truth is known (required)", metavar="FILE"
@@ -62,8 +62,8 @@ class DriftConfig:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Divide the training pairs by network A under every reading and print the table."""
-    parser = OneLineParser(prog="python -m benchmarks.drift", description="MGCS's drift factors, reading by reading.")
-    add_flags(parser, "benchmark", DriftConfig)
+    parser = OneLineParser(prog="python -m tools.drift", description="MGCS's drift factors, reading by reading.")
+    add_flags(parser, "drift", DriftConfig)
     config = from_namespace(DriftConfig, parser.parse_args(argv))
     assert config.mode_path is not None
     checkpoint = load_checkpoint(config.mode_path)

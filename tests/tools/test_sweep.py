@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sweep
 from tests.soak.victims import ROOT
 from tests.tiny import tiny_flags
+from tools import sweep
 
 STAND_IN = """
 import json, signal, sys, time
@@ -112,7 +112,7 @@ def test_an_interrupted_sweep_goes_on(
 ) -> None:
     output = tmp_path / "out"
     argv = [recipes["slow"], recipes["good"], "--seeds", "1,2", "--output_dir", str(output), "--jobs", "1"]
-    code = f"from benchmarks import sweep; sweep.PROGRAM = {stand_in!r}; sweep.main({argv!r})"
+    code = f"from tools import sweep; sweep.PROGRAM = {stand_in!r}; sweep.main({argv!r})"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not (output / "slow" / "seed_1" / "run" / "begun").exists():
         time.sleep(0.01)

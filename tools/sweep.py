@@ -1,7 +1,7 @@
 """Recipes x seeds, every run in a process and a folder of its own, as many at once as fit; in the end a table.
 
-    python -m benchmarks.sweep recipes/emoji_vse.args recipes/emoji_gpo.args --seeds 1,2,3
-    python -m benchmarks.sweep recipes/emoji_vse.args --seeds 1,2 --jobs 2 -- --noise_ratio 0.6 --gpu cpu
+    python -m tools.sweep recipes/emoji_vse.args recipes/emoji_gpo.args --seeds 1,2,3
+    python -m tools.sweep recipes/emoji_vse.args --seeds 1,2 --jobs 2 -- --noise_ratio 0.6 --gpu cpu
 
 What stands behind `--` goes to every run. The same command again goes on: finished runs are left alone, interrupted
 ones resumed. A run that fails does not stop the others; its last line is told in the end, and the exit code is 1.
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from benchmarks.table import TableConfig, build
 from runtime.checkpoint import write_atomically, write_json
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from runtime.interruption import Interruption
+from tools.table import TableConfig, build
 from training.config import parse_args
 from training.reports import differing_settings
 
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     parser = OneLineParser(
-        prog="python -m benchmarks.sweep",
+        prog="python -m tools.sweep",
         description="Runs of recipes x seeds, and their table.",
         epilog="What stands behind -- goes to every run: -- --noise_ratio 0.4 --gpu cpu",
     )
