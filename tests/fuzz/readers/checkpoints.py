@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from benchmarks import robustness
-from benchmarks.grid import read_rows
 from data_utils.noise import NoiseReport
 from models.restored import restore
 from runtime.checkpoint import FORMAT, load_checkpoint
@@ -144,7 +143,12 @@ def prepare_results(folder: Path, *, config: bool) -> Prepared:
 def prepare_rows(folder: Path) -> Prepared:
     """The CSV of robustness.py."""
     rows = (Path(robustness.__file__).with_name("robustness_vse.csv")).read_bytes().splitlines(keepends=True)[:6]
-    return Prepared([b"".join(rows)], lambda path: print(robustness.summary(read_rows(path))))
+
+    def read(path: Path) -> None:
+        found = robustness.read_rows(path)
+        print(robustness.summary(found, list(dict.fromkeys(row["row"] for row in found))))
+
+    return Prepared([b"".join(rows)], read)
 
 
 def prepare_arguments(folder: Path) -> Prepared:
