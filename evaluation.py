@@ -121,7 +121,7 @@ class EvaluationConfig:
         for path, count in Counter(Path(path).resolve() for path in self.paths()).items():
             if count > 1:
                 raise InputError(
-                    f"--mode_path and --mode_path1 name {path} {count} times, so that it would count as much in the "
+                    f"--mode_path and --mode_path1 name {path} {count} times, so that it would count so often in the "
                     "mean; name each checkpoint once"
                 )
         check_range(self, "shortlist", low=0)
