@@ -12,6 +12,7 @@ Nothing needs a matrix of all scores: 29,000 images x 145,000 captions fit a sma
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -133,9 +134,14 @@ def open_run(config: AuditConfig) -> TrainedRun:
     return TrainedRun(checkpoint, path, matchers, stored, noise, device)
 
 
+def note(text: str) -> None:
+    """Print what could not be shown."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def pictures_of(config: AuditConfig, folder: Path, num_images: int) -> Pictures | None:
     """Return the training pictures of a data set; None where it has none, or none are wanted."""
-    return None if config.no_pictures else find_pictures(folder, "train", num_images, config.pictures)
+    return None if config.no_pictures else find_pictures(folder, "train", num_images, config.pictures, note)
 
 
 def audit_of_run(config: AuditConfig, scratch: Path) -> tuple[Audit, Pictures | None]:
