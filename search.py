@@ -135,8 +135,9 @@ def open_gallery(config: SearchConfig) -> Opened:
     pictures = None
     if not config.no_pictures:
         pictures = find_pictures(folder, split.name, split.num_images, config.pictures, note)
-    captions = read_captions(folder, split.name)[: len(split)]
-    gallery = Gallery(f"{data.data_name} {split.name}", captions, split.captions_per_image, pictures)
+    lines = read_captions(folder, split.name)
+    captions = [lines[k] for k in split.line_of_caption.tolist()]
+    gallery = Gallery(f"{data.data_name} {split.name}", captions, split.image_of_caption, pictures)
     return Opened(checkpoint, matchers, split, Vocabulary.load(vocabulary_file(data)), gallery, device)
 
 

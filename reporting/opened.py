@@ -57,8 +57,9 @@ class Opened:
     sources: Sources
 
     def captions(self, split: str) -> list[str]:
-        """Return the captions of a split as they were written."""
-        return read_captions(self.folder, split)
+        """Return the captions of a split's pairs as they were written."""
+        lines = read_captions(self.folder, split)
+        return [lines[k] for k in getattr(self.data, split).line_of_caption.tolist()]
 
     @cached_property
     def galleries(self) -> dict[str, Gallery]:
