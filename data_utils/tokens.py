@@ -32,7 +32,7 @@ LARGEST_PACKED = 2**16
 """Bytes for the key and the headers of the arrays."""
 
 FORMAT = 3
-"""Raised whenever captions become other tokens, or the file another layout."""
+"""Raised whenever captions become other tokens, are refused that were not, or the file gets another layout."""
 
 
 @dataclass(frozen=True)
