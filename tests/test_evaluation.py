@@ -191,6 +191,9 @@ def test_folds_are_cut_from_the_full_matrix(
         assert found.record["fold_results"][name] == mean_retrieval(folds_of(found.sims[name], owners, 8)).as_dict()
     assert found.record["fold_images"] == 8 and "8-image  " in found.text
     assert scoring.call_count == 2, "each network scores once"
+    monkeypatch.setitem(catalog.PROTOCOLS, "tiny_precomp", catalog.Protocol(fold_images=24))
+    found = Evaluated(tmp_path, capsys, folder / "checkpoint_dev_best.pth.tar", "--split", "testall")
+    assert "fold_results" not in found.record and "-image folds" not in found.text, "one fold is the whole"
 
 
 def test_relevance_from_a_file(
