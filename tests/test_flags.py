@@ -9,12 +9,12 @@ import pytest
 
 import evaluation
 import run
-from clip.config import parse_args as clip_args
 from evaluation import EvaluationConfig
 from methods import known_methods
 from models.precision import ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags
+from tools.clip_tuning.config import parse_args as clip_args
 from training.config import build_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]

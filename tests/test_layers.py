@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
-    *("runtime", "vocab", "data_utils", "models", "methods", "training", "embeddings", "clip", "pages"),
+    *("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "pages"),
     *("auditing", "searching", "reporting", "benchmarks"),
 )
 ENTRIES = ("evaluation", "run", "audit", "search", "report")
@@ -32,12 +32,11 @@ MAY_IMPORT = {
     "methods": {"runtime", "vocab", "data_utils", "models", "methods"},
     "training": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
-    "embeddings": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "embeddings"},
-    "clip": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "clip"},
+    "tools": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training", "tools"},
     "pages": {"runtime", "data_utils", "pages"},
-    "auditing": {*BELOW, "methods", "training", "embeddings", "pages", "auditing"},
-    "audit": {*BELOW, "embeddings", "pages", "auditing"},
-    "searching": {*BELOW, "embeddings", "pages", "searching"},
+    "auditing": {*BELOW, "methods", "training", "tools", "pages", "auditing"},
+    "audit": {*BELOW, "tools", "pages", "auditing"},
+    "searching": {*BELOW, "tools", "pages", "searching"},
     "search": {*BELOW, "pages", "searching"},
     "reporting": {*BELOW, "evaluation", "methods", "training", "pages", "reporting"},
     "report": {*BELOW, "training", "pages", "reporting"},
@@ -50,15 +49,15 @@ ALSO = {
 }
 PRINTING = (
     *("run.py", "evaluation.py", "audit.py", "search.py", "report.py"),
-    *("vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
+    *("vocab/build.py", "tools/filter/__main__.py", "tools/filter/pooled.py"),
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
     *("runtime/checkpoint.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
     *("data_utils/emoji_builder/", "data_utils/set_builder/", "data_utils/tiles_builder/"),
-    *("benchmarks/", "clip/ablation.py", "clip/evaluate.py"),
+    *("benchmarks/", "tools/clip_tuning/ablation.py", "tools/clip_tuning/evaluate.py"),
 )
-TRAINERS = {"training/network.py", "embeddings/adapter.py", "clip/step.py"}
+TRAINERS = {"training/network.py", "tools/filter/adapter.py", "tools/clip_tuning/step.py"}
 """What differentiates a loss: a network, an adapter, a CLIP model."""
 
 
@@ -141,7 +140,7 @@ def test_argparse_stays_at_the_door() -> None:
 def test_losses_are_differentiated_in_one_place_of_each_trainer() -> None:
     counts = {name: called_attributes(tree, "backward") for name, tree in TREES.items()}
     assert {n for n, c in counts.items() if c and not n.startswith("benchmarks/")} == TRAINERS
-    assert counts["training/network.py"] == counts["embeddings/adapter.py"] == 1
+    assert counts["training/network.py"] == counts["tools/filter/adapter.py"] == 1
 
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if n not in PRINTING and not n.startswith(PRINTING_FOLDERS)])

@@ -18,10 +18,10 @@ import numpy as np
 
 import evaluation
 import run
-from clip import train as clip_train
 from data_utils import check, convert, extract
-from embeddings import clean
 from tests.tiny import make_tiny_data, tiny_flags
+from tools.clip_tuning import __main__ as clip_train
+from tools.filter import __main__ as clean
 
 try:
     from PIL import Image
@@ -34,8 +34,8 @@ COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "data_utils.check": check.main,
     "data_utils.convert": convert.main,
     "data_utils.extract": extract.main,
-    "embeddings.clean": clean.main,
-    "clip.train": clip_train.main,
+    "tools.filter": clean.main,
+    "tools.clip_tuning": clip_train.main,
 }
 REFUSED, FAULT_FOUND, ACCEPTED = 2, 1, 0
 """Exit codes: one line on stderr; the report of data_utils.check names a fault; it works, and may warn."""

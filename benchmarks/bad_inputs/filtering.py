@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.bad_inputs.case import ACCEPTED, REFUSED, Case, Workshop, save_pictures
 from methods.blocks import gaussian_modes, similarity_modes
-from tests.clip.models import tiny_clip
-from tests.embeddings.made_up import flags, make, save
+from tests.tools.clip_tuning.models import tiny_clip
+from tests.tools.filter.made_up import flags, make, save
 
 ISSUE = "3. DSDMR"
 CLIP = ("transformers", "PIL")
@@ -70,7 +70,7 @@ def _written(path: Path, content: object) -> Path:
 
 
 def _clip(w: Workshop, train: Path, model: str) -> list[object]:
-    """Return clip.train's arguments with these training pairs."""
+    """Return the arguments of CLIP tuning with these training pairs."""
     held_out = [f for split in ("dev", "test") for f in (f"--{split}_pairs", train)]
     return ["--clip", model, "--train_pairs", train, *held_out, "--output_dir", w.output, *TINY]
 
@@ -92,7 +92,7 @@ MISSING = {"image": ["a.png", "c.png"], "caption": [["x"]] * 2}
 
 
 def _clean(wrong: str, prepare: Callable[[Workshop], list[object]], told: str, code: int = REFUSED) -> Case:
-    return Case(ISSUE, wrong, "embeddings.clean", prepare, told, code)
+    return Case(ISSUE, wrong, "tools.filter", prepare, told, code)
 
 
 CASES = [
@@ -103,8 +103,27 @@ CASES = [
     _clean("fewer than 10 pairs", _similarities(np.linspace(0.1, 0.9, 9)), "9 pairs"),
     _clean("a mixture that does not converge (in 1 round)", _one_round, "warning: .*did not converge", ACCEPTED),
     Case(
-        ISSUE, "JSON lists of unequal length", "clip.train", _pairs(UNEQUAL), "has 2 entries and .* has 3", needs=CLIP
+        ISSUE,
+        "JSON lists of unequal length",
+        "tools.clip_tuning",
+        _pairs(UNEQUAL),
+        "has 2 entries and .* has 3",
+        needs=CLIP,
     ),
-    Case(ISSUE, "pictures missing", "clip.train", _pairs(MISSING), r"2 of 2 pictures are missing.*a\.png", needs=CLIP),
-    Case(ISSUE, "weights that do not fit the model", "clip.train", _other_weights, r"is missing.* more\)", needs=CLIP),
+    Case(
+        ISSUE,
+        "pictures missing",
+        "tools.clip_tuning",
+        _pairs(MISSING),
+        r"2 of 2 pictures are missing.*a\.png",
+        needs=CLIP,
+    ),
+    Case(
+        ISSUE,
+        "weights that do not fit the model",
+        "tools.clip_tuning",
+        _other_weights,
+        r"is missing.* more\)",
+        needs=CLIP,
+    ),
 ]

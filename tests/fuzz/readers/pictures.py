@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clip.config import ClipRunConfig, parse_args, resumed
-from clip.pairs import inject_noise, read_pairs
-from clip.preprocess import Preprocessing
-from clip.state import STATE, RunState, load_state, save_state
 from data_utils.extraction.boxes import check_inside, chosen_boxes, read_boxes
 from data_utils.extraction.listing import read_listing
 from data_utils.noise import NoiseConfig
 from data_utils.pictures import Image, picture_files, thumbnails
 from tests.fuzz.readers.data import hdf5_bytes
 from tests.fuzz.trial import Prepared, Reader
+from tools.clip_tuning.config import ClipRunConfig, parse_args, resumed
+from tools.clip_tuning.pairs import inject_noise, read_pairs
+from tools.clip_tuning.preprocess import Preprocessing
+from tools.clip_tuning.state import STATE, RunState, load_state, save_state
 
 LISTINGS = {
     "listing.csv": [
