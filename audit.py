@@ -37,9 +37,8 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
 from runtime.log import Progress, table
 from tools.filter.files import read_truth
-from tools.filter.filtering import FilterConfig
+from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.filter.output import check_output, folder_at_once
-from tools.filter.pairs import EmbeddingPairs
 
 CLEANED, SUMMARY = "cleaned_index.npy", "summary.json"
 WRITTEN = (CSV, PARQUET, PAGE, SUMMARY, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS, FIFTYONE)

@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from runtime.errors import InputError
-from tools.filter.pairs import Rows
+from tools.filter.filtering import Rows
 
 ROWS = 1024
 """So many images are compared with all that follow at a time."""

@@ -15,7 +15,7 @@ from auditing.partners import Tile
 from models.gallery import Split, encoded_captions, evaluating
 from models.listed import ImagesOf
 from models.matcher import Matcher
-from tools.filter.pairs import Rows
+from tools.filter.filtering import Rows
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 1024, 2048
 """The sides of a tile."""

@@ -17,7 +17,7 @@ import torch
 
 from models.inverted_lists import learn_lists, read_lists
 from runtime.errors import InputError
-from tools.filter.pairs import Rows
+from tools.filter.filtering import Rows
 
 EXACT_ROWS = 200_000
 PURPOSE = f"searching more than {EXACT_ROWS:,} rows needs"

@@ -29,14 +29,13 @@ from tools.filter.adapting import (
     ADAPTER,
     RESULTS,
     AdaptingConfig,
+    RankingConfig,
     adapt,
     open_test,
 )
 from tools.filter.files import read_similarities, read_truth
-from tools.filter.filtering import FilterConfig, filter_pairs, filter_quality
+from tools.filter.filtering import EmbeddingPairs, FilterConfig, filter_pairs, filter_quality
 from tools.filter.output import check_output, folder_at_once
-from tools.filter.pairs import EmbeddingPairs
-from tools.filter.ranking import RankingConfig
 from tools.filter.report import INDEX, MODES, PAIRS_CSV, PICTURE, PROBABILITY, filter_text, quality_text, write_filter
 
 WRITTEN = (PAIRS_CSV, PROBABILITY, INDEX, MODES, PICTURE, ADAPTER, ADAPTED_IMAGES, ADAPTED_CAPTIONS, RESULTS)
@@ -112,7 +111,7 @@ def clean(files: CleanConfig, config: AdaptingConfig) -> None:
     if is_matched is not None:
         print(quality_text({"as given": filter_quality(found.is_clean, found.probability, is_matched)}))
     with folder_at_once(output, WRITTEN) as folder:
-        write_filter(folder, similarity, found, config.filtering, is_matched=is_matched, source=asdict(files))
+        write_filter(folder, found, config.filtering, is_matched=is_matched, source=asdict(files))
         if config.adapter.adapt:
             assert pairs is not None
             adapt(pairs, test, is_matched, config, folder, print)

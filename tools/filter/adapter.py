@@ -25,8 +25,7 @@ from runtime.errors import InputError
 from runtime.flags import check_range, flag
 from runtime.log import Progress
 from runtime.seed import generator
-from tools.filter.filtering import FilterConfig, Filtered, filter_pairs
-from tools.filter.pairs import similarity_of
+from tools.filter.filtering import FilterConfig, Filtered, filter_pairs, similarity_of
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,15 @@ class EpochRecord:
     loss: float
     found: Filtered
     margins: Margins
+
+    def text(self, num_epochs: int, noise: str) -> str:
+        """Return a line for people; `noise` tells what is known of the kept pairs."""
+        modes, kept = self.found.modes, int(self.found.is_clean.sum())
+        state = f"d' {modes.separation:.2f}, overlap {modes.overlap:.3f}" if modes.is_split else "one mode"
+        return (
+            f"epoch {self.epoch}/{num_epochs}: kept {kept} of {modes.num_pairs}{noise}, {state}, "
+            f"margins {self.margins.image:.3f} {self.margins.text:.3f}, loss {self.loss:.4f}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain types, for JSON."""

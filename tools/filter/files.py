@@ -1,4 +1,4 @@
-"""Arrays from `.npy`, HDF5, safetensors and text files, read in blocks.
+"""Arrays from `.npy`, HDF5, safetensors and text files, read in blocks of rows.
 
 A file is named `FILE` or `FILE::NAME`, where NAME is a dataset (HDF5), a tensor (safetensors) or a column (CSV with a
 header). Embeddings are (rows, dimensions), float16, float32 or float64 (safetensors: bfloat16 too), larger than memory
@@ -7,7 +7,10 @@ if need be; similarities and truths are vectors and are read whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import itertools
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +24,11 @@ from safetensors import SafetensorError, safe_open
 from data_utils.hdf5_file import check_dataset, datasets_in, hdf5_faults, open_hdf5
 from data_utils.npy_file import open_npy
 from runtime.errors import InputError
-from tools.filter.columns import read_column
 
 HDF5_CACHE_BYTES = 64 * 2**20
 """Compressed HDF5 chunks of up to so many bytes are unpacked once, however few rows one read takes of them."""
-KINDS = {"F16": "f", "BF16": "f", "F32": "f", "F64": "f", "BOOL": "b", "U8": "u", "I8": "i", "I16": "i", "I32": "i"}
-KINDS["I64"] = "i"
+KINDS = {**dict.fromkeys(("F16", "BF16", "F32", "F64"), "f"), "BOOL": "b", "U8": "u"}
+KINDS |= dict.fromkeys(("I8", "I16", "I32", "I64"), "i")
 """Types of safetensors and their numpy kinds."""
 
 
@@ -75,28 +77,24 @@ def _first(is_bad: np.ndarray) -> int:
     return int(np.flatnonzero(is_bad)[0])
 
 
-def _split(spec: str) -> tuple[Path, str | None]:
-    """Return the path and what follows `::`."""
+def split_name(spec: str) -> tuple[Path, str | None]:
+    """Return the path in `FILE` or `FILE::NAME`, and the name if there is one."""
     path, separator, name = spec.partition("::")
     return Path(path), name if separator else None
 
 
-def file_of(spec: str) -> Path:
-    """Return the path in `FILE` or `FILE::NAME`."""
-    return _split(spec)[0]
-
-
-def _choose(spec: str, name: str | None, found: dict[str, Stored], ndim: int, what: str) -> Stored:
+def _choose(spec: str, found: dict[str, Stored], ndim: int, what: str) -> Stored:
     """Return the array that was named, or the only one that fits.
 
     Raises:
         InputError: no such name, or no name given and none or several fit.
     """
+    path, name = split_name(spec)
     listed = ", ".join(f"{key} {stored.shape}" for key, stored in found.items()) or "none"
     if name is not None:
-        if name not in found:
-            raise InputError(f"{spec} is not there; {what}s in {file_of(spec)}: {listed}")
-        return found[name]
+        if (key := name if name in found else name.strip("/")) not in found:
+            raise InputError(f"{spec} is not there; {what}s in {path}: {listed}")
+        return found[key]
     fitting = [stored for stored in found.values() if stored.kind == "f" and len(stored.shape) == ndim]
     if len(fitting) != 1:
         why = f"has {len(fitting) or 'no'} {what}{'s' if fitting else ''} of {ndim} dimension{'s' * (ndim > 1)}"
@@ -105,13 +103,13 @@ def _choose(spec: str, name: str | None, found: dict[str, Stored], ndim: int, wh
 
 
 def _open_npy(spec: str, ndim: int) -> Stored:
-    path, name = _split(spec)
+    path, name = split_name(spec)
     if name is not None:
         raise InputError(f"{spec}: an .npy file holds one array, without a name; give {path}")
-    array = open_npy(path)
-    if not isinstance(array, np.memmap) or not array.flags.c_contiguous or array.ndim == 0:
-        return Stored(spec, array.shape, array.dtype.kind, lambda a, b: array[a:b])
-    dtype, shape, offset, row = array.dtype, array.shape[1:], array.offset, int(np.prod(array.shape[1:]))
+    whole = open_npy(path)
+    if not isinstance(whole, np.memmap) or not whole.flags.c_contiguous or whole.ndim == 0:
+        return Stored(spec, whole.shape, whole.dtype.kind, lambda a, b: whole[a:b])
+    dtype, shape, offset, row = whole.dtype, whole.shape[1:], whole.offset, int(np.prod(whole.shape[1:]))
 
     def fetch(start: int, stop: int) -> np.ndarray:
         # unlike a map's, pages read this way do not count as memory of this process
@@ -121,50 +119,93 @@ def _open_npy(spec: str, ndim: int) -> Stored:
             raise OSError("the file ends before its last row")
         return numbers.reshape(-1, *shape)
 
-    return Stored(spec, array.shape, dtype.kind, fetch)
+    return Stored(spec, whole.shape, dtype.kind, fetch)
 
 
 def _open_hdf5(spec: str, ndim: int) -> Stored:
-    path, name = _split(spec)
+    path, _ = split_name(spec)
     file = open_hdf5(path, rdcc_nbytes=HDF5_CACHE_BYTES)
-    found: dict[str, Stored] = {}
 
     def fetch(item: h5py.Dataset, start: int, stop: int) -> np.ndarray:
         with hdf5_faults(path):
             return item[start:stop]
 
     with hdf5_faults(path):
-        for key, item in datasets_in(file):
-            if item.shape is not None:
-                found[key] = Stored(f"{path}::{key}", item.shape, item.dtype.kind, partial(fetch, item))
-        chosen = _choose(spec, name and name.strip("/"), found, ndim, "dataset")
+        found = {
+            key: Stored(f"{path}::{key}", item.shape, item.dtype.kind, partial(fetch, item))
+            for key, item in datasets_in(file)
+            if item.shape is not None
+        }
+        chosen = _choose(spec, found, ndim, "dataset")
         check_dataset(file, file[chosen.name.removeprefix(f"{path}::")])
     return chosen
 
 
 def _open_safetensors(spec: str, ndim: int) -> Stored:
-    path, name = _split(spec)
+    path, _ = split_name(spec)
+
+    def fetch(tensor: Any, start: int, stop: int) -> np.ndarray:
+        block: torch.Tensor = tensor[start:stop]
+        return (block.float() if block.dtype == torch.bfloat16 else block).numpy()
+
     try:
         file = safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a safetensors file: {error}") from None
-    found = {key: _stored_tensor(f"{path}::{key}", file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
-    return _choose(spec, name, found, ndim, "tensor")
+    found = {}
+    for key in file.keys():  # noqa: SIM118
+        tensor = file.get_slice(key)
+        kind = KINDS.get(tensor.get_dtype(), "?")
+        found[key] = Stored(f"{path}::{key}", tuple(tensor.get_shape()), kind, partial(fetch, tensor))
+    return _choose(spec, found, ndim, "tensor")
 
 
-def _stored_tensor(name: str, tensor: Any) -> Stored:
-    def fetch(start: int, stop: int) -> np.ndarray:
-        block: torch.Tensor = tensor[start:stop]
-        return (block.float() if block.dtype == torch.bfloat16 else block).numpy()
+def _number(text: str) -> float:
+    word = text.strip().lower()
+    return float({"true": "1", "false": "0"}.get(word, word))
 
-    return Stored(name, tuple(tensor.get_shape()), KINDS.get(tensor.get_dtype(), "?"), fetch)
+
+def _is_name(text: str) -> bool:
+    """Tell a column's name from a number, even from a mistyped one."""
+    try:
+        _number(text)
+    except ValueError:
+        return text.strip().replace(" ", "_").replace("-", "_").isidentifier()
+    return False
+
+
+def _column_of(lines: Iterator[list[str]], path: Path, column: str | None) -> np.ndarray:
+    first = next(lines, [])
+    has_header = bool(first) and all(map(_is_name, first))
+    names = [cell.strip() for cell in first] if has_header else []
+    if column is not None and column not in names:
+        raise InputError(f"{path} has no column {column!r}; its header names: {', '.join(names) or 'none'}")
+    if column is None and len(first) > 1:
+        raise InputError(f"{path} has {len(first)} columns ({', '.join(names) or 'no header'}); name one: {path}::NAME")
+    place = names.index(column) if column is not None else 0
+    values, blank = array("d"), None
+    for number, cells in enumerate(lines if has_header else itertools.chain([first], lines), start=1 + has_header):
+        if not any(cell.strip() for cell in cells):
+            blank = blank or number  # blank lines at the end are no pairs, one between others is a hole
+            continue
+        try:
+            values.append(_number(cells[place]) if blank is None else _number(""))
+        except (ValueError, IndexError):
+            told = "nothing" if blank else repr(",".join(cells)[:40])
+            raise InputError(f"{path} line {blank or number} holds {told}, not a number; one pair a line") from None
+    return np.array(values)
 
 
 def _open_text(spec: str, ndim: int) -> Stored:
-    path, column = _split(spec)
+    """Open numbers, one a line, of the only column or of the named one of a CSV file with a header."""
+    path, column = split_name(spec)
     if ndim != 1:
         raise InputError(f"{spec} is text; embeddings are read from {', '.join(BINARY)} files")
-    values = read_column(path, column)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            values = _column_of(csv.reader(file), path, column)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a text file of numbers: {error}") from None
     return Stored(spec, values.shape, "f", lambda a, b: values[a:b])
 
 
@@ -179,7 +220,7 @@ OPENERS = BINARY | {".csv": _open_text, ".txt": _open_text}
 
 
 def _open(spec: str, ndim: int, kinds: str) -> Stored:
-    path, known = file_of(spec), OPENERS if ndim == 1 else BINARY
+    path, known = split_name(spec)[0], OPENERS if ndim == 1 else BINARY
     if path.suffix.lower() not in OPENERS:
         raise InputError(f"{spec} has an unknown suffix {path.suffix!r}; known: {', '.join(known)}")
     if not path.is_file():

@@ -9,13 +9,8 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from runtime.errors import InputError
-from tools.filter.files import file_of
-
-CSV_ROWS = 65536
-"""Rows of an output CSV that are text in memory at a time."""
+from tools.filter.files import split_name
 
 
 def check_output(folder: Path, inputs: Collection[str], *, overwrite: bool) -> None:
@@ -26,17 +21,17 @@ def check_output(folder: Path, inputs: Collection[str], *, overwrite: bool) -> N
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder} is a file; name a folder")
-    if any(file_of(spec).resolve().parent == folder.resolve() for spec in inputs):
+    if any(split_name(spec)[0].resolve().parent == folder.resolve() for spec in inputs):
         raise InputError(f"--output {folder} holds one of the input files; name another folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(f"--output {folder} is not empty; name another folder, or give --overwrite")
 
 
-def _remove(path: Path, *, only_folders: bool = False) -> None:
-    """Remove a folder with its content or, unless only folders are to go (a file is written over), a file."""
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with its content, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif not only_folders:
+    else:
         path.unlink(missing_ok=True)
 
 
@@ -51,34 +46,23 @@ def folder_at_once(folder: Path, known: Collection[str]) -> Iterator[Path]:
     Raises:
         InputError: the place cannot be written; nothing new is left there.
     """
-    is_new = not folder.exists()
+    is_new, temporary = not folder.exists(), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    except OSError as error:
-        raise InputError(f"--output {folder} cannot be written: {error.strerror or error}") from None
-    try:
         yield temporary
         written = sorted(temporary.iterdir())
         for path in written:
-            _remove(folder / path.name, only_folders=True)
+            if (folder / path.name).is_dir():
+                _remove(folder / path.name)  # a file is written over
             os.replace(path, folder / path.name)
         for name in set(known) - {path.name for path in written}:
             _remove(folder / name)
     except OSError as error:
         raise InputError(f"--output {folder} cannot be written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if it is empty
-
-
-def write_pairs(path: Path, similarity: np.ndarray, probability: np.ndarray, is_clean: np.ndarray) -> None:
-    """Write `pair,similarity,clean_probability,is_clean`, a line a pair, numbers so that they read back exactly."""
-    with open(path, "w", encoding="ascii", newline="\n") as file:
-        file.write("pair,similarity,clean_probability,is_clean\n")
-        for start in range(0, len(similarity), CSV_ROWS):
-            part = slice(start, start + CSV_ROWS)
-            rows = zip(similarity[part].tolist(), probability[part].tolist(), is_clean[part].tolist(), strict=True)
-            file.writelines(f"{start + k},{s!r},{p!r},{c:d}\n" for k, (s, p, c) in enumerate(rows))

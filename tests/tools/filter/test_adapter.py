@@ -18,8 +18,8 @@ from runtime.seed import generator
 from tests.tools.filter.made_up import MadeUp, flags, make, save
 from tools.filter import __main__ as clean
 from tools.filter.adapter import AdapterConfig, AdapterTraining, ResidualAdapter
+from tools.filter.adapting import RankedSet, RankingConfig, write_unit_rows
 from tools.filter.filtering import FilterConfig
-from tools.filter.ranking import RankedSet, RankingConfig, write_unit_rows
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,9 @@ def units(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
 
 
-def training(made_up: MadeUp, *, policy: str = "separation", each: int = 1, **settings: object) -> AdapterTraining:
+def training(
+    made_up: MadeUp, *, policy: str = "separation", each: int = 1, device: torch.device = CPU, **settings: object
+) -> AdapterTraining:
     """Return a training on all pairs."""
     config = replace(AdapterConfig(num_epochs=3, batch_size=64, hidden_size=16), **settings)  # type: ignore[arg-type]
     return AdapterTraining(
@@ -40,7 +42,7 @@ def training(made_up: MadeUp, *, policy: str = "separation", each: int = 1, **se
         config=config,
         filtering=FilterConfig(),
         margins=MarginConfig(margin_policy=policy),
-        device=CPU,
+        device=device,
     )
 
 
@@ -53,14 +55,6 @@ def test_the_adapter_starts_as_the_identity_and_is_its_equation() -> None:
     for row, found in zip(rows, adapter(rows), strict=True):
         expected = row + adapter.outer @ F.gelu(adapter.inner @ row)
         torch.testing.assert_close(found, expected / expected.norm())
-
-
-def test_both_layers_learn() -> None:
-    trained = training(make(200, nuisance=0.3))
-    before = [p.detach().clone() for a in (trained.image_adapter, trained.caption_adapter) for p in a.parameters()]
-    assert len(list(trained.epochs())) == 3
-    after = [p for a in (trained.image_adapter, trained.caption_adapter) for p in a.parameters()]
-    assert len(after) == 4 and all((a != b).any() for a, b in zip(after, before, strict=True))
 
 
 def test_recall_rises_where_there_is_something_to_unlearn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,23 +125,21 @@ def test_held_out_pairs_are_not_seen(tmp_path: Path) -> None:
     assert state["images"]["outer"].numpy().tobytes() not in learnt[0], "a row that was trained on does"
 
 
-def test_test_files_are_ranked_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_files_or_nothing_are_ranked_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_up, test = make(300, nuisance=0.2), make(100, noise=0.0, nuisance=0.2, seed=1)
     tested = save(test, tmp_path / "test")
-    argv = ["--adapt", "--num_epochs", "1", "--test_images", tested["images"], "--test_captions", tested["captions"]]
-    clean.main(flags(save(made_up, tmp_path / "in"), tmp_path / "out", *argv))
+    argv = ["--adapt", "--num_epochs", "1"]
+    names = save(made_up, tmp_path / "in")
+    clean.main(flags(names, tmp_path / "none", *argv, "--holdout", "0"))
+    record = json.loads((tmp_path / "none" / "results.json").read_text())
+    assert record["results"] == {} and record["epochs"][0]["modes"]["num_pairs"] == 300
+    argv += ["--test_images", tested["images"], "--test_captions", tested["captions"]]
+    clean.main(flags(names, tmp_path / "out", *argv))
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert record["epochs"][0]["modes"]["num_pairs"] == 300, "nothing is held out"
     twin = retrieval(units(test.images) @ units(test.captions).T, np.arange(100))
     assert record["results"]["before"] == twin.as_dict() and set(record["results"]) == {"before", "after"}
     assert "test: 100 images, 100 captions" in capsys.readouterr().out
-
-
-def test_nothing_ranked(tmp_path: Path) -> None:
-    argv = ["--adapt", "--holdout", "0", "--num_epochs", "1"]
-    clean.main(flags(save(make(100), tmp_path / "in"), tmp_path / "out", *argv))
-    record = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert record["results"] == {} and record["epochs"][0]["modes"]["num_pairs"] == 100
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -157,7 +149,13 @@ def test_every_margin_policy_trains_and_repeats(policy: str) -> None:
     records = [list(run.epochs()) for run in runs]
     assert [r.loss for r in records[0]] == [r.loss for r in records[1]]
     assert records[0][-1].found.modes.separation > records[0][0].found.modes.separation + 0.3
-    assert torch.equal(runs[0].image_adapter.outer, runs[1].image_adapter.outer)
+    learnt = [[p for a in (run.image_adapter, run.caption_adapter) for p in a.parameters()] for run in runs]
+    new = [
+        p
+        for side in ("images", "captions")
+        for p in ResidualAdapter(32, 16, generator(0, "adapter", side)).parameters()
+    ]
+    assert len(new) == 4 and all(map(torch.equal, *learnt)) and not any(map(torch.equal, learnt[0], new))
 
 
 def test_the_pairs_are_filtered_again_as_often_as_asked() -> None:
@@ -165,16 +163,6 @@ def test_the_pairs_are_filtered_again_as_often_as_asked() -> None:
     assert [r.found is records[0].found for r in records] == [True, True, False, False, False]
     assert records[2].found is records[3].found is not records[4].found
     assert records[2].found.modes != records[0].found.modes
-
-
-def test_only_kept_pairs_are_trained_on() -> None:
-    made_up = make(200)
-    trained = training(made_up, num_epochs=1)
-    seen: list[int] = []
-    step = trained._step
-    trained._step = lambda pairs, margins: (seen.extend(pairs.tolist()), step(pairs, margins))[1]  # type: ignore
-    (record,) = trained.epochs()
-    assert sorted(seen) == np.flatnonzero(record.found.is_clean).tolist() != list(range(200))
 
 
 def test_captions_of_the_same_image_are_no_negatives() -> None:
@@ -188,22 +176,25 @@ def test_captions_of_the_same_image_are_no_negatives() -> None:
     assert record.loss == pytest.approx((0.3 - 1 + cosine) + (0.2 - 1 + cosine), abs=1e-6)
 
 
-def test_margins_follow_the_pairs_probabilities() -> None:
+def test_only_kept_pairs_are_trained_on_with_margins_of_their_own() -> None:
     made_up = make(300, nuisance=0.4)
     trained, given = training(made_up, policy="posterior", num_epochs=1), []
     step = trained._step
     trained._step = lambda pairs, margins: (given.append((pairs, margins)), step(pairs, margins))[1]  # type: ignore
     (record,) = trained.epochs()
+    probability, is_clean = record.found.probability, record.found.is_clean
+    assert (
+        sorted(np.concatenate([pairs for pairs, _ in given])) == np.flatnonzero(is_clean).tolist() != list(range(300))
+    )
     for pairs, margins in given:
-        torch.testing.assert_close(
-            torch.as_tensor(margins.image).double(), 0.3 * torch.from_numpy(record.found.probability[pairs])
-        )
-    assert len(np.unique(record.found.probability[record.found.is_clean].round(3))) > 10
+        expected = 0.3 * torch.from_numpy(probability[pairs])
+        torch.testing.assert_close(torch.as_tensor(margins.image).double(), expected)
+    assert len(np.unique(probability[is_clean].round(3))) > 10
 
 
 def test_unit_rows_against_the_obvious(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make(50).images.astype(np.float64) * np.logspace(-200, 200, 50)[:, None]
-    monkeypatch.setattr("tools.filter.ranking.BLOCK_NUMBERS", 7 * 32)
+    monkeypatch.setattr("tools.filter.adapting.BLOCK_NUMBERS", 7 * 32)
     found = write_unit_rows(rows, tmp_path / "u.npy")
     np.testing.assert_allclose(found, [r / max(abs(r)) / np.sqrt(sum((r / max(abs(r))) ** 2)) for r in rows], atol=1e-7)
 
@@ -217,25 +208,13 @@ def test_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
     other = RankedSet.held_out(owner, 100, RankingConfig(holdout=0.25), 1)
     assert held.images.tolist() != other.images.tolist()
     assert len(RankedSet.held_out(owner, 100, RankingConfig(holdout=0.5, holdout_images=7), 0).images) == 7
-    monkeypatch.setattr("tools.filter.ranking.LARGEST_RANKING", 100)
+    monkeypatch.setattr("tools.filter.adapting.LARGEST_RANKING", 100)
     with pytest.raises(InputError, match="--holdout_images"):
         RankedSet.held_out(owner, 100, RankingConfig(), 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_cuda_as_on_the_processor() -> None:
-    made_up, losses = make(150, nuisance=0.2), []
-    for device in (CPU, torch.device("cuda")):
-        run = training(made_up)
-        run = AdapterTraining(
-            run.images,
-            run.captions,
-            run.image_of_caption,
-            np.ones(150, dtype=bool),
-            config=run.config,
-            filtering=run.filtering,
-            margins=run.margins,
-            device=device,
-        )
-        losses.append([record.loss for record in run.epochs()])
+    runs = [training(make(150, nuisance=0.2), device=torch.device(name)) for name in ("cpu", "cuda")]
+    losses = [[record.loss for record in run.epochs()] for run in runs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)

@@ -50,25 +50,23 @@ def broken(names: dict[str, str], flag: str, array: np.ndarray) -> dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("captions", "told"),
     [
-        (99, "images.npy has 100 rows, .*captions.npy has 99; expected 1 caption an image: .* not of the same pairs"),
-        (300, "if 3 captions in a row belong to each image, give --captions_per_image 3"),
-        (0, "captions.npy is"),
+        (
+            np.ones((99, 32)),
+            "images.npy has 100 rows, .*captions.npy has 99; expected 1 caption .* same pairs",
+        ),
+        (np.ones((300, 32)), "if 3 captions in a row belong to each image, give --captions_per_image 3"),
+        (np.ones((0, 32)), "captions.npy is"),
+        (np.ones((100, 31)), "images.npy has 32 dimensions, .*captions.npy has 31; both must come from one joint"),
+        (np.ones((100, 4, 8)), r"captions.npy has shape \(100, 4, 8\); it must be \(rows, dimensions\)"),
+        (np.ones(()), r"captions.npy has shape \(\)"),
+        (np.ones((100, 32), np.int64), "no floating-point numbers"),
     ],
 )
-def test_other_counts(fails: Fails, names: dict[str, str], rows: int, told: str) -> None:
-    line = fails(broken(names, "captions", np.ones((rows, 32), np.float32)))
+def test_captions_that_do_not_fit(fails: Fails, names: dict[str, str], captions: np.ndarray, told: str) -> None:
+    line = fails(broken(names, "captions", captions))
     assert re.search(told, line), line
-
-
-def test_captions_an_image_that_do_not_fit(fails: Fails, names: dict[str, str]) -> None:
-    assert "expected 2 captions an image" in fails(names, "--captions_per_image", "2")
-
-
-def test_other_widths(fails: Fails, names: dict[str, str]) -> None:
-    line = fails(broken(names, "captions", np.ones((100, 31), np.float32)))
-    assert "has 32 dimensions" in line and "has 31" in line
 
 
 @pytest.mark.parametrize("flag", ["images", "captions"])
@@ -86,15 +84,6 @@ def test_a_row_is_counted_in_its_own_file(fails: Fails, names: dict[str, str]) -
     images[57, 3] = np.nan
     del names["truth"]
     assert "images.npy row 57" in fails(broken(names, "images", images), "--captions_per_image", "3")
-
-
-@pytest.mark.parametrize("shape", [(100, 4, 8), (3200,), ()])
-def test_no_matrix(fails: Fails, names: dict[str, str], shape: tuple[int, ...]) -> None:
-    assert f"images.npy has shape {shape}" in fails(broken(names, "images", np.ones(shape, np.float32)))
-
-
-def test_integers(fails: Fails, names: dict[str, str]) -> None:
-    assert "no floating-point numbers" in fails(broken(names, "images", np.ones((100, 32), np.int64)))
 
 
 def test_no_pickle_is_opened(fails: Fails, names: dict[str, str]) -> None:
@@ -165,16 +154,6 @@ def test_similarities(fails: Fails, tmp_path: Path, values: np.ndarray, told: st
     assert "s.npy" in line or "too few" in told
 
 
-def test_too_few_embeddings(fails: Fails, tmp_path: Path) -> None:
-    assert "9 pairs are too few" in fails(save(make(9, noise=0), tmp_path / "few"))
-
-
-@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])
-def test_no_scale(fails: Fails, tmp_path: Path, scale: str) -> None:
-    np.save(tmp_path / "s.npy", np.linspace(0, 1, 50))
-    assert "--logit_scale" in fails({"similarities": str(tmp_path / "s.npy")}, "--logit_scale", scale)
-
-
 @pytest.mark.parametrize(
     ("truth", "told"), [(np.ones(99), "tells 99 pairs; there are 100"), (np.arange(100), "pair 2")]
 )
@@ -201,9 +180,21 @@ def test_truths(fails: Fails, names: dict[str, str], truth: np.ndarray, told: st
         (("images", "captions"), ("--adapt", "--batch_size", "1"), "--batch_size"),
         (("images", "captions"), ("--adapt", "--learning_rate", "1.5"), "--learning_rate"),
         (("images", "captions"), ("--captions_per_image", "0"), "--captions_per_image"),
+        (("images", "captions"), ("--captions_per_image", "2"), "expected 2 captions an image"),
+        *(((), ("--similarities", "s.npy", "--logit_scale", s), "--logit_scale") for s in ("0", "-1", "nan", "inf")),
     ],
 )
-def test_flags(fails: Fails, names: dict[str, str], keep: tuple[str, ...], others: tuple[str, ...], told: str) -> None:
+def test_flags(
+    fails: Fails,
+    names: dict[str, str],
+    keep: tuple[str, ...],
+    others: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("s.npy", np.linspace(0, 1, 50))
     assert told in fails({key: names[key] for key in keep}, *others)
 
 

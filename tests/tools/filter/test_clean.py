@@ -1,4 +1,4 @@
-"""`python -m tools.filter` from files to results."""
+"""`python -m tools.filter` from files to results, and `python -m tools.filter.pooled`, which writes such files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from methods.blocks.similarity_modes import SimilarityModes, clean_posterior, fit_similarity_modes
+from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as
 from tools.filter import __main__ as clean
-from tools.filter import filtering
-from tools.filter import output as output_module
+from tools.filter import filtering, pooled, report
 from tools.filter.filtering import filter_quality
 from tools.filter.output import folder_at_once
 
@@ -57,17 +57,13 @@ def test_quality_against_the_obvious() -> None:
     is_matched = np.array([1, 1, 0, 1, 1, 1, 0, 0], dtype=bool)
     probability = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1, 0.4, 0.6])
     right, wrong = probability[is_matched], probability[~is_matched]
-    assert filter_quality(is_clean, probability, is_matched) == {
-        "noise": pytest.approx(3 / 8),
-        "residual_noise": pytest.approx(2 / 4),
-        "precision": pytest.approx(2 / 4),
-        "recall": pytest.approx(2 / 5),
-        "auc": pytest.approx(np.mean([r > w for r in right for w in wrong])),
-    }
+    auc = np.mean([r > w for r in right for w in wrong])
+    expected = {"noise": 3 / 8, "residual_noise": 2 / 4, "precision": 2 / 4, "recall": 2 / 5, "auc": auc}
+    assert filter_quality(is_clean, probability, is_matched) == pytest.approx(expected)
 
 
 def test_the_files_agree_with_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_module, "CSV_ROWS", 7)
+    monkeypatch.setattr(report, "CSV_ROWS", 7)
     made_up = make(300)
     clean.main(flags(save(made_up, tmp_path), tmp_path / "out", "--p_threshold", "0.9", "--mode_prior", "fitted"))
     output = tmp_path / "out"
@@ -94,8 +90,7 @@ def test_every_way_in_gives_the_same_bits(tmp_path: Path) -> None:
         images = save_as(made_up.images, tmp_path / f"i{suffix}")
         captions = save_as(made_up.captions, tmp_path / f"c{suffix}")
         runs[suffix[1:]] = ["--images", images, "--captions", captions]
-    table = tmp_path / "npy" / "clean_probability.csv"
-    scaled = tmp_path / "scaled.npy"
+    table, scaled = tmp_path / "npy" / "clean_probability.csv", tmp_path / "scaled.npy"
     runs["table"] = ["--similarities", f"{table}::similarity"]
     runs["scaled"] = ["--similarities", str(scaled), "--logit_scale", "64"]
     for name, argv in runs.items():
@@ -162,13 +157,43 @@ def test_a_failure_leaves_nothing(tmp_path: Path, was_there: bool) -> None:
     assert contents(folder) == {"old": b"old"} if was_there else not folder.exists()
 
 
-def test_the_order_of_pairs_does_not_matter(tmp_path: Path) -> None:
-    made_up = make(300)
-    order = np.random.default_rng(1).permutation(300)
-    for name, rows in (("a", np.arange(300)), ("b", order)):
-        np.save(tmp_path / "i.npy", made_up.images[rows])
-        np.save(tmp_path / "c.npy", made_up.captions[rows])
-        argv = ["--images", str(tmp_path / "i.npy"), "--captions", str(tmp_path / "c.npy")]
-        clean.main([*argv, "--output", str(tmp_path / "out" / name)])
-    a, b = (np.load(tmp_path / "out" / name / "clean_probability.npy") for name in "ab")
-    assert a[order].tobytes() == b.tobytes()
+# -- embeddings of a checkpoint -------------------------------------------------------------------------------------
+
+
+def write_pooled(checkpoint: Path, output: Path, *flags: str) -> dict[str, np.ndarray]:
+    """Run the command and return its arrays by file name."""
+    pooled.main(["--mode_path", str(checkpoint), "--output", str(output), "--gpu", "cpu", *flags])
+    return {path.stem: np.load(path, allow_pickle=False) for path in output.iterdir()}
+
+
+def test_pooled_rows_are_the_pairs_of_the_run(
+    checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = write_pooled(checkpoint_path, tmp_path / "train")
+    noise = load_checkpoint(checkpoint_path)["config"]["noise_report"]
+    assert found["images"].shape == found["captions"].shape == (200, 16)
+    assert 1 - found["truth"].mean() == pytest.approx(noise["measured_ratio"])
+    capsys.readouterr()
+    names = {name: f"{tmp_path}/train/{name}.npy" for name in ("images", "captions", "truth")}
+    clean.main(flags(names, tmp_path / "clean"))
+    assert "200 images, 200 captions" in capsys.readouterr().out
+
+
+def test_pooled_rows_of_each_network(checkpoint_path: Path, tmp_path: Path) -> None:
+    """Without noise (dev) every image's row stands for all its captions."""
+    first = write_pooled(checkpoint_path, tmp_path / "a", "--split", "dev")
+    second = write_pooled(checkpoint_path, tmp_path / "b", "--split", "dev", "--network", "B")
+    assert "truth" not in first and not np.array_equal(first["images"], second["images"])
+    assert np.array_equal(first["images"][:5], np.repeat(first["images"][:1], 5, axis=0))
+    for found in (first, second):
+        assert np.linalg.norm(found["captions"], axis=1) == pytest.approx(np.ones(len(found["captions"])), abs=1e-4)
+
+
+@pytest.mark.parametrize("flags", [("--mode_path", "none.pth.tar"), ("--split", "other"), ("--network", "C")])
+def test_pooled_without_what_it_needs(
+    flags: tuple[str, ...], checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        write_pooled(checkpoint_path, tmp_path / "out", *flags)
+    assert stop.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
