@@ -1,4 +1,5 @@
 # make run    set up .venv and train MGCS on the embedded pictures with 40 % mismatched pairs
+#             (make run ARGS=--resume goes on after an interruption)
 # make test   set up .venv, lint, type-check and run the tests
 # make soak   what takes minutes: 50 kills, failing writes, a full disk, 10,000 broken inputs a reader
 # make check  lint and type-check only
@@ -10,7 +11,7 @@ BIN := .venv/bin
 .PHONY: run test soak check format
 
 run: .venv/.runtime
-	$(BIN)/python run.py @recipes/emoji_mgcs_0.4.args
+	$(BIN)/python run.py @recipes/emoji_mgcs_0.4.args $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest

@@ -35,7 +35,8 @@ from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import Progress, table
+from runtime.log import table
+from runtime.progress import Progress
 from tools.filter.files import read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.filter.output import check_output, folder_at_once
@@ -50,26 +51,36 @@ RUN_ONLY = ("vocab_path", "noise_file", "shortlist")
 class AuditConfig:
     """Flags of what is audited and written."""
 
-    mode_path: str | None = flag(None, "checkpoint of the run whose training pairs are audited")
-    images: str | None = flag(None, "or image embeddings (rows, dimensions): .npy, .h5, .safetensors; FILE::NAME")
-    captions: str | None = flag(None, "with --images: caption embeddings; row k belongs to row k of --images")
+    mode_path: str | None = flag(None, "checkpoint of the run whose training pairs are audited", metavar="FILE")
+    images: str | None = flag(
+        None, "or image embeddings (rows, dimensions): .npy, .h5, .safetensors; FILE::NAME", metavar="FILE"
+    )
+    captions: str | None = flag(
+        None, "with --images: caption embeddings; row k belongs to row k of --images", metavar="FILE"
+    )
     captions_per_image: int = flag(1, "with --images: so many captions in a row belong to each image")
-    texts: str | None = flag(None, "with --images: the captions themselves, one a line")
-    truth: str | None = flag(None, "with --images: 1 for a matched pair, 0 for a mismatched one; only for precision")
+    texts: str | None = flag(None, "with --images: the captions themselves, one a line", metavar="FILE")
+    truth: str | None = flag(
+        None, "with --images: 1 for a matched pair, 0 for a mismatched one; only for precision", metavar="FILE"
+    )
     data_name: str | None = flag(
         None, "data set (default: the checkpoint's); with --images its training captions and pictures are shown"
     )
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: the checkpoint's)")
-    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)")
-    noise_file: str | None = flag(None, "noise index that the run was trained with (default: the checkpoint's noise)")
-    output: str | None = flag(None, "folder for the results (required)")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: the checkpoint's)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)", metavar="DIR")
+    noise_file: str | None = flag(
+        None, "noise index that the run was trained with (default: the checkpoint's noise)", metavar="FILE"
+    )
+    output: str | None = flag(None, "folder for the results (required)", metavar="DIR")
     overwrite: bool = flag(False, "replace what an earlier audit left in --output")
     shortlist: int = flag(
         64, "SGR, SAF, SCAN: rank so many candidates of each image and caption; 0: every pair, which takes long"
     )
     duplicate_cosine: float = flag(0.98, "images whose mean features have a larger cosine are near-duplicates")
     page_pairs: int = flag(200, "most suspicious pairs on the page")
-    pictures: str | None = flag(None, "folder that the paths in train_images.txt start from")
+    pictures: str | None = flag(None, "folder that the paths in train_images.txt start from", metavar="DIR")
     no_pictures: bool = flag(False, "leave pictures out")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 

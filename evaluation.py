@@ -9,18 +9,28 @@ of their scores. Rows of every similarity matrix are images, columns captions. B
 only those are scored; all others rank behind them. `--relevance FILE` ranks by a ground truth of many to many as well.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
+import sys
+
+from runtime.early import begin
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])
+
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from data_utils.catalog import protocol
+from data_utils.catalog import REAL_NOISE, protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
@@ -38,7 +48,7 @@ from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import table
+from runtime.log import percent, table
 from runtime.provenance import provenance, provenance_lines
 
 __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
@@ -47,7 +57,7 @@ __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
 
 def result_table(title: str, results: dict[str, Retrieval]) -> str:
     """Return the table of recalls, one row a network and one for their mean."""
-    header = [title, *(f"{d} R@{k}" for d in ("i2t", "t2i") for k in RECALLS), "i2t med", "t2i med", "rSum"]
+    header = [title, *(f"{d}\nR@{k}" for d in ("i2t", "t2i") for k in RECALLS), "i2t\nmed", "t2i\nmed", "rSum"]
     rows = [
         [
             name,
@@ -65,7 +75,8 @@ def result_table(title: str, results: dict[str, Retrieval]) -> str:
 def relevance_table(title: str, results: Mapping[str, RelevanceResult]) -> str:
     """Return the table of figures by a ground truth of many to many, one row a network."""
     names = (*(f"R@{k}" for k in RECALLS), "mAP@R", "R-Precision")
-    header = [title, *(f"{d} {name}" for d in ("i2t", "t2i") for name in names)]
+    shown = (*names[:-1], "R-Prec")
+    header = [title, *(f"{d}\n{name}" for d in ("i2t", "t2i") for name in shown)]
     rows = [[name, *(r[d][n] for d in ("i2t", "t2i") for n in names)] for name, r in _as_dicts(results).items()]
     return table(header, rows)
 
@@ -78,17 +89,27 @@ def _as_dicts(results: Mapping[str, Retrieval] | Mapping[str, RelevanceResult]) 
 class EvaluationConfig:
     """Flags of evaluation.py."""
 
-    mode_path: str | None = flag(None, "checkpoint to evaluate, or several separated by commas (required)")
-    mode_path1: str | None = flag(None, "one more checkpoint; the scores of all are averaged (SGR + SAF = SGRAF)")
+    mode_path: str | None = flag(
+        None, "checkpoint to evaluate, or several separated by commas (required)", metavar="FILE"
+    )
+    mode_path1: str | None = flag(
+        None, "one more checkpoint; the scores of all are averaged (SGR + SAF = SGRAF)", metavar="FILE"
+    )
     data_name: str | None = flag(None, "data set (default: the one the checkpoint was trained on)")
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: as in training)")
-    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: as in training)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)", metavar="DIR")
     split: str = flag("test", "split to evaluate: test, dev, testall (as folds too), ...")
     relevance: str | None = flag(
-        None, "file of relevant image-caption pairs (.tsv, .csv, .json) to rank by as well: R@K, mAP@R, R-Precision"
+        None,
+        "file of relevant image-caption pairs (.tsv, .csv, .json) to rank by as well: R@K, mAP@R, R-Precision",
+        metavar="FILE",
     )
-    output: str | None = flag(None, "write the results to this JSON file")
-    save_sims: str | None = flag(None, "write the score matrices (images x captions, float32) to this .npz file")
+    output: str | None = flag(None, "write the results to this JSON file", metavar="FILE")
+    save_sims: str | None = flag(
+        None, "write the score matrices (images x captions, float32) to this .npz file", metavar="FILE"
+    )
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
     shortlist: int = flag(0, "score only so many best candidates of each image and caption; 0: every pair")
     shortlist_check: int = flag(1_000_000, "up to so many pairs, score all of them too and tell the recall lost")
@@ -97,6 +118,12 @@ class EvaluationConfig:
         require(self, "mode_path", "give a checkpoint that run.py wrote")
         if not self.paths():
             raise InputError(f"--mode_path {self.mode_path!r} names no checkpoint; give one, or several with commas")
+        for path, count in Counter(Path(path).resolve() for path in self.paths()).items():
+            if count > 1:
+                raise InputError(
+                    f"--mode_path and --mode_path1 name {path} {count} times, so that it would count as much in the "
+                    "mean; name each checkpoint once"
+                )
         check_range(self, "shortlist", low=0)
         check_range(self, "shortlist_check", low=0)
 
@@ -104,7 +131,8 @@ class EvaluationConfig:
         """Return the checkpoints' paths; a comma in the name of an existing file does not separate."""
         assert self.mode_path is not None
         given = [self.mode_path] if Path(self.mode_path).is_file() else self.mode_path.split(",")
-        return [path.strip() for path in given if path.strip()] + ([self.mode_path1] if self.mode_path1 else [])
+        named = [expanduser(path.strip()) for path in given if path.strip()]
+        return named + ([self.mode_path1] if self.mode_path1 else [])
 
 
 @dataclass(frozen=True)
@@ -138,7 +166,7 @@ def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[
     split = stored.split
     if config.shortlist > min(split.num_images, len(split)):
         raise InputError(
-            f"--shortlist {config.shortlist} is more than there is to choose from: {config.split} has "
+            f"--shortlist {config.shortlist} is more than there is to choose from: {split.name} has "
             f"{split.num_images} images and {len(split)} captions; lower it, or take 0 to score every pair"
         )
     truth = ground_truth(Path(config.relevance), split) if config.relevance else None
@@ -157,7 +185,7 @@ def score_shortlist(
     found = shortlisted_similarities(opened.matchers, split, device, size=config.shortlist, folds=folds)
     seconds = time.perf_counter() - started
     record: dict[str, Any] = {"size": config.shortlist, "share_of_pairs": found.share, "seconds": seconds, "lost": None}
-    done = f"--shortlist {config.shortlist}: {100 * found.share:.2g} % of the pairs scored, {seconds:.1f} s"
+    done = f"--shortlist {config.shortlist}: {percent(found.share)} of the pairs scored, {seconds:.1f} s"
     pairs = split.num_images * len(split)
     if pairs > config.shortlist_check:
         print(f"{done}; the recall lost was not measured: --shortlist_check {pairs} scores all pairs too")
@@ -179,10 +207,11 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
             raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
     device = choose_device(config.gpu)
+    print(f"reading {', '.join(paths)} ...", flush=True)
     checkpoints = [load_checkpoint(path) for path in paths]
     opened = open_all(config, paths, checkpoints)
     split, matchers = opened.split, opened.matchers
-    fold = protocol(opened.data_name).folds(config.split)
+    fold = protocol(opened.data_name).folds(split.name)
     fold = fold if fold is not None and split.num_images > fold else None
     for matcher in matchers.values():
         matcher.to(device)
@@ -202,10 +231,10 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=opened.truth, keep=sims_file.write)
     record: dict[str, Any] = {
         "data_name": opened.data_name,
-        "split": config.split,
+        "split": split.name,
         "images": split.num_images,
         "captions": len(split),
-        **provenance(checkpoints, paths),
+        **provenance(checkpoints, paths, REAL_NOISE),
         "num_networks": len(matchers),
         "precision": scoring.precision,
         "shortlist": shortlist,
@@ -213,15 +242,15 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     }
     names = iter(matchers)
     owners = [[next(names) for _ in checkpoint["networks"]] for checkpoint in checkpoints]
-    print(f"{opened.data_name} {config.split}, {split.num_images} images x {len(split)} captions")
-    print("\n".join([*provenance_lines(record, owners), result_table(config.split, found.whole)]))
+    print(f"{opened.data_name} {split.name}, {split.num_images} images x {len(split)} captions")
+    print("\n".join([*provenance_lines(record, owners), result_table(split.name, found.whole)]))
     if fold is not None:
-        print(result_table(f"{fold}-image folds, mean", found.folds))
+        print(result_table(f"{fold}-image\nfolds, mean", found.folds))
         record |= {"fold_images": fold, "fold_results": _as_dicts(found.folds)}
     if opened.truth is not None:
         sizes = (opened.truth.i2t.num_queries, opened.truth.t2i.num_queries)
         print(f"{config.relevance}: {sizes[0]} images and {sizes[1]} captions have something relevant")
-        print(relevance_table("relevance", found.relevance))
+        print(relevance_table("network", found.relevance))
         record["relevance"] = {"file": config.relevance, "results": _as_dicts(found.relevance)}
     if config.output is not None:
         write_json(Path(config.output), record)

@@ -35,17 +35,19 @@ from runtime.flags import OneLineParser, add_flags, check_range, flag, from_name
 class ReportConfig:
     """Flags of report.py."""
 
-    output: str = flag("report.html", "the file to write (an existing one is replaced)")
+    output: str = flag("report.html", "the file to write (an existing one is replaced)", metavar="FILE")
     pictures: str | None = flag(
-        None, "folder that the paths in {split}_images.txt start from (default: the data set's folder)"
+        None, "folder that the paths in {split}_images.txt start from (default: the data set's folder)", metavar="DIR"
     )
     no_pictures: bool = flag(False, "leave out everything with pictures")
     grid: int | None = flag(
         None, "regions are grid x grid cells of the picture, row by row (default: so in the embedded set, else boxes)"
     )
     queries: int = flag(6, "so many pictures and captions are searched with, and so many pairs shown of each kind")
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: as in training)")
-    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: as in training)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)", metavar="DIR")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
     def __post_init__(self) -> None:

@@ -3,20 +3,28 @@
     python run.py @recipes/emoji_mgcs_0.4.args
     python run.py --data_name f30k_precomp --data_path /data --noise_ratio 0.2 --fit_type bmm
 
-Without arguments it trains MGCS on the embedded data set. `--help` lists every flag. An interrupted run goes on with
-the same command and `--resume`, or with the run's folder as `--saved_model`.
+Without arguments it trains MGCS on the embedded data set. `--help_all` lists every flag. An interrupted run goes on
+with the same command and `--resume`, or with the run's folder as `--saved_model`.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
-import shutil
+import os
 import sys
+
+from runtime.early import begin
+
+if __name__ == "__main__":
+    begin(sys.argv[1:])
+
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
 from runtime.device import repeatable
 from runtime.distributed import Processes, asked_for, started
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import InputError, exit_on_input_error, say_aside
 from runtime.interruption import Stopped
 from training.config import RunConfig, parse_args
 from training.data import RunData, open_data
@@ -43,17 +51,24 @@ def train_together(config: RunConfig, data: RunData, processes: Processes) -> di
         if place.is_new and processes.is_first:
             shutil.rmtree(place.folder)  # nothing was trained yet: leave nothing behind
         raise
+    for line in place.remarks:
+        trainer.log.say(line)
     return trainer.train()
 
 
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and train."""
+    config = parse_args(argv)
     try:
-        train(parse_args(argv))
-    except Stopped as stopped:
         if asked_for().is_first:
-            print("interrupted, and saved; to go on, give the same command with --resume", file=sys.stderr)
+            print(f"reading {config.data.data_name} ...", flush=True)
+        train(config)
+    except Stopped as stopped:
+        goes_on = config.training.resume or config.training.continued
+        by_make = ", by make run: ARGS=--resume" if "MAKELEVEL" in os.environ else ""
+        advice = "again" if goes_on else f"with --resume{by_make}"
+        say_aside(f"interrupted, and saved; to go on, give the same command {advice}")
         sys.exit(stopped.exit_code)
 
 

@@ -37,7 +37,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require, word
-from runtime.log import Progress
+from runtime.progress import Progress
 from searching.engine import captions_for_images, images_for_texts
 from searching.index_folder import IndexFolder, identity
 from searching.picture_file import OnePicture
@@ -51,21 +51,29 @@ class SearchConfig:
     """Words and flags of a search."""
 
     query: str | None = word('what the picture shows, in quotes: "a red umbrella"', optional=True)
-    mode_path: str | None = flag(None, "checkpoint to search with (required)")
-    queries: str | None = flag(None, "file of queries, one a line")
-    image: str | None = flag(None, "find captions for an image: its number in the gallery, or a picture file")
+    mode_path: str | None = flag(None, "checkpoint to search with (required)", metavar="FILE")
+    queries: str | None = flag(None, "file of queries, one a line", metavar="FILE")
+    image: str | None = flag(
+        None, "find captions for an image: its number in the gallery, or a picture file", metavar="FILE"
+    )
     top_k: int = flag(10, "results a query")
     split: str = flag("test", "split that is searched: train, dev, test, ...")
-    html: str | None = flag(None, "write the results, with thumbnails, to this HTML file")
-    index: str | None = flag(None, "folder that keeps the gallery's vectors for the next search; made if not there")
+    html: str | None = flag(None, "write the results, with thumbnails, to this HTML file", metavar="FILE")
+    index: str | None = flag(
+        None, "folder that keeps the gallery's vectors for the next search; made if not there", metavar="DIR"
+    )
     shortlist: int = flag(64, "SGR, SAF, SCAN: candidates a query whose real scores are computed")
     data_name: str | None = flag(None, "data set (default: the checkpoint's)")
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: the checkpoint's)")
-    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)")
-    pictures: str | None = flag(None, "folder that the paths in {split}_images.txt start from")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: the checkpoint's)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)", metavar="DIR")
+    pictures: str | None = flag(None, "folder that the paths in {split}_images.txt start from", metavar="DIR")
     no_pictures: bool = flag(False, "leave pictures out")
     backbone: str = flag(
-        LITE0, "for --image FILE: what the data set's features were extracted with (data_utils.extract)"
+        LITE0,
+        "for --image FILE: what the data set's features were extracted with (data_utils.extract)",
+        metavar="FILE",
     )
     grid: int = flag(GRID, "for --image FILE: cells a side that the features were extracted with")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")

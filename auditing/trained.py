@@ -29,6 +29,8 @@ from models.gallery import image_blocks
 from models.keys import Network, caption_keys, fit_networks, image_keys
 from models.listed import EncodedFile, score_listed
 from models.matcher import Matcher
+from runtime.log import percent
+from runtime.provenance import epoch_title
 from vocab.vocabulary import SPECIAL, UNK
 
 NAMES = "AB"
@@ -135,7 +137,7 @@ def audit_run(run: TrainedRun, subject: Subject, *, size: int, scratch: Path, pr
         opinions=dict(zip(NAMES, opinions, strict=False)),
         similarity=similarity,
         partners=partners,
-        judged_by=f"{run.path}, method {name}, epoch {run.checkpoint['epoch']}",
+        judged_by=f"{run.path}, method {name}, {epoch_title(run.checkpoint)}",
         ranked_over=over,
     )
 
@@ -209,7 +211,7 @@ class _Ranking:
         own = scores[np.searchsorted(key, self._own[0] * shape[1] + self._own[1])]
         over = (
             f"a shortlist: the {size} best captions of every image and the {size} best images of every caption by a "
-            f"cheap estimate, {100 * len(key) / (shape[0] * shape[1]):.2g} % of all pairs; --shortlist 0 ranks all"
+            f"cheap estimate, {percent(len(key) / (shape[0] * shape[1]))} of all pairs; --shortlist 0 ranks all"
         )
         return own, find_listed_partners(image, caption, scores, self._rivalry(own)), over
 

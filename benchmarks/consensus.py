@@ -64,7 +64,7 @@ class AblationConfig(GridConfig):
 
     rows: str = flag(";".join(ROWS), "rows of the tables, separated by semicolons")
     noise_ratios: str = flag("0.4", "noise ratios, separated by commas")
-    csv: str = flag("benchmarks/consensus.csv", "file of results, added to and resumed from")
+    csv: str = flag("benchmarks/consensus.csv", "file of results, added to and resumed from", metavar="FILE")
 
     def __post_init__(self) -> None:
         self.check(self.noise_ratios)

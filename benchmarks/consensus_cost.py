@@ -38,7 +38,7 @@ class CostBenchmark:
     images: int = flag(29_000, "images")
     captions_per_image: int = flag(5, "captions of each")
     size: int = flag(1024, "dimensions")
-    noise: float = flag(0.4, "share of captions that get another image")
+    noise: float = flag(0.4, "share of captions that get another image", metavar="RATIO")
     threads: int = flag(1, "processor threads")
     division_seconds: float = flag(NeighbourBenchmark.division_seconds, "seconds of a division pass, to compare with")
 

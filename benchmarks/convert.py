@@ -58,9 +58,9 @@ class ConvertBenchmark:
     gigabytes: float = flag(4.0, "size of the npy in GB (10^9 bytes)")
     tsv_images: int = flag(1000, "images of the TSV, 0.39 MB each")
     folder: str | None = flag(
-        None, "where the files are made and removed again (default: the system's temporary folder)"
+        None, "where the files are made and removed again (default: the system's temporary folder)", metavar="DIR"
     )
-    json: str | None = flag(None, "write the numbers to this JSON file")
+    json: str | None = flag(None, "write the numbers to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "gigabytes", low=0.001)

@@ -40,7 +40,7 @@ class DataLoadingConfig:
 
     device: str = flag("cpu", "where batches are wanted", choices=("cpu", "cuda"))
     repeats: int = flag(5, "timed repetitions of each side; of the long rows a fifth")
-    json: str | None = flag(None, "write the rows to this JSON file")
+    json: str | None = flag(None, "write the rows to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)

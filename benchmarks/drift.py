@@ -48,7 +48,9 @@ READINGS: dict[str, dict[str, Any]] = {
 class DriftConfig:
     """Flags of this benchmark."""
 
-    mode_path: str | None = flag(None, "checkpoint that run.py wrote, with noise whose truth is known (required)")
+    mode_path: str | None = flag(
+        None, "checkpoint that run.py wrote, with noise whose truth is known (required)", metavar="FILE"
+    )
     fit_type: str = flag("gmm", "mixture of the division", choices=("gmm", "bmm"))
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 

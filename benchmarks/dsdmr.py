@@ -48,7 +48,7 @@ class StudyConfig:
     rows: str = flag(",".join(ROWS), "rows of the tables, separated by commas")
     noise_ratios: str = flag("0.2,0.4,0.6", "noise ratios, separated by commas")
     seeds: str = flag("0", "seeds, separated by commas")
-    csv: str = flag("benchmarks/dsdmr.csv", "file of results, added to and resumed from")
+    csv: str = flag("benchmarks/dsdmr.csv", "file of results, added to and resumed from", metavar="FILE")
     jobs: int = flag(2, "runs at the same time, one thread each")
 
     def __post_init__(self) -> None:

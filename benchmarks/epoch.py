@@ -44,14 +44,14 @@ SHOWN = 15
 class EpochConfig:
     """Flags of this benchmark."""
 
-    recipe: str = flag("recipes/emoji_mgcs_0.4.args", "file of run.py's flags")
-    share: float = flag(0.1, "share of the training pictures that is used, the first ones, in (0, 1]")
-    start: str | None = flag(None, "checkpoint of the recipe's networks after warm-up")
+    recipe: str = flag("recipes/emoji_mgcs_0.4.args", "file of run.py's flags", metavar="FILE")
+    share: float = flag(0.1, "share of the training pictures that is used, the first ones, in (0, 1]", metavar="RATIO")
+    start: str | None = flag(None, "checkpoint of the recipe's networks after warm-up", metavar="FILE")
     repeats: int = flag(3, "timed epochs of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
     precision: str = flag("fp32", "our scoring without gradient", choices=("fp32", "bf16", "auto"))
     profile: bool = flag(False, "print the operators that take most of our time")
-    json: str | None = flag(None, "write the row to this JSON file")
+    json: str | None = flag(None, "write the row to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "share", low=1e-6, high=1.0)

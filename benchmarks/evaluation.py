@@ -42,13 +42,15 @@ class BenchmarkConfig:
 
     device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
     repeats: int = flag(3, "timed runs of each formulation; the median counts")
-    json: str | None = flag(None, "write the rows to this JSON file")
+    json: str | None = flag(None, "write the rows to this JSON file", metavar="FILE")
     module_name: str = flag("SGR", "similarity", choices=("SGR", "SAF"))
     images: int = flag(200, "images of the made-up split")
     captions_per_image: int = flag(5, "captions of each of them")
     embed_size: int = flag(1024, "dimensions of the joint space")
     shortlist: int = flag(64, "size of the shortlist; 0: no such row")
-    mode_path: str | None = flag(None, "checkpoint of a trained network to be evaluated as well (its first network)")
+    mode_path: str | None = flag(
+        None, "checkpoint of a trained network to be evaluated as well (its first network)", metavar="FILE"
+    )
     split: str = flag("test", "split that it is evaluated on")
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class GRUBenchmarkConfig:
     """Flags of this benchmark."""
 
     repeats: int = flag(5, "timed runs of each side; the median counts")
-    json: str | None = flag(None, "file for the rows")
+    json: str | None = flag(None, "file for the rows", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "repeats", low=1)

@@ -34,7 +34,10 @@ NUM_IMAGES = {"train": 113_287, "dev": 64, "test": 64}
 EVERY = 16
 """One row in so many of the large file is not zero in its first page (4 KiB); all small splits' rows are full."""
 
-PUBLISHED = "--module_name SGR --embed_size 1024 --sim_dim 256 --batch_size 128 --noise_ratio 0.2 --log_step 1"
+PUBLISHED = (
+    "--module_name SGR --embed_size 1024 --sim_dim 256 --batch_size 128 --noise_ratio 0.2 --log_step 1 --method mgcs "
+    "--warmup_type warmup --fit_type gmm --drift_correction division --drift_neighbours bank --drift_own"
+)
 SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -44,9 +47,9 @@ class LargeFileConfig:
 
     steps: int = flag(5, "steps to watch, at the first start; at the second start one")
     folder: str | None = flag(
-        None, "where the files are made and removed again (default: the system's temporary folder)"
+        None, "where the files are made and removed again (default: the system's temporary folder)", metavar="DIR"
     )
-    json: str | None = flag(None, "write the numbers to this JSON file")
+    json: str | None = flag(None, "write the numbers to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "steps", low=1)

@@ -42,7 +42,7 @@ class MixtureConfig:
     sizes: str = flag("145000,10000000", "numbers of pairs, separated by commas")
     monotone: bool = flag(False, "time the non-increasing posterior of training on our side; nothing is compared then")
     repeats: int = flag(5, f"timed repetitions of each side; of the published one 1 from {LARGE:,} pairs on")
-    json: str | None = flag(None, "write the rows to this JSON file")
+    json: str | None = flag(None, "write the rows to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "repeats", low=1)

@@ -65,7 +65,7 @@ class NeighbourBenchmark:
     sample: int = flag(1000, "captions whose true neighbours those of lists are compared with")
     threads: int = flag(1, "threads of each measurement")
     division_seconds: float = flag(1133 * 1.95, "seconds of a network's division pass, to compare with")
-    json: str | None = flag(None, "write the lines to this JSON file")
+    json: str | None = flag(None, "write the lines to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         for name in ("size", "count", "sample", "threads"):

@@ -29,7 +29,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("method", "data_name", "split", "features"), (str,)),
     **dict.fromkeys(("similarity", "noise_protocol", "chosen_on"), (str, NoneType)),
     **dict.fromkeys(("noise_ratio", "measured_ratio"), (int, float, NoneType)),
-    **dict.fromkeys(("num_networks", "seeds", "epochs"), (int, NoneType)),
+    **dict.fromkeys(("num_networks", "seeds"), (int, NoneType)),
+    "epochs": (int, str, NoneType),
 }
 """Fields that come from files as they are -> what they, or all in them, must be."""
 
@@ -48,6 +49,7 @@ class Row:
         noise_ratio: asked; None where the data are mismatched as collected.
         measured_ratio: share of pairs that are really mismatched.
         num_networks: how many score matrices were averaged.
+        epochs: `2/4` after warm-up, `warm-up 1/1`, `start`; a number in files that have no more.
         chosen_on: the split that chose the epoch.
         settings: everything else a run was told, its seed and its files apart; None where that is not kept.
         notes: what is wrong with its sum.
@@ -65,7 +67,7 @@ class Row:
     measured_ratio: float | None = None
     num_networks: int | None = None
     seeds: tuple[int | None, ...] = ()
-    epochs: tuple[int | None, ...] = ()
+    epochs: tuple[int | str | None, ...] = ()
     chosen_on: str | None = None
     features: str = "regions"
     is_approximate: bool = False
@@ -102,6 +104,11 @@ def _joined(values: Iterable[str | None]) -> str | None:
     return "+".join(names) or None
 
 
+def _count(title: Any) -> Any:
+    """Return `2/4` for `epoch 2/4`; other titles, and the bare numbers of older files, as they are."""
+    return title.removeprefix("epoch ") if isinstance(title, str) else title
+
+
 def _told(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
     """Return what a results file tells of all its rows, and its results by split."""
     if "clip_method" in content:
@@ -115,9 +122,11 @@ def _told(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Mapping
         return {**told, "num_networks": 1}, {**folds, "test": {"clip": test}}
     if "test" in content:
         told = {name: content[name] for name in ("method", "similarity", "data_name", "num_networks")}
-        told |= {"noise": [content["noise"]], "seeds": [content["seed"]], "epochs": [content["epoch"]]}
-        return {**told, "chosen_on": [content["chosen_on"]]}, {content["split"]: content["test"]}
-    told = {name: content[name] for name in ("data_name", "num_networks", "noise", "seeds", "epochs", "chosen_on")}
+        told |= {"noise": [content["noise"]], "seeds": [content["seed"]]}
+        told |= {"epochs": [_count(content.get("epoch_title", content["epoch"]))], "chosen_on": [content["chosen_on"]]}
+        return told, {content["split"]: content["test"]}
+    told = {name: content[name] for name in ("data_name", "num_networks", "noise", "seeds", "chosen_on")}
+    told["epochs"] = [_count(title) for title in content.get("epoch_titles", content["epochs"])]
     told |= {"method": _joined(content.get("methods", ())), "similarity": _joined(content.get("similarities", ()))}
     told["is_approximate"] = content.get("shortlist") is not None
     results = {content["split"]: content["results"]}

@@ -46,7 +46,7 @@ class RobustnessConfig(GridConfig):
 
     methods: str = flag("baseline,ncr,bicro,mgcs", "methods, separated by commas")
     noise_ratios: str = flag("0.2,0.4,0.6", "noise ratios, separated by commas")
-    csv: str = flag("benchmarks/robustness.csv", "file of results, added to and resumed from")
+    csv: str = flag("benchmarks/robustness.csv", "file of results, added to and resumed from", metavar="FILE")
 
     def __post_init__(self) -> None:
         self.check(self.noise_ratios)
@@ -80,14 +80,15 @@ def run_once(cell: tuple[str, ...], arguments: Sequence[str], threads: int) -> R
     division = last_division(metrics)
     final = list(record["test"])[-1]
     test, dev = record["test"][final], record["dev"][final]
+    measured = record["noise"]["measured_ratio"]
     return {
         "similarity": record["similarity"],
         "method": method,
         "noise_ratio": ratio,
-        "measured_ratio": round(record["noise"]["measured_ratio"], 4),
+        "measured_ratio": None if measured is None else round(measured, 4),
         "seed": seed,
         "num_networks": record["num_networks"],
-        "epoch": record["epoch"],
+        "epoch": record["epoch_title"],
         "dev_rSum": round(dev["rSum"], 2),
         "test_rSum": round(test["rSum"], 2),
         "test_i2t_R1": round(test["i2t"]["R@1"], 2),

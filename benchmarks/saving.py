@@ -52,7 +52,9 @@ class SavingConfig:
     step_seconds: str = flag("3.3,0", "seconds of a training step, separated by commas (0: timed here)")
     save_minutes: float = flag(10.0, "minutes between saves")
     repeats: int = flag(5, "saves that are timed")
-    folder: str | None = flag(None, "folder on the disk that is written to (default: that of temporary files)")
+    folder: str | None = flag(
+        None, "folder on the disk that is written to (default: that of temporary files)", metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "save_minutes", low=1e-6)
@@ -78,7 +80,8 @@ class SavingConfig:
 
 def full_state(method: str) -> tuple[list[Network], dict[str, Any]]:
     """Return networks of published sizes and the state of a run in the middle of an epoch."""
-    config = parse_args(["--method", method, "--gpu", "cpu"])
+    mgcs = ("--drift_correction", "division", "--drift_neighbours", "bank")  # as in the recipes of the embedded data
+    config = parse_args(["--method", method, *mgcs, "--gpu", "cpu"])
     shape = MatcherShape(vocabulary_size=VOCABULARY_SIZE, num_regions=NUM_REGIONS, region_dim=REGION_DIM)
     networks = build_networks(config, shape, torch.device("cpu"))
     size = config.matcher.embed_size

@@ -51,8 +51,10 @@ class SearchBenchmark:
     shortlist: int = flag(64, "candidates a query whose real scores are computed")
     rows: int = flag(1_000_000, "random rows; 0 leaves this part out")
     dims: int = flag(256, "their dimensions")
-    folder: str | None = flag(None, "where files are made and removed again (default: the system's temporary folder)")
-    json: str | None = flag(None, "write the numbers to this JSON file")
+    folder: str | None = flag(
+        None, "where files are made and removed again (default: the system's temporary folder)", metavar="DIR"
+    )
+    json: str | None = flag(None, "write the numbers to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -43,7 +43,7 @@ class SweepConfig:
     """Flags of the sweep."""
 
     seeds: str = flag("0", "seeds, separated by commas")
-    output_dir: str = flag("output/sweep", "folder of all runs")
+    output_dir: str = flag("output/sweep", "folder of all runs", metavar="DIR")
     jobs: int = flag(0, "runs at the same time (0: as many as fit)")
     threads: int = flag(1, "processor threads of each run")
     run_gib: float = flag(3.0, "memory that a run needs, in GiB, to tell how many fit")

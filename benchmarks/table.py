@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from benchmarks.result_rows import RECALLS, Row, read_published, read_results
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace
+from runtime.log import table
 
 COLUMNS = (
     *("method", "similarity", "source", "data", "split", "ratio asked", "ratio measured", "noise protocol", "networks"),
@@ -28,21 +31,29 @@ IN_TITLE = ("data", "ratio asked")
 UNKNOWN = "-"
 AS_PUBLISHED = "*"
 """Stands behind a sum that could not be recomputed."""
+WIDTH, LONGEST_NAME = 80, 15
+"""Characters of a terminal's line, and of a method in it."""
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class TableConfig:
     """Flags of the table."""
 
-    format: str = flag("markdown", "how the tables are written", choices=("markdown", "csv", "latex"))
+    format: str = flag(
+        AUTO,
+        f"how the tables are written: text is {WIDTH} columns wide; auto: text on a terminal, else markdown",
+        choices=(AUTO, "text", "markdown", "csv", "latex"),
+    )
     published: str = flag(
         "auto",
         "published rows beside ours: auto takes those of the same data set, or all where there are none",
         choices=("auto", "all", "none"),
+        metavar="FILE",
     )
     ablations: bool = flag(False, "published ablations too")
     each: bool = flag(False, "a row for every network too, not only for the mean of their scores")
-    output: str | None = flag(None, "write to this file instead of the terminal")
+    output: str | None = flag(None, "write to this file instead of the terminal", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -109,13 +120,33 @@ def markdown(made: Sequence[Section], notes: Sequence[str]) -> str:
     lines = []
     for section in made:
         columns, rows = _shown(section)
-        table = [
+        whole = [
             columns,
             ["---"] * len(columns),
             *([row[name].replace("|", "\\|") for name in columns] for row in rows),
         ]
-        lines += [f"### {section.title}", "", *("| " + " | ".join(line) + " |" for line in table), ""]
+        lines += [f"### {section.title}", "", *("| " + " | ".join(line) + " |" for line in whole), ""]
     lines += _explained(made, notes, "- ")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def text(made: Sequence[Section], notes: Sequence[str]) -> str:
+    """Return tables for a terminal: the means alone, and below each table where its numbered rows come from."""
+    lines = []
+    for section in made:
+        columns, rows = _shown(section)
+        header = ["", *(name.replace(" ", "\n") for name in RECALLS), "rSum", "marks"]
+        numbered, told = [], []
+        for number, row in enumerate(rows, start=1):
+            name = textwrap.shorten(row["method"], LONGEST_NAME, placeholder="...")
+            means = [row[recall].partition(" ")[0] for recall in RECALLS]
+            numbered.append([f"{number} {name}", *means, row["rSum"].replace(" ± ", "±"), row["not comparable"]])
+            known = [n for n in columns if n not in (*RECALLS, "rSum", "not comparable", "method")]
+            named = [row["method"], *(f"{n} {row[n]}" for n in known if row[n] != UNKNOWN)]
+            told += textwrap.wrap(f"{number}: {'; '.join(named)}", WIDTH, subsequent_indent="   ")
+        lines += [section.title, "", table(header, numbered), "", *told, ""]
+    for line in _explained(made, notes, "- "):
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ") or [""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -167,6 +198,7 @@ def latex(made: Sequence[Section], notes: Sequence[str]) -> str:
 
 
 FORMATS: dict[str, Callable[[Sequence[Section], Sequence[str]], str]] = {
+    "text": text,
     "markdown": markdown,
     "csv": comma_separated,
     "latex": latex,
@@ -179,7 +211,8 @@ def build(config: TableConfig, paths: Sequence[Path]) -> str:
     published = [row for row in read_published() if config.ablations or not row.is_ablation]
     made = sections(own, published, config.published)
     notes = dict.fromkeys(note for section in made for row in section.rows for note in row.notes)
-    return FORMATS[config.format](made, list(notes))
+    shown = "text" if config.output is None and sys.stdout.isatty() else "markdown"
+    return FORMATS[shown if config.format == AUTO else config.format](made, list(notes))
 
 
 @exit_on_input_error
@@ -190,11 +223,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_flags(parser, "table", TableConfig)
     namespace = parser.parse_args(argv)
     config = from_namespace(TableConfig, namespace)
-    text = build(config, [Path(name) for name in namespace.results])
+    written = build(config, [Path(name) for name in namespace.results])
     if config.output is None:
-        print(text, end="")
+        print(written, end="")
     else:
-        write_atomically(Path(config.output), text.encode())
+        write_atomically(Path(config.output), written.encode())
         print(f"{config.output}: {len(namespace.results)} results")
 
 

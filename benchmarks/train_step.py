@@ -60,7 +60,7 @@ class TrainStepConfig:
     repeats: int = flag(5, "timed steps of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
     compile: bool = flag(False, "compile our tiles")
-    json: str | None = flag(None, "write the rows to this JSON file")
+    json: str | None = flag(None, "write the rows to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "batch_size", low=2)

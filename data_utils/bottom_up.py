@@ -2,7 +2,8 @@
 
 A line is `image_id TAB image_w TAB image_h TAB num_boxes TAB boxes TAB features`; boxes and features are base64 of
 little-endian float32, (num_boxes, 4) and (num_boxes, D). Boxes are not used. A first pass over the file finds where
-each image's line is; features are decoded when their row is asked for.
+each image's lines are; features are decoded when their row is asked for. Of an image that comes again the first whole
+line counts: published files hold lines that were broken off, or run together with the next, and whole ones after them.
 Source: the output format of "Bottom-Up and Top-Down Attention" (Anderson et al., CVPR 2018).
 """
 
@@ -12,14 +13,19 @@ import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.file_kinds import kind_of_file
 
 FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 MAX_LINE = 64 * 2**20
 """No line is longer: 2,000 boxes of 2,048 dimensions are 22 MB."""
+
+MOST_BROKEN = 100
+"""If so many images have had nothing but broken lines, the file is of another kind."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +41,30 @@ class _Line:
         return self.fields[0].decode("utf-8", "replace").strip()
 
     def where(self, path: Path) -> str:
-        return f"{path} line {self.number} (image {self.image})"
+        return f"{path} {self.name}"
+
+    @property
+    def name(self) -> str:
+        return f"line {self.number} (image {self.image})"
 
 
 def _split(path: Path, number: int, offset: int, content: bytes) -> _Line:
     fields = content.rstrip(b"\r\n").split(b"\t")
     if len(content) >= MAX_LINE:
         raise InputError(f"{path} line {number} has no end within {MAX_LINE} bytes; it is no bottom-up-attention TSV")
-    if len(fields) != len(FIELDS):
-        raise InputError(
-            f"{path} line {number} has {len(fields)} fields; it must have {len(FIELDS)}, tabs between them: "
-            f"{', '.join(FIELDS)}"
-        )
     return _Line(number, offset, fields)
 
 
+def _check_fields(path: Path, line: _Line) -> None:
+    if len(line.fields) != len(FIELDS):
+        raise InputError(
+            f"{path} line {line.number} has {len(line.fields)} fields; it must have {len(FIELDS)}, tabs between them: "
+            f"{', '.join(FIELDS)}"
+        )
+
+
 def _num_boxes(path: Path, line: _Line) -> int:
+    _check_fields(path, line)
     try:
         number = int(line.fields[3])
     except ValueError:
@@ -63,6 +77,7 @@ def _num_boxes(path: Path, line: _Line) -> int:
 
 def _decode(path: Path, line: _Line, num_boxes: int) -> np.ndarray:
     """Return a line's features (num_boxes, D) float32."""
+    _check_fields(path, line)
     text = line.fields[5].strip()
     if text[:2] == b"b'" and text[-1:] == b"'":  # Python 3 writers that forgot to decode leave this around it
         text = text[2:-1]
@@ -94,11 +109,13 @@ class BottomUpFile:
         dtype: type of the stored numbers.
         block_rows: 1: rows are stored one by one.
         ids: image id of each row.
+        broken: names of the lines left aside because they cannot be read.
         num_repeated: lines left aside because their image was there before.
         num_unused: images of the file that `order` does not name.
 
     Raises:
-        InputError: not such a file, lines of different numbers of boxes, or ids that are not in it.
+        InputError: not such a file, lines of different numbers of boxes, an image without a whole line, or ids that
+            are not in it.
     """
 
     dtype = np.dtype(np.float32)
@@ -108,30 +125,45 @@ class BottomUpFile:
         self, path: Path, order: Sequence[str] | None = None, *, advance: Callable[[int], None] | None = None
     ) -> None:
         self.path = path
-        places: dict[str, tuple[int, int]] = {}
-        self.num_repeated = 0
+        if kind := kind_of_file(path):
+            raise InputError(f"{path} {kind}")
+        places: dict[str, list[tuple[int, int]]] = {}
+        faults: dict[str, InputError] = {}
+        self.broken: list[str] = []
         first: _Line | None = None
         offset = 0
         with open(path, "rb") as file:
             for number, content in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
                 if content.strip():
                     line = _split(path, number, offset, content)
-                    boxes = _num_boxes(path, line)
-                    first = first or line
-                    self._check_boxes(first, line, boxes)
-                    self.num_repeated += line.image in places
-                    places.setdefault(line.image, (number, offset))
+                    try:
+                        boxes = _num_boxes(path, line)
+                    except InputError as error:  # a whole line of the image may follow
+                        self.broken.append(line.name)
+                        faults.setdefault(line.image, error)
+                        if len(faults.keys() - places.keys()) > MOST_BROKEN:
+                            raise next(iter(faults.values())) from None
+                    else:
+                        first = first or line
+                        self._check_boxes(first, line, boxes)
+                        places.setdefault(line.image, []).append((number, offset))
                 offset += len(content)
                 if advance is not None:
                     advance(len(content))
+        wanted = set(places | faults if order is None else order)
+        for image, fault in faults.items():
+            if image not in places and (image in wanted or not places):
+                raise fault
         if first is None:
             raise InputError(f"{path} is empty; it must hold a line for each image")
         self.ids = list(places) if order is None else list(order)
         self._check_ids(places)
-        self.num_unused = len(places) - len(set(self.ids))
-        self._places = [places[image] for image in self.ids]
+        self.num_unused = len(places) - len(wanted)
         num_regions = _num_boxes(path, first)
-        self.shape = (len(self.ids), num_regions, _decode(path, first, num_regions).shape[1])
+        self.shape = (len(self.ids), num_regions, self._num_dimensions(places[self.ids[0]], num_regions))
+        self.num_repeated = sum(len(lines) - 1 for lines in places.values())
+        chosen = {image: self._first_whole(places[image]) for image in dict.fromkeys(self.ids)}
+        self._places = [chosen[image] for image in self.ids]
 
     def _check_boxes(self, first: _Line, line: _Line, boxes: int) -> None:
         expected = int(first.fields[3])
@@ -142,7 +174,37 @@ class BottomUpFile:
                 "at least as at most (MIN_BOXES = MAX_BOXES)"
             )
 
-    def _check_ids(self, places: dict[str, tuple[int, int]]) -> None:
+    def _num_dimensions(self, lines: list[tuple[int, int]], num_regions: int) -> int:
+        """Return D: the most that a line of the first image has, for a broken one has fewer."""
+        found, faults = [], []
+        with open(self.path, "rb") as file:
+            for number, offset in lines:
+                try:
+                    found.append(_decode(self.path, self._line(file, number, offset), num_regions).shape[1])
+                except InputError as error:
+                    faults.append(error)
+        if not found:
+            raise faults[0]
+        return max(found)
+
+    def _first_whole(self, lines: list[tuple[int, int]]) -> tuple[int, int]:
+        """Return the first of an image's lines that can be read; of a single one, and if none can, `read` will tell."""
+        broken = []
+        if len(lines) > 1:
+            with open(self.path, "rb") as file:
+                for number, offset in lines:
+                    line = self._line(file, number, offset)
+                    try:
+                        self._features(line)
+                    except InputError:
+                        broken.append(line.name)
+                    else:
+                        self.broken += broken
+                        self.num_repeated -= len(broken)
+                        return number, offset
+        return lines[0]
+
+    def _check_ids(self, places: dict[str, list[tuple[int, int]]]) -> None:
         missing = [image for image in self.ids if image not in places]
         if missing or not self.ids:
             raise InputError(
@@ -162,21 +224,24 @@ class BottomUpFile:
         out = np.empty((len(rows), *self.shape[1:]), dtype=np.float32)
         with open(self.path, "rb") as file:
             for place, row in enumerate(rows.tolist()):
-                number, offset = self._places[row]
-                file.seek(offset)
-                line = _split(self.path, number, offset, file.readline(MAX_LINE))
-                features = _decode(self.path, line, self.shape[1])
-                if features.shape[1] != self.shape[2]:
-                    raise InputError(
-                        f"{line.where(self.path)} has {features.shape[1]} dimensions, the first line has "
-                        f"{self.shape[2]}; extract both with the same network"
-                    )
-                if not np.isfinite(features).all():
-                    raise InputError(
-                        f"{line.where(self.path)} holds NaN or infinite features; extract that image again"
-                    )
-                out[place] = features
+                out[place] = self._features(self._line(file, *self._places[row]))
         return out
+
+    def _line(self, file: BinaryIO, number: int, offset: int) -> _Line:
+        file.seek(offset)
+        return _split(self.path, number, offset, file.readline(MAX_LINE))
+
+    def _features(self, line: _Line) -> np.ndarray:
+        """Return a line's features (R, D), all finite."""
+        features = _decode(self.path, line, self.shape[1])
+        if features.shape[1] != self.shape[2]:
+            raise InputError(
+                f"{line.where(self.path)} has {features.shape[1]} dimensions, the first image has {self.shape[2]}; "
+                "extract both with the same network"
+            )
+        if not np.isfinite(features).all():
+            raise InputError(f"{line.where(self.path)} holds NaN or infinite features; extract that image again")
+        return features
 
 
 def read_ids(path: Path) -> list[str]:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from runtime.errors import InputError
+from runtime.file_kinds import HEAD_BYTES, foreign_kind
 
 LONGEST = 5000
 """Characters of a caption: the time of NLTK's rules grows with their square."""
+
+
+def unsegmented(captions: Sequence[str]) -> str | None:
+    """Return what to say of captions that have no spaces between words, as Chinese is written; None if they have.
+
+    One-word labels are no such captions: they come again and again.
+    """
+    words = [len(caption.split()) for caption in captions]
+    if median(words) > 1 or 2 * len(set(captions)) <= len(captions):
+        return None
+    return (
+        "the captions have no spaces between words (median words of a caption: 1), so that each is one word to a "
+        "vocabulary; segment them: write spaces between words, or between signs"
+    )
 
 
 def captions_file(folder: Path, split: str) -> Path:
@@ -37,9 +54,11 @@ def parse_captions(path: Path, content: bytes) -> list[str]:
     """Return the captions in a file's `content`; Windows line ends and a byte-order mark are accepted.
 
     Raises:
-        InputError: empty file, bytes that are not UTF-8, a caption that is empty or too long, a tsv line without a tab;
-            each with its line number.
+        InputError: a file of another kind or an empty one, bytes that are not UTF-8, a caption that is empty or too
+            long, a tsv line without a tab; each with its line number.
     """
+    if kind := foreign_kind(content[:HEAD_BYTES]):
+        raise InputError(f"{path} {kind}")
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1].strip() == b"":
         lines.pop()

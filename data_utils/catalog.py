@@ -26,10 +26,12 @@ class DataConfig:
     """Which data set, and where it is."""
 
     data_name: str = flag(EMBEDDED, "data set: a folder of precomputed features; emoji_precomp comes with the suite")
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: data)")
-    vocab_path: str | None = flag(None, "folder that holds <data_name>_vocab.json (default: vocab)")
+    data_path: str | None = flag(None, "folder that holds the data set's folder (default: data)", metavar="DIR")
+    vocab_path: str | None = flag(None, "folder that holds <data_name>_vocab.json (default: vocab)", metavar="DIR")
     token_cache: str | None = flag(
-        None, "folder that keeps tokenised captions, or off (default: noisy-correspondence/tokens in the user's cache)"
+        None,
+        "folder that keeps tokenised captions, or off (default: noisy-correspondence/tokens in the user's cache)",
+        metavar="DIR",
     )
 
     def __post_init__(self) -> None:
@@ -79,6 +81,13 @@ PROTOCOLS = {
     ),
 }
 
+REAL_NOISE = frozenset(name for name, rules in PROTOCOLS.items() if rules.has_real_noise)
+
+
+def split_name(folder: Path, given: str) -> str:
+    """Return the split that is meant: other releases call `dev` `val`, which is understood where no `val` lies."""
+    return "dev" if given == "val" and not any(folder.glob("val_*")) else given
+
 
 def protocol(data_name: str) -> Protocol:
     """Return the protocol of a published data set, or the plain one for any other name."""
@@ -86,18 +95,25 @@ def protocol(data_name: str) -> Protocol:
 
 
 def locate(config: DataConfig) -> Path:
-    """Return the data set's folder.
+    """Return the data set's folder; `--data_path` may name that folder itself.
 
     Raises:
         InputError: there is no such folder; says where it was looked for.
     """
     if config.data_path is not None:
-        places = [Path(config.data_path) / config.data_name]
+        given = Path(config.data_path)
+        places = [given / config.data_name, *([given] if given.resolve().name == config.data_name else [])]
     else:
         places = [Path("data") / config.data_name, REPOSITORY / "data" / config.data_name]
     for place in places:
         if place.is_dir():
             return place
+    named = Path(config.data_path or "").resolve()
+    if config.data_path is not None and any(named.glob("*_caps.*")):
+        raise InputError(
+            f"no data set {config.data_name!r} in {named}, which is itself a data set's folder; give "
+            f"--data_path {named.parent} --data_name {named.name}"
+        )
     looked = " and ".join(dict.fromkeys(str(place.resolve()) for place in places))
     raise InputError(
         f"no data set {config.data_name!r}: looked for the folder {looked}; set --data_path to the folder that "
@@ -106,8 +122,10 @@ def locate(config: DataConfig) -> Path:
 
 
 def vocabulary_file(config: DataConfig) -> Path:
-    """Return where the data set's vocabulary is, or would be written."""
+    """Return where the data set's vocabulary is, or would be written; `--vocab_path` may name the file itself."""
     name = f"{config.data_name}_vocab.json"
+    if config.vocab_path is not None and config.vocab_path.endswith(".json") and not Path(config.vocab_path).is_dir():
+        return Path(config.vocab_path)
     if config.vocab_path is not None:
         return Path(config.vocab_path) / name
     here = Path("vocab") / name

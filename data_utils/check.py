@@ -18,10 +18,18 @@ import numpy as np
 from data_utils.catalog import NEEDED, TESTALL, DataConfig, Protocol, locate, protocol, vocabulary_file
 from data_utils.inventory import Findings, Inventory, take_inventory, unknown_share, word_lengths
 from data_utils.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_between
-from data_utils.usability import judge_counts, judge_rows, judge_shared, judge_vocabulary, pairs_to_compare
+from data_utils.usability import (
+    judge_captions,
+    judge_counts,
+    judge_rows,
+    judge_shared,
+    judge_vocabulary,
+    pairs_to_compare,
+)
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
-from runtime.log import Progress, table
+from runtime.log import table
+from runtime.progress import Progress
 from vocab.vocabulary import Vocabulary
 
 
@@ -78,6 +86,7 @@ def check(data: DataConfig, *, all_rows: bool = False) -> Report:
         for name in expected_splits(folder, rules, findings)
     }
     judge_counts(splits, rules, data.data_name, findings)
+    judge_captions(splits["train"], findings)
     if vocabulary is not None:
         judge_vocabulary(splits, vocabulary, findings)
     scans = _scan(splits, findings, all_rows=all_rows)
@@ -102,7 +111,9 @@ def _scan(splits: dict[str, Inventory], findings: Findings, *, all_rows: bool) -
     scans = {}
     for name, (features, rows) in plans.items():
         try:
-            scans[name] = scan_rows(features, rows, progress.advance)
+            counts = splits[name].counts
+            per_image = len(features) if counts is None else counts.rows_per_image
+            scans[name] = scan_rows(features, rows, progress.advance, per_image)
             judge_rows(name, splits[name], scans[name], findings)
         except InputError as error:
             findings.faults.append(str(error))

@@ -26,22 +26,27 @@ from data_utils.region_writers import WRITERS
 from data_utils.regions import RegionFile
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
-from runtime.log import Progress
+from runtime.progress import Progress
 
 INPUTS = (".npy", ".h5", ".hdf5", ".tsv")
+
+SHOWN = 10
+"""So many broken lines are named."""
 
 
 @dataclass(frozen=True)
 class ConvertConfig:
     """Flags of the converter."""
 
-    input: str | None = flag(None, "features to read: .npy, .h5, or a bottom-up-attention .tsv (required)")
-    output: str | None = flag(None, "file to write: .npy or .h5; it must not exist (required)")
+    input: str | None = flag(
+        None, "features to read: .npy, .h5, or a bottom-up-attention .tsv (required)", metavar="FILE"
+    )
+    output: str | None = flag(None, "file to write: .npy or .h5; it must not exist (required)", metavar="FILE")
     dtype: str | None = flag(
         None, "numbers written (default: float16 where the input has it, else float32)", choices=("float16", "float32")
     )
     ids: str | None = flag(
-        None, "write the rows of a .tsv in the order of this file's image ids (default: as they come)"
+        None, "write the rows of a .tsv in the order of this file's image ids (default: as they come)", metavar="FILE"
     )
 
     def __post_init__(self) -> None:
@@ -122,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(plan.source, BottomUpFile):
         aside = f"{plan.source.num_repeated} repeated lines and {plan.source.num_unused} other images left aside"
         print(f"{plan.ids}: the image of each row; {aside}")
+        if broken := plan.source.broken:
+            more = ", ..." if len(broken) > SHOWN else ""
+            print(f"{len(broken)} broken line{'s' * (len(broken) > 1)} left aside: {', '.join(broken[:SHOWN])}{more}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
-from runtime.log import Progress
+from runtime.progress import Progress
 
 LITE0 = "lite0"
 GRID = 6
@@ -45,19 +45,23 @@ MOST_TOLD = 10
 class ExtractConfig:
     """Flags of the extraction."""
 
-    images: str | None = flag(None, "folder that picture names start from (required)")
-    captions: str | None = flag(None, "pictures and their captions: .json, .csv, .tsv or .txt (required)")
-    output: str | None = flag(None, "folder of the data set to write into (required)")
+    images: str | None = flag(None, "folder that picture names start from (required)", metavar="DIR")
+    captions: str | None = flag(
+        None, "pictures and their captions: .json, .csv, .tsv or .txt (required)", metavar="FILE"
+    )
+    output: str | None = flag(None, "folder of the data set to write into (required)", metavar="DIR")
     split: str = flag("train", "split to write; of a file that tells splits, the part to read", choices=SPLIT_NAMES)
     captions_per_image: int | None = flag(None, "keep so many first captions of each picture (default: all)")
-    backbone: str = flag(LITE0, "lite0 (EfficientNet-Lite0), a folder of a transformers vision model, or an .onnx file")
+    backbone: str = flag(
+        LITE0, "lite0 (EfficientNet-Lite0), a folder of a transformers vision model, or an .onnx file", metavar="FILE"
+    )
     size: int | None = flag(None, "side in pixels of the squares that the backbone gets (default: its own)")
     mean: str | None = flag(None, "R,G,B mean of values from 0 to 1, for an .onnx file (default: ImageNet's)")
     std: str | None = flag(None, "R,G,B deviation of values from 0 to 1, for an .onnx file (default: ImageNet's)")
     onnx_output: str | None = flag(None, "output of an .onnx file to take (default: its first)")
     grid: int | None = flag(None, f"regions are grid x grid cells of the picture (default: {GRID}, unless --boxes)")
     boxes: str | None = flag(
-        None, "regions are the boxes in this file: .json, .csv or .tsv with x1, y1, x2, y2 in pixels"
+        None, "regions are the boxes in this file: .json, .csv or .tsv with x1, y1, x2, y2 in pixels", metavar="FILE"
     )
     num_boxes: int | None = flag(None, "take so many first boxes of each picture (default: all)")
     format: str = flag("h5", "file of the features", choices=("h5", "npy"))

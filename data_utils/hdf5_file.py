@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from runtime.errors import InputError
+from runtime.file_kinds import HDF5, kind_of_file
 
 MOST_PACKED = 1100
 """Deflate, the strongest packing that every HDF5 has, makes data 1,032 times smaller at most."""
@@ -53,6 +54,8 @@ def open_hdf5(path: Path, **settings: Any) -> h5py.File:
     try:
         return h5py.File(path, "r", **settings)
     except Exception as error:  # likewise
+        if kind := kind_of_file(path, HDF5):
+            raise InputError(f"{path} {kind}") from None
         fault = "is cut short; copy it again" if "truncated file" in str(error) else "is not an HDF5 file"
         raise InputError(f"{path} {fault}: {error}") from None
 

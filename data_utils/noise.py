@@ -47,10 +47,12 @@ MAX_RATIO_ERROR = 0.01
 class NoiseConfig:
     """How many training pairs are mismatched, and how."""
 
-    noise_ratio: float = flag(0.0, "share of training captions that get another image, in [0, 1)")
+    noise_ratio: float = flag(0.0, "share of training captions that get another image, in [0, 1)", metavar="RATIO")
     noise_protocol: str = flag("caption", "what is shuffled", choices=("caption", "image"))
     noise_seed: int = flag(123, "seed of the shuffle, apart from --seed: runs of several seeds share one noise")
-    noise_file: str | None = flag(None, "index file (.npy) to use; if it does not exist it is made and written there")
+    noise_file: str | None = flag(
+        None, "index file (.npy) to use; with --noise_ratio, one that is not there is made", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -64,7 +66,8 @@ def inject(
     """Return the image of each training caption, and what was measured.
 
     Raises:
-        InputError: an index file that does not fit, or a ratio asked of a data set with real noise.
+        InputError: an index file that does not fit, one that is not there and no ratio to make it by, or noise asked
+            of a data set with real noise.
     """
     if has_real_noise and (config.noise_ratio or config.noise_file):
         raise InputError("this data set has real noise: --noise_ratio must be 0 and --noise_file left out")
@@ -72,6 +75,8 @@ def inject(
     if path is not None and path.is_file():
         index = load_index(path, num_images, captions_per_image)
         return index, measure(index, captions_per_image, config.noise_ratio)
+    if path is not None and not config.noise_ratio:
+        raise InputError(f"--noise_file {path} is not there; name an index that is, or have one made by --noise_ratio")
     index = make_index(num_images, captions_per_image, config.noise_ratio, config.noise_protocol, config.noise_seed)
     report = measure(index, captions_per_image, config.noise_ratio)
     if path is not None:
@@ -84,7 +89,9 @@ class Command:
     """What `python -m data_utils.noise` is to do."""
 
     action: str = word("inspect: tell what an index file does; make: write one", choices=("inspect", "make"))
-    file: str | None = word("the index file to inspect, or to write (instead of --noise_file)", optional=True)
+    file: str | None = word(
+        "the index file to inspect, or to write (instead of --noise_file)", optional=True, metavar="FILE"
+    )
 
 
 def training_counts(data: DataConfig) -> tuple[Path, Counts]:
@@ -105,8 +112,8 @@ def kind(file: IndexFile, report: NoiseReport, counts: Counts) -> str:
     if counts.captions_per_image == 1:
         return "caption = image: with one caption an image the two protocols are the same"
     if report.protocol == "caption":
-        return "caption, as NCR, BiCro, PC2 and MGCS publish"
-    by = "RCL, DECL and CRCL publish" if file.entries == counts.images else "L2RM publishes"
+        return "caption, as NCR, BiCro, PC2 and MGCS publish, and as CRCL's code takes"
+    by = "RCL and DECL publish" if file.entries == counts.images else "L2RM publishes"
     return f"image, as {by}"
 
 

@@ -1,8 +1,9 @@
 """Noise indices: make one, measure one, read and write the files that hold them.
 
 An index says which image each caption is trained with: (captions,) image numbers. Published files come in three kinds:
-(captions,) shuffled by caption (NCR, BiCro, PC2, MGCS), (captions,) shuffled by image (L2RM), (images,) shuffled by
-image (RCL, DECL, CRCL). The length tells the last kind from the others; those two look alike and are measured apart.
+(captions,) shuffled by caption (NCR, BiCro, PC2, MGCS; CRCL's code takes such), (captions,) shuffled by image (L2RM),
+(images,) shuffled by image (RCL, DECL). The length tells the last kind from the others; those two look alike and are
+measured apart.
 """
 
 from __future__ import annotations

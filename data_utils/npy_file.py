@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.file_kinds import HEAD_BYTES, NPY, foreign_kind
 
 READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """By version. The third is for names of fields, which no array of numbers has."""
@@ -51,11 +52,11 @@ def read_header(file: BinaryIO, size: int) -> Header:
     Raises:
         ValueError: no such file, or one that holds less than its header says; follows the file's name in a message.
     """
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    if kind := foreign_kind(head, NPY):
+        raise ValueError(kind)
     try:
-        first = file.read(2)
-        if first == b"PK":
-            raise ValueError("it is an archive of arrays; give one array")
-        file.seek(0)
         version = np.lib.format.read_magic(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers that Python 2 wrote

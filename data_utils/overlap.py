@@ -32,6 +32,7 @@ class RowScan:
         not_finite: numbers of the rows with NaN or infinity.
         zero: numbers of the rows that are all zero.
         hashes: hash -> the first row of this content; rows that are all zero are left out.
+        equal: rows of different images with one content, the later one of each and the first one.
     """
 
     num_rows: int
@@ -39,6 +40,12 @@ class RowScan:
     not_finite: list[int]
     zero: list[int]
     hashes: dict[bytes, int]
+    equal: list[tuple[int, int]]
+
+    @property
+    def equal_share(self) -> float:
+        """Share of the rows that equal an earlier one of another image; estimated where a sample was read."""
+        return min(1.0, len(self.equal) / self.num_read * self.num_rows / self.num_read)
 
     @property
     def is_whole(self) -> bool:
@@ -54,12 +61,15 @@ def rows_to_read(features: RegionFile, all_rows: bool) -> np.ndarray:
     return np.unique(np.linspace(0, num_rows - 1, SAMPLE_ROWS).astype(np.int64))
 
 
-def scan_rows(features: RegionFile, rows: np.ndarray, advance: Callable[[int], None]) -> RowScan:
+def scan_rows(
+    features: RegionFile, rows: np.ndarray, advance: Callable[[int], None], rows_per_image: int = 1
+) -> RowScan:
     """Read rows and note what is wrong with them.
 
     Args:
         rows: (n,) which ones, in order.
         advance: told of every block how many rows it has.
+        rows_per_image: so many rows in a row are one image's, and equal as published.
 
     Raises:
         InputError: the file is damaged.
@@ -69,17 +79,20 @@ def scan_rows(features: RegionFile, rows: np.ndarray, advance: Callable[[int], N
     not_finite: list[int] = []
     zero: list[int] = []
     hashes: dict[bytes, int] = {}
+    equal: list[tuple[int, int]] = []
     for start in range(0, len(rows), block):
         numbers = rows[start : start + block]
         for number, row in zip(numbers.tolist(), features.read_unchecked(numbers), strict=True):
             if not row.any():
                 zero.append(number)
                 continue
-            hashes.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), number)
+            first = hashes.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), number)
+            if first // rows_per_image != number // rows_per_image:
+                equal.append((number, first))
             if not np.isfinite(row).all():
                 not_finite.append(number)
         advance(len(numbers))
-    return RowScan(len(features), len(rows), not_finite, zero, hashes)
+    return RowScan(len(features), len(rows), not_finite, zero, hashes, equal)
 
 
 @dataclass(frozen=True)

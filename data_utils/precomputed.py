@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data_utils.batch import Batch
-from data_utils.captions import captions_file
+from data_utils.captions import captions_file, read_captions, unsegmented
 from data_utils.counts import count
 from data_utils.regions import RegionStore
 from data_utils.tokens import read_tokens
@@ -19,6 +19,12 @@ from vocab.vocabulary import Vocabulary
 
 MAX_UNKNOWN_SHARE = 0.5
 """A vocabulary that knows fewer of a split's words than this belongs to another data set."""
+
+MANY_UNKNOWN = 0.05
+"""A share of unknown words that is pointed out: of the words of a data set's own vocabulary 1 or 2 % are unknown."""
+
+COMPARED = 16
+"""So many images of a split are compared before training: 5 MB of the usual features."""
 
 
 class PrecomputedSplit:
@@ -36,6 +42,7 @@ class PrecomputedSplit:
         image_of_pair: the same, or what a noise index made of it (`set_images`).
         captions_per_image: how many captions each image has.
         lengths: (captions,) int64, ids of each caption, `<start>` and `<end>` included.
+        unknown_share: share of the captions' words that the vocabulary does not know.
 
     Raises:
         InputError: files missing or broken, counts that do not fit together, or a vocabulary of another data set.
@@ -64,11 +71,13 @@ class PrecomputedSplit:
         self.image_of_pair = self.image_of_caption
 
         words = len(self._tokens) - 2 * len(tokens)
-        unknown = int((self._tokens == vocabulary.unknown_id).sum())
-        if unknown > MAX_UNKNOWN_SHARE * words:
+        self.unknown_share = float((self._tokens == vocabulary.unknown_id).sum()) / max(words, 1)
+        if self.unknown_share > MAX_UNKNOWN_SHARE:
+            why = unsegmented(read_captions(folder, split)) or (
+                "it belongs to another data set; set --vocab_path, or make one with python -m vocab.build"
+            )
             raise InputError(
-                f"the vocabulary does not know {100 * unknown / max(words, 1):.0f} % of the words of {path}: it "
-                "belongs to another data set; set --vocab_path, or make one with python -m vocab.build"
+                f"the vocabulary does not know {100 * self.unknown_share:.0f} % of the words of {path}: {why}"
             )
 
     def __len__(self) -> int:
@@ -78,6 +87,19 @@ class PrecomputedSplit:
     def region_shape(self) -> tuple[int, int]:
         """(R, D)."""
         return self.regions.shape[1], self.regions.shape[2]
+
+    def check_features(self) -> None:
+        """Look for NaN, where that is quick, and for images that are all the same, among some of them.
+
+        Raises:
+            InputError: a feature is NaN or infinite, or the images cannot be told apart.
+        """
+        self.regions.check_finite()
+        some = self.read_images(np.unique(np.linspace(0, self.num_images - 1, COMPARED).astype(np.int64)))
+        if len(some) > 1 and bool((some == some[0]).all()):
+            raise InputError(
+                f"{self.regions.path}: {len(some)} images, evenly spread, have the same features; extract them again"
+            )
 
     def set_images(self, image_of_pair: np.ndarray) -> None:
         """Give every caption the image that a noise index says: (captions,) int64."""

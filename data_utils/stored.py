@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_utils.catalog import DataConfig, locate, protocol, vocabulary_file
+from data_utils.catalog import DataConfig, locate, protocol, split_name, vocabulary_file
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import PrecomputedSplit
 from runtime.errors import InputError
@@ -57,8 +57,10 @@ def open_split(data: DataConfig, split: str, checkpoint: Mapping[str, Any], path
             f"{vocabulary_file(data)} holds {len(vocabulary)} words, {path} was trained with "
             f"{shape['vocabulary_size']}; set --vocab_path to that vocabulary"
         )
+    folder = locate(data)
+    split = split_name(folder, split)
     opened = PrecomputedSplit(
-        locate(data), split, vocabulary, protocol(data.data_name).dev_images if split == "dev" else None
+        folder, split, vocabulary, protocol(data.data_name).dev_images if split == "dev" else None
     )
     expected = (shape["num_regions"], shape["region_dim"])
     if opened.region_shape != expected:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from data_utils.captions import unsegmented
 from data_utils.catalog import NEEDED, TESTALL, Protocol
 from data_utils.inventory import Findings, Inventory, unknown_share
 from data_utils.overlap import RowScan, Shared
-from data_utils.precomputed import MAX_UNKNOWN_SHARE
+from data_utils.precomputed import MANY_UNKNOWN
 from vocab.vocabulary import Vocabulary
 
 MAX_SHARED_ROWS = 0.01
-"""If more of a split's images than this are in another split too, its recalls mean nothing."""
+"""If more of a split's images than this are in another split too, or equal another one, its recalls mean nothing."""
 
-MANY_UNKNOWN = 0.1
-"""A share of unknown words that is worth a remark."""
+MAX_EQUAL_ROWS = 0.5
+"""If more of the training images than this equal another one, little can be learnt from them."""
+
+FOREIGN = 0.15
+"""A vocabulary that knows fewer of a split's words by this is another data set's, though run.py would take it."""
 
 SHOWN = 5
 """So many row numbers are named."""
@@ -107,6 +111,16 @@ def judge_rows(name: str, split: Inventory, scan: RowScan, findings: Findings) -
         findings.remarks.append(
             f"{split.features.path.name}: {len(scan.zero)} rows are all zero{looked}, the first are {_first(scan.zero)}"
         )
+    if scan.equal:
+        (later, first), of = scan.equal[0], "" if scan.is_whole else "about "
+        told = (
+            f"{split.features.path.name}: {len(scan.equal)} rows{looked} equal a row of another image, {of}"
+            f"{100 * scan.equal_share:.1f} % of all (first: rows {first} and {later})"
+        )
+        if scan.equal_share > (MAX_EQUAL_ROWS if name == "train" else MAX_SHARED_ROWS):
+            findings.faults.append(f"{told}; extract {name} again, or leave such images out")
+        else:
+            findings.remarks.append(told)
 
 
 def _first(rows: list[int]) -> str:
@@ -140,15 +154,21 @@ def judge_shared(shared: Shared, findings: Findings, *, is_sampled: bool) -> Non
             findings.remarks.append(told)
 
 
+def judge_captions(train: Inventory, findings: Findings) -> None:
+    """Look for training captions that are one word each."""
+    if train.captions and (why := unsegmented(train.captions)):
+        findings.faults.append(f"{train.captions_path}: {why}")
+
+
 def judge_vocabulary(splits: Mapping[str, Inventory], vocabulary: Vocabulary, findings: Findings) -> None:
     """Look for a vocabulary of another data set."""
     for name, split in splits.items():
         share = unknown_share(split, vocabulary)
-        if share is not None and share > MAX_UNKNOWN_SHARE:
-            findings.faults.append(
-                f"the vocabulary does not know {100 * share:.0f} % of the words of {name}: it belongs to another data "
-                "set; set --vocab_path, or make one with python -m vocab.build"
+        if share is not None and share > FOREIGN:
+            why = unsegmented(split.captions or ()) or (
+                "it belongs to another data set; set --vocab_path, or make one with python -m vocab.build"
             )
+            findings.faults.append(f"the vocabulary does not know {100 * share:.0f} % of the words of {name}: {why}")
         elif share is not None and share > MANY_UNKNOWN:
             findings.remarks.append(f"the vocabulary does not know {100 * share:.0f} % of the words of {name}")
 

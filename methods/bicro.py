@@ -37,6 +37,7 @@ class BiCro(Method):
 
     Config = BiCroConfig
     config: BiCroConfig
+    defaults = {"warmup_type": "warmup_sele", "fit_type": "bmm", "noise_train": "noise_soft"}
 
     def trusted(self, scored: Scored) -> Tensor:
         """Return the numbers of the batch's most trusted pairs in the eyes of one network."""

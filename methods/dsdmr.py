@@ -106,14 +106,17 @@ class DSDMR(Method):
         """
         found = refit(-signal, self.config, self._kept, bounded=False)
         self._modes = found.modes
-        self._kept = self.divide(found.probability)
         return found.probability
 
     def divide(self, probability: np.ndarray) -> np.ndarray:
-        """Return the pairs above the threshold; clean data is kept whole."""
-        if self.config.no_filter:
-            return np.ones(len(probability), dtype=bool)
-        return select(probability, self.config.p_threshold)
+        """Return the pairs above the threshold, which are the next filtering's pool; clean data is kept whole."""
+        kept = np.ones(len(probability), dtype=bool)
+        if not self.config.no_filter:
+            kept = select(probability, self.config.p_threshold)
+        if self.config.filter_pool == "cumulative" and self._kept is not None:
+            kept &= self._kept  # a consensus raises the probability of pairs outside the pool, too
+        self._kept = kept
+        return kept
 
     def findings(self) -> Findings:
         """Return the modes of the last filtering, their d' and overlap, the margins, and what the guards say."""

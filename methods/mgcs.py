@@ -26,17 +26,16 @@ CORRECTION = ("both", "training", "division", "off")
 
 @dataclass(frozen=True)
 class MGCSConfig(BiCroConfig):
-    """MGCS's flags; defaults are the paper's values, or what was best on the embedded data where the help says so."""
+    """MGCS's flags; defaults are the paper's values or, where it is silent, the plainest reading. What is better on the
+    embedded data is in its recipes."""
 
-    drift_correction: str = flag(
-        "division", "where similarities are multiplied by drift factors (paper: both)", choices=CORRECTION
-    )
+    drift_correction: str = flag("both", "where similarities are multiplied by drift factors", choices=CORRECTION)
     drift_warmup: bool = flag(False, "multiply by drift factors in warm-up too")
     drift_neighbours: str = flag(
-        "bank", "where an image's neighbours are: its batch, or the whole training set", choices=("batch", "bank")
+        "batch", "where an image's neighbours are: its batch, or the whole training set", choices=("batch", "bank")
     )
     drift_num_neighbours: int = flag(5, "n, neighbours whose drifts are averaged")
-    drift_own: bool = flag(True, "count an image as its own neighbour")
+    drift_own: bool = flag(False, "count an image as its own neighbour")
     drift_gradient: bool = flag(True, "let gradients flow through the drift factors")
     drift_negatives: str = flag("mean", "negatives of the hinge in the division signal", choices=("mean", "hardest"))
     drift_margin: float = flag(0.04, "a2, scale of the dynamic margin")
@@ -66,6 +65,7 @@ class MGCS(BiCro):
 
     Config = MGCSConfig
     config: MGCSConfig
+    defaults = {"warmup_type": "warmup_sele", "warmup_rate": 0.5, "fit_type": "bmm", "lr_rule": "mgcs"}
 
     def __init__(self, config: MGCSConfig) -> None:
         super().__init__(config)

@@ -22,9 +22,6 @@ from torch import Tensor
 from runtime.flags import check_choices, check_range, flag
 
 HINGE = "hinge"
-SURE = 1e-6
-"""Probabilities are kept so far from 1 where log(1 - p) ends."""
-
 
 BOUND, SMALLEST_BOUND = 0.3, 1e-3
 """q where nothing is known of the pairs, and the smallest there is."""
@@ -60,8 +57,11 @@ def _bounded(log_p: Tensor, own: Tensor, bound: float) -> Tensor:
 
 def _complementary(log_p: Tensor, own: Tensor, bound: float) -> Tensor:
     """Return -sum over negatives of log(1 - p_ij): what does not match is told apart, nothing is pulled."""
-    others = log_p.exp().clamp(max=1 - SURE)
-    return -torch.log1p(-others).sum(dim=1) + torch.log1p(-others.diagonal())
+    eye = torch.eye(len(log_p), dtype=torch.bool, device=log_p.device)
+    largest = torch.zeros_like(eye).scatter(1, log_p.detach().argmax(dim=1, keepdim=True), True) & ~eye
+    small = log_p.exp().masked_fill(largest | eye, 0.0)  # at most 1/2 each
+    rest = log_p.masked_fill(largest, -torch.inf).logsumexp(dim=1)  # log(1 - p) of the largest, exact up to p = 1; or 0
+    return -torch.log1p(-small).sum(dim=1) - torch.where(largest.any(dim=1), rest, 0.0)
 
 
 def _active_complementary(log_p: Tensor, own: Tensor, bound: float) -> Tensor:

@@ -17,12 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.extras import require
+from runtime.extras import optional, require
 
-try:
-    import faiss
-except ImportError:  # an optional extra: few rows are compared with all
-    faiss: Any = None  # type: ignore[no-redef]
+faiss = optional("faiss")  # without it few rows are compared with all
 
 TRAINED_ON = 64
 """Rows a list that the lists are learnt from."""

@@ -41,7 +41,7 @@ class MatcherConfig:
     scan_lse: float | None = flag(
         None, "factor of --scan_pooling lse (unset: as published for Flickr30K, SCAN_t2i 6, SCAN_i2t 5)"
     )
-    dropout: float = flag(0.4, "dropout of word vectors and of the self-attention pooling")
+    dropout: float = flag(0.4, "dropout of word vectors and of the self-attention pooling", metavar="RATIO")
     bi_gru: bool = flag(True, "read captions in both directions")
     no_imgnorm: bool = flag(False, "leave out the l2-norm of regions")
     no_txtnorm: bool = flag(False, "leave out the l2-norm of words")

@@ -14,7 +14,7 @@ from pages.figures import INK, figure
 from pages.table import table
 from pages.text import Piece, grid, note
 from reporting.curves import colour_of_run, dash_of_network
-from reporting.runs import Run, StoredDivision
+from reporting.runs import EPOCHS_DONE, Run, StoredDivision
 
 BINS = 10
 ROC_POINTS = 120
@@ -143,7 +143,7 @@ def calibration_section(runs: list[Run]) -> list[Piece]:
             height=300,
         ),
     ]
-    columns = ("run", "network", "epochs done", "AUC", "expected calibration error", "Brier score")
+    columns = ("run", "network", EPOCHS_DONE, "AUC", "expected calibration error", "Brier score")
     return [
         "Of every run's last division, on all its training pairs.",
         *notes,

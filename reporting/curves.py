@@ -10,7 +10,7 @@ from evaluation import RECALLS
 from pages.figures import DASHES, figure
 from pages.table import Cell
 from pages.text import Piece, grid, note
-from reporting.runs import Run
+from reporting.runs import EPOCHS_DONE, Run
 
 POINTS = 300
 """A curve is drawn with at most so many points; each is then the mean of a stretch."""
@@ -138,10 +138,10 @@ def _dev(runs: list[Run]) -> list[Piece]:
     sums = [{**p, "y": p["rSum"]} for p in points]
     columns = ("run", "network", "epoch", "rSum", *names)
     whole = figure(
-        line_chart(runs, sums, x="epochs done", y="dev rSum", by_network=True, zero=False, mark=marked),
+        line_chart(runs, sums, x=EPOCHS_DONE, y="dev rSum", by_network=True, zero=False, mark=marked),
         title="Sum of the six dev recalls, every network and their mean",
         text=f"At most 600. {told}.",
-        data=(columns, _rows(points, "run", "network", "x", "rSum", *names)),
+        data=(columns, _rows(points, "run", "network", "title", "rSum", *names)),
         height=280,
         digits=1,
     )
@@ -150,10 +150,10 @@ def _dev(runs: list[Run]) -> list[Piece]:
         own = [{**p, "y": p[name]} for p in points if p["is_final"]]
         small.append(
             figure(
-                line_chart(runs, own, x="epochs done", y="percent", by_network=False, zero=True, mark=marked),
+                line_chart(runs, own, x=EPOCHS_DONE, y="percent", by_network=False, zero=True, mark=marked),
                 title=f"Dev {name}",
                 text="; ".join(f"{run.label}: {_last(own, run)}" for run in runs) + ".",
-                data=(("run", "epoch", name), _rows(own, "run", "x", "y")),
+                data=(("run", "epoch", name), _rows(own, "run", "title", "y")),
                 height=150,
                 digits=1,
             )
@@ -168,7 +168,7 @@ def _last(points: list[Point], run: Run) -> str:
 
 def _learning_rate(runs: list[Run]) -> list[Piece]:
     points = [
-        {"run": run.label, "x": record["step"], "y": record["learning_rate"]}
+        {"run": run.label, "x": record["step"], "title": record.get("title", ""), "y": record["learning_rate"]}
         for run in runs
         for record in run.events("dev")
         if "learning_rate" in record
@@ -178,7 +178,7 @@ def _learning_rate(runs: list[Run]) -> list[Piece]:
     spec = line_chart(
         runs,
         points,
-        x="epochs done",
+        x=EPOCHS_DONE,
         y="learning rate",
         by_network=False,
         zero=True,
@@ -191,7 +191,7 @@ def _learning_rate(runs: list[Run]) -> list[Piece]:
             spec,
             title="Learning rate",
             text=f"Between {low:g} and {high:g}.",
-            data=(("run", "epoch", "learning rate"), _rows(points, "run", "x", "y")),
+            data=(("run", "epoch", "learning rate"), _rows(points, "run", "title", "y")),
             height=140,
             digits=6,
         )

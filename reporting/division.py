@@ -13,7 +13,7 @@ import numpy as np
 from pages.figures import INK, MATCHED, MISMATCHED, NEUTRAL, figure
 from pages.text import Piece, details, grid, heading, note
 from reporting.curves import line_chart
-from reporting.runs import Run, StoredDivision
+from reporting.runs import EPOCHS_DONE, Run, StoredDivision
 
 EPOCHS = 6
 """Of more divisions the first, the last and others evenly between are drawn."""
@@ -167,12 +167,12 @@ def _qualities(runs: list[Run]) -> list[Piece]:
         charts.append(
             figure(
                 line_chart(
-                    runs, points, x="epochs done", y=quality.replace("_", " "), by_network=True, zero=False, mark=marked
+                    runs, points, x=EPOCHS_DONE, y=quality.replace("_", " "), by_network=True, zero=False, mark=marked
                 ),
                 title=title[0].upper() + title[1:],
                 text=told + ".",
                 data=(
-                    ("run", "network", "epoch", quality),
+                    ("run", "network", EPOCHS_DONE, quality),
                     [[p[n] for n in ("run", "network", "x", "y")] for p in points],
                 ),
                 height=160,
@@ -206,7 +206,7 @@ def division_section(runs: list[Run]) -> list[Piece]:
         for network in networks:
             own = [epoch for epoch, name in run.divisions if name == network]
             chosen = chosen_epochs(own)
-            charts = [histogram(run.division(epoch, network), f"After {epoch} epochs") for epoch in chosen]
+            charts = [histogram(run.division(epoch, network), f"After {run.title(epoch)}") for epoch in chosen]
             left_out = f" ({len(chosen)} of {len(own)} divisions)" if len(chosen) < len(own) else ""
             if network == networks[0]:
                 pieces += [heading(f"{run.label}, network {network}{left_out}"), grid(charts)]

@@ -1,6 +1,7 @@
 """Drift factors: do they tell matched from mismatched training pairs (MGCS, AAAI 2026, Eq. 4-6)?
 
-Those that the last division kept, else computed with MGCS's default reading from the networks of the best epoch.
+Those that the last division kept, else computed from the networks of the best epoch, with neighbours from the whole
+training set.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def _factors(run: Run, opened: Opened | None) -> tuple[str, dict[str, np.ndarray
     if len(opened.data.train) > MOST_PAIRS:
         return f"it has more than {MOST_PAIRS:,} training pairs and no division that kept its factors"
     name, matcher = next(iter(opened.matchers.items()))
-    factors, pairs = computed_factors(matcher, opened.data, MGCSConfig(), opened.sources.device)
-    where = f"network {name} of the best epoch, {len(pairs):,} pairs, MGCS's default reading"
+    reading = MGCSConfig(drift_neighbours="bank", drift_own=True)  # which spoke best on the embedded data
+    factors, pairs = computed_factors(matcher, opened.data, reading, opened.sources.device)
+    where = f"network {name} of the best epoch, {len(pairs):,} pairs, neighbours from the whole training set"
     return where, {FACTOR: factors}, opened.data.train.is_matched[pairs]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.catalog import REAL_NOISE
 from methods.blocks.mixture import Fitted
 from methods.blocks.normal import NormalMixture
 from runtime.errors import InputError
@@ -24,6 +25,9 @@ from training.division import DIAGNOSTIC
 from training.folders import RESULTS
 
 CONFIG, BEST = "config.json", "checkpoint_dev_best.pth.tar"
+EPOCHS_DONE = "epochs done, warm-up included"
+"""What axes of epochs count."""
+
 _DIVISION = re.compile(r"epoch_(\d+)_(\w+)\.npz")
 
 
@@ -83,6 +87,11 @@ class Run:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the records of one kind: `loss`, `dev`, `division`."""
         return [record for record in self.records if record.get("event") == name]
+
+    def title(self, epochs_done: int) -> str:
+        """Return what the run calls the epoch that it had then done: `epoch 2/4`, `warm-up 1/1`."""
+        known = {record["step"]: str(record["title"]) for record in self.events("dev") if record.get("title")}
+        return known.get(epochs_done, f"{epochs_done} epochs, warm-up included")
 
     @cached_property
     def divisions(self) -> dict[tuple[int, str], Path]:
@@ -186,7 +195,8 @@ def read_run(folder: Path) -> Run:
 
 def _short(run: Run, with_data: bool, with_noise: bool, with_seed: bool) -> str:
     parts = [str(run.config.get("method_name")), run.config["matcher"]["module_name"]]
-    parts += [run.data_name] * with_data + [f"noise {run.config['noise']['noise_ratio']:g}"] * with_noise
+    noise = "real noise" if run.data_name in REAL_NOISE else f"noise {run.config['noise']['noise_ratio']:g}"
+    parts += [run.data_name] * with_data + [noise] * with_noise
     return " ".join(parts + [f"seed {run.config['training'].get('seed')}"] * with_seed)
 
 

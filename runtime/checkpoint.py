@@ -3,7 +3,8 @@
 {"format": 1, "epoch": int, "config": {...}, "vocabulary_digest": str, "networks": [state dict, ...],
  "dev": {...}, "chosen_on": "dev"}
 
-Checkpoints of NCR, BiCro, MGCS and SGRAF are read too, and written (runtime/legacy.py):
+Checkpoints of NCR, BiCro, MGCS and SGRAF are read too, and written (runtime/legacy.py); those of programs built on
+them, such as PC2, GSC and CRCL, are read:
 
     python -m runtime.checkpoint inspect FILE
     python -m runtime.checkpoint export FILE --output OUT
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runtime.checkpoint_fields import check_fields
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import InputError, exit_on_input_error, say_aside
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, word
 from runtime.inspection import description, request_lines
 from runtime.legacy import from_legacy, is_legacy, misfits, to_legacy
@@ -90,12 +91,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: no such file, not a checkpoint, or one that asks for code.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.pth.tar"))
+        advice = f"give the checkpoint itself: {path / inside[0]}" if inside else "it holds no checkpoint (.pth.tar)"
+        raise InputError(f"no checkpoint at {path}, which is a folder; {advice}")
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give the path of a .pth.tar file that run.py wrote")
     content = read_torch_file(path)
     if is_legacy(content):
         content = from_legacy(content, str(path))
         check_fields(content, str(path))
+        if content["left_out"]:
+            say_aside(f"note: {path}: {content['left_out']}")
         return content
     if not isinstance(content, dict) or any(field not in content for field in FIELDS):
         raise InputError(
@@ -113,8 +120,8 @@ class CheckpointConfig:
     """Words and flags of `python -m runtime.checkpoint`."""
 
     action: str = word("inspect: tell what a file holds; export: write it as NCR does", choices=("inspect", "export"))
-    file: str = word("checkpoint: of this suite, of NCR, BiCro, MGCS or SGRAF")
-    output: str | None = flag(None, "export: the file to write (an existing one is replaced)")
+    file: str = word("checkpoint: of this suite, of NCR, BiCro, MGCS or SGRAF", metavar="FILE")
+    output: str | None = flag(None, "export: the file to write (an existing one is replaced)", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -14,6 +14,7 @@ NOTHING = type(None)
 
 FIELDS: dict[str, tuple[type, ...]] = {
     "epoch": (int, NOTHING),
+    "title": (str, NOTHING),
     "vocabulary_digest": (str, NOTHING),
     "chosen_on": (str, NOTHING),
     "best_rsum": (*NUMBER, NOTHING),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from runtime.errors import InputError
+from runtime.errors import InputError, say_aside
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 REPEATING_WORKSPACES = (":4096:8", ":16:8")
@@ -16,7 +16,9 @@ REPEATING_WORKSPACES = (":4096:8", ":16:8")
 
 
 def choose_device(gpu: str) -> torch.device:
-    """Return the device for `--gpu`: a CUDA index ("0"), or "cpu". Without CUDA every index means the CPU.
+    """Return the device for `--gpu`: a CUDA index ("0"), or "cpu".
+
+    Without CUDA every index means the CPU; of one that is not the default's this is said on stderr.
 
     Raises:
         InputError: the value is neither an index nor "cpu", or there is no GPU of that index.
@@ -26,6 +28,8 @@ def choose_device(gpu: str) -> torch.device:
     if not gpu.isdecimal():
         raise InputError(f"--gpu {gpu!r} is not a device; give a GPU's index (0, 1, ...) or cpu")
     if not torch.cuda.is_available():
+        if int(gpu):
+            say_aside(f"warning: --gpu {gpu}: this machine has no CUDA; the CPU is used")
         return torch.device("cpu")
     if int(gpu) >= torch.cuda.device_count():
         raise InputError(f"--gpu {gpu} does not exist; this machine has {torch.cuda.device_count()} GPU(s), from 0")

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from runtime.device import choose_device
 from runtime.errors import InputError, ProcessError
 
 T = TypeVar("T")
@@ -188,6 +189,19 @@ def local_gpu(gpu: str) -> str:
     """Return `--gpu` for this process: under torchrun on GPUs each has its own, counted from `--gpu`."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     return str(int(gpu) + local) if local and gpu.isdigit() and torch.cuda.is_available() else gpu
+
+
+def own_device(gpu: str) -> torch.device:
+    """Return the device of this process for `--gpu`; of several processes on GPUs each makes its own the current one,
+    since what torch allocates without naming a device would all go to the first.
+
+    Raises:
+        InputError: there is no such GPU.
+    """
+    device = choose_device(local_gpu(gpu))
+    if device.type == "cuda" and asked_for().count > 1:
+        torch.cuda.set_device(device)
+    return device
 
 
 @contextmanager

@@ -38,6 +38,12 @@ class ProcessError(InputError):
     """An error that one of several processes of a run has met; the others may not have."""
 
 
+def say_aside(line: str) -> None:
+    """Print one line for people on stderr; of several processes (torchrun) the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(one_line(line), file=sys.stderr)
+
+
 def exit_on_input_error(main: Callable[..., Result]) -> Callable[..., Result]:
     """Wrap an entry point so that an `InputError` prints as one line and exits with code 2.
 

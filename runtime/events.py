@@ -8,11 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 GROUPS = {
     "training": {
@@ -78,6 +79,8 @@ class Events:
         """
         told = {name: value for name, value in settings.items() if value is not None}
 
+        from torch.utils.tensorboard.summary import hparams  # here: it takes long to load
+
         def record(writer: SummaryWriter) -> None:
             experiment, start, _ = hparams(told, dict.fromkeys(metrics, 0.0))
             for summary in (experiment, start):
@@ -96,6 +99,8 @@ class Events:
         self._record(lambda writer: writer.close())
 
     def _open(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes long to load
+
         try:
             self._writer = SummaryWriter(str(self._folder))
         except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import LazyLoader, find_spec, module_from_spec
 from typing import Any
 
 from runtime.errors import InputError
@@ -10,6 +12,20 @@ REPORT = "requirements-report.txt"
 """What report.py, audit.py and search.py need beside requirements.txt."""
 CLIP = "requirements-clip.txt"
 """What tools/clip_tuning and pictures need."""
+
+
+def optional(name: str) -> Any:
+    """Return an optional package, which is loaded when it is first asked for something; None: it is not installed."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = find_spec(name)
+    if spec is None or spec.loader is None:
+        return None
+    spec.loader = LazyLoader(spec.loader)
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def require(module: Any, name: str, purpose: str, requirements: str = REPORT) -> None:

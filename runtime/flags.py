@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from runtime.errors import InputError, one_line
+from runtime.errors import InputError, one_line, say_aside
 
 DEEPEST_FILE = 8
 """Argument files that name each other in a row."""
+
+_UNKNOWN = "unrecognized arguments: "
+"""How argparse begins its message."""
 
 MOST_WORDS = 2000
 """Arguments of a file: argparse takes a time that grows with their square."""
@@ -27,28 +32,42 @@ MOST_WORDS = 2000
 Config = TypeVar("Config")
 
 
-def flag(default: Any, help: str, *, choices: Iterable[str] | None = None) -> Any:
+PATHS = ("FILE", "DIR")
+"""Values that stand for a path: `~` at their beginning is the user's home, wherever they were written."""
+
+
+def flag(default: Any, help: str, *, choices: Iterable[str] | None = None, metavar: str | None = None) -> Any:
     """Declare a config field that is also a command-line flag.
 
     Args:
         default: default value; its field's annotation (int, float, str, bool, or one of these `| None`) sets the type.
         help: what the flag does, in one sentence.
         choices: allowed names, if it is a name.
+        metavar: what --help calls the value: FILE or DIR for a path, RATIO for a share; by default the type's name.
     """
     known = tuple(choices) if choices is not None else None
-    return dataclasses.field(default=default, metadata={"help": help, "choices": known})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": known, "metavar": metavar})
 
 
-def word(help: str, *, choices: Iterable[str] | None = None, optional: bool = False) -> Any:
+def word(help: str, *, choices: Iterable[str] | None = None, optional: bool = False, metavar: str | None = None) -> Any:
     """Declare a config field that is given by its place on the command line, without a `--name`.
 
     Args:
         help: what the word says, in one sentence.
         choices: allowed words.
         optional: it may be left out, and is then None.
+        metavar: FILE or DIR for a path; --help shows the field's name all the same.
     """
-    metadata = {"help": help, "choices": tuple(choices) if choices is not None else None, "is_word": True}
+    known = tuple(choices) if choices is not None else None
+    metadata = {"help": help, "choices": known, "metavar": metavar, "is_word": True}
     return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
+
+
+def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return ` did you mean X?` for the known name that is most like a given one, or nothing if none is."""
+    names = {name.lower(): name for name in known}
+    nearest = difflib.get_close_matches(given.lower(), names, n=1)
+    return f" did you mean {prefix}{names[nearest[0]]}?" if nearest else ""
 
 
 def check_choices(config: Any) -> None:
@@ -57,7 +76,9 @@ def check_choices(config: Any) -> None:
         known = field.metadata.get("choices")
         value = getattr(config, field.name)
         if known is not None and value not in known:
-            raise InputError(f"--{field.name} {value!r} is unknown; known: {', '.join(known)}")
+            raise InputError(
+                f"--{field.name} {value!r} is unknown;{did_you_mean(str(value), known)} known: {', '.join(known)}"
+            )
 
 
 def check_range(config: Any, name: str, *, low: float, high: float = float("inf"), high_open: bool = False) -> None:
@@ -81,20 +102,60 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors."""
+class _HelpAll(argparse.Action):
+    """Print the help of every flag and exit."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        assert isinstance(parser, OneLineParser)
+        parser.shows_all = True
+        parser.print_help()
+        parser.exit()
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with `@file` arguments, comments in those files, exact flag names, and one-line errors.
+
+    Args:
+        common: of very many flags those that `--help` shows; `--help_all` then shows all.
+        settings: of argparse.
+    """
+
+    def __init__(self, *, common: Collection[str] = (), **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
         self.declared: dict[str, dataclasses.Field] = {}
         """Fields that are flags already."""
+        self.common, self.shows_all = common, not common
+        if common:
+            self.usage = "%(prog)s [@FILE ...] [--FLAG VALUE ...]"
+            self.add_argument(
+                "--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show every flag and exit"
+            )
+
+    def format_help(self) -> str:
+        """Return the help, of a short one only what is common."""
+        if self.shows_all:
+            return super().format_help()
+        rare = [action for action in self._actions if action.dest in self.declared.keys() - set(self.common)]
+        texts = [action.help for action in rare]
+        for action in rare:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(rare, texts, strict=True):
+                action.help = text
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of an argument file at spaces; `#` starts a comment."""
         return arg_line.split("#", 1)[0].split()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Do what argparse does, with the arguments of files in the place of their names."""
+        """Do what argparse does, with the arguments of files in the place of their names.
+
+        Where flags contradict each other the later one wins; if both stand on the command line itself, that is said.
+        """
+        if args is None:
+            self._tell_contradictions(sys.argv[1:])
         given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(self._with_files(given), namespace)
 
@@ -103,7 +164,8 @@ class OneLineParser(argparse.ArgumentParser):
         expanded: list[str] = []
         for argument in args:
             if argument.startswith("@"):
-                expanded += self._with_files(self._arguments_of(argument[1:], within), (*within, argument[1:]))
+                name = os.path.expanduser(argument[1:])
+                expanded += self._with_files(self._arguments_of(name, within), (*within, name))
             else:
                 expanded.append(argument)
         return expanded
@@ -123,21 +185,62 @@ class OneLineParser(argparse.ArgumentParser):
             self.error(f"argument file {name} holds {len(words)} arguments; {MOST_WORDS} at most")
         return words
 
+    def _tell_contradictions(self, words: Sequence[str]) -> None:
+        """Say which flags are given twice with different values; one that overrides a file's is none of these."""
+        found: dict[str, str] = {}
+        for place, argument in enumerate(words):
+            name, is_joined, value = argument.partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                continue
+            if action.nargs != 0 and not is_joined:
+                value = " ".join(words[place + 1 : place + 2])
+            given = f"{name} {value}".strip()
+            if found.get(action.dest, given) != given:
+                say_aside(f"warning: {found[action.dest]} and {given} are both given; the later one counts")
+            found[action.dest] = given
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Do what argparse does, but let words stand between flags as well as before them."""
         if any(field.metadata.get("is_word") for field in self.declared.values()):
             return self.parse_intermixed_args(args, namespace)
         return super().parse_args(args, namespace)
 
+    def tell_defaults(self, special: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show in the help which flags have another default with what: name of the choice -> {flag: value}."""
+        told: dict[str, list[str]] = {}
+        for name, values in special.items():
+            for own, value in values.items():
+                told.setdefault(own, []).append(f"; {name}: {value}".replace("%", "%%"))
+        assert not (wrong := told.keys() - self.declared.keys()), f"no such flags: {', '.join(wrong)}"
+        for action in self._actions:
+            if action.dest in told:
+                text = (action.help or "").removesuffix(" (default: %(default)s)")  # some Pythons add it to switches
+                action.help = f"{text} (default: %(default)s{''.join(told[action.dest])})"
+
     def error(self, message: str) -> NoReturn:
-        """Print the fault in one line and exit with code 2."""
-        self.exit(2, f"error: {one_line(message)} (--help lists every flag)\n")
+        """Print the fault in one line, with what was perhaps meant, and exit with code 2."""
+        unknown, hint = message.removeprefix(_UNKNOWN), ""
+        if unknown != message:
+            first = unknown.split()[0]
+            if first.startswith("--"):
+                stem = first.partition("=")[0][2:].replace("-", "_")
+                hint = did_you_mean(stem, (name[2:] for name in self._option_string_actions), "--")
+            elif first.endswith(".args") or Path(first).is_file():
+                hint = f" did you mean @{first}, the flags in that file?"
+        message += hint and f";{hint}"
+        self.exit(2, f"error: {one_line(message)} ({'--help_all' if self.common else '--help'} lists every flag)\n")
 
 
 def _value_type(annotation: Any) -> type:
     if isinstance(annotation, types.UnionType):
         (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
     return annotation
+
+
+def _reader(kind: type, metavar: str | None) -> Callable[[str], Any]:
+    """Return what makes a value of a text."""
+    return os.path.expanduser if metavar in PATHS else kind
 
 
 def add_flags(parser: OneLineParser, title: str, config: type) -> None:
@@ -155,10 +258,12 @@ def add_flags(parser: OneLineParser, title: str, config: type) -> None:
         parser.declared[field.name] = field
         group = group or parser.add_argument_group(title)
         kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
+        metavar = field.metadata["metavar"]
+        read = _reader(kind, metavar)
         name = f"--{field.name}"
         if field.metadata.get("is_word"):
             count = "?" if field.default is None else None
-            group.add_argument(field.name, type=kind, nargs=count, choices=known, help=help_text)
+            group.add_argument(field.name, type=read, nargs=count, choices=known, help=help_text)
             continue
         if known:
             help_text += f" [{' | '.join(known)}]"
@@ -168,8 +273,8 @@ def add_flags(parser: OneLineParser, title: str, config: type) -> None:
             action = argparse.BooleanOptionalAction
             group.add_argument(name, action=action, default=field.default, help=help_text)
         else:
-            metavar = "NAME" if known else kind.__name__.upper()
-            group.add_argument(name, type=kind, default=field.default, metavar=metavar, help=help_text)
+            metavar = "NAME" if known else metavar or kind.__name__.upper()
+            group.add_argument(name, type=read, default=field.default, metavar=metavar, help=help_text)
 
 
 def from_namespace(config: type[Config], namespace: argparse.Namespace) -> Config:

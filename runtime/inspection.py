@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from runtime.legacy import PARTS
+from runtime.provenance import epoch_title
 from runtime.torch_file import is_accepted
 
 KINDS = {
@@ -55,10 +56,19 @@ def description(checkpoint: Mapping[str, Any], path: Path) -> str:
     digest = checkpoint["vocabulary_digest"]
     dev = checkpoint.get("dev") or {}
     best = list(dev.values())[-1]["rSum"] if dev else checkpoint.get("best_rsum")
-    other = set(checkpoint) - {"format", "epoch", "config", "vocabulary_digest", "networks", "dev", "chosen_on"}
+    other = set(checkpoint) - {
+        "format",
+        "epoch",
+        "title",
+        "config",
+        "vocabulary_digest",
+        "networks",
+        "dev",
+        "chosen_on",
+    }
     lines = [
         f"{path}: {KINDS[checkpoint['format']]}, {path.stat().st_size:,} bytes",
-        _line("epoch", checkpoint["epoch"]),
+        _line("epoch", epoch_title(checkpoint).removeprefix("epoch ")),
         _line("chosen on", checkpoint.get("chosen_on")),
         _line("best rSum there", "not recorded" if best is None else f"{best:.1f}"),
         _line("networks", len(networks)),
@@ -72,6 +82,7 @@ def description(checkpoint: Mapping[str, Any], path: Path) -> str:
         _line("noise protocol", noise.get("protocol")),
         _line("noise ratio asked", noise.get("asked_ratio")),
         _line("noise ratio measured", noise.get("measured_ratio")),
-        _line("beside these", ", ".join(sorted(other - {"best_rsum"})) or "nothing"),
+        *([_line("left out", checkpoint["left_out"])] if checkpoint.get("left_out") else []),
+        _line("beside these", ", ".join(sorted(other - {"best_rsum", "left_out"})) or "nothing"),
     ]
     return "\n".join(lines + _option_lines(config))

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 ASKED = (signal.SIGINT, signal.SIGTERM)
-PASSED_ON = signal.SIGUSR1
+PASSED_ON: signal.Signals = getattr(signal, "SIGUSR1", signal.SIGINT)
+"""Windows has no SIGUSR1, and no forks to pass it on to."""
 
 
 class Stopped(Exception):
@@ -49,7 +50,7 @@ class Interruption:
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Catch the signals inside the block, and in processes forked there; after it they do what they did before."""
-        handlers = dict.fromkeys(ASKED, self._asked) | {PASSED_ON: self._told}
+        handlers = {PASSED_ON: self._told} | dict.fromkeys(ASKED, self._asked)
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield

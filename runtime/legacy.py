@@ -1,7 +1,8 @@
-"""Checkpoints of NCR, BiCro, MGCS, PC2 and SGRAF, to our content and back: names, dimensions, options.
+"""Checkpoints of NCR, BiCro, MGCS and SGRAF, to our content and back: names, dimensions, options.
 
 Theirs: {"epoch", "model_A", "model_B", "best_rsum", "opt"}, SGRAF's {"epoch", "model", "best_rsum", "opt"}; each model
 is a list of three state dicts (image encoder, caption encoder, similarity), `opt` an `argparse.Namespace` of the flags.
+Programs built on these put more behind them: PC2 a projection head, GSC three vectors. They score without it.
 Ours is described in runtime/checkpoint.py. The parameters carry the same names but for a prefix, so that this file
 needs no model. Dimensions come from the tensors; options that say otherwise are a damaged file, except `bi_gru`, whose
 meaning differs between the programs.
@@ -10,12 +11,13 @@ meaning differs between the programs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from runtime.errors import InputError
+from runtime.numpy_values import Array
 from runtime.torch_file import StoredOptions
 
 PARTS = ("region_encoder", "caption_encoder", "similarity")
@@ -57,11 +59,35 @@ def plain_options(options: StoredOptions) -> dict[str, Any]:
     return {str(name): value for name, value in vars(options).items() if is_plain(value)}
 
 
+def _is_left_out(part: Any) -> bool:
+    """Tell whether a part behind the first three is data: a state dict, a tensor or an array."""
+    if isinstance(part, dict):
+        return all(isinstance(value, Tensor) for value in part.values())
+    return isinstance(part, (Tensor, Array))
+
+
+def left_out(models: Iterable[Any]) -> str | None:
+    """Say which parts of the lineage's models are not read; None: all are."""
+    parts = [part for model in models for part in model[len(PARTS) :]]
+    if not parts:
+        return None
+    names = dict.fromkeys(str(name) for part in parts if isinstance(part, dict) for name in part)
+    plain = sum(not isinstance(part, dict) for part in parts)
+    kinds = [f"{len(parts) - plain} state dict(s): {', '.join(names)}"] if names else []
+    kinds += [f"{plain} tensor(s)"] if plain else []
+    return (
+        "image encoder, caption encoder and similarity are read, the first three parts of each model; what stands "
+        f"behind them is left out ({' and '.join(kinds)})"
+    )
+
+
 def _our_names(model: Any, path: str) -> dict[str, Tensor]:
     """Join a model's state dicts under our names."""
-    if not isinstance(model, (list, tuple)) or len(model) not in (2, 3) or not all(isinstance(p, dict) for p in model):
+    is_model = isinstance(model, (list, tuple)) and len(model) >= 2
+    if not is_model or not all(isinstance(p, dict) for p in model[:3]) or not all(map(_is_left_out, model[3:])):
         raise InputError(
-            f"{path} is not a checkpoint of NCR, BiCro, MGCS or SGRAF: a model there is a list of three state dicts"
+            f"{path} is not a checkpoint of NCR, BiCro, MGCS or SGRAF, or of a program built on them: a model there is "
+            "a list of three state dicts (image encoder, caption encoder, similarity), and perhaps tensors behind them"
         )
     weights: dict[str, Tensor] = {}
     for prefix, part in zip(PARTS, model, strict=False):  # SCAN's similarities have no parameters
@@ -125,7 +151,8 @@ def _scan_options(options: Mapping[str, Any], path: str) -> dict[str, Any]:
 def from_legacy(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Turn a checkpoint of the lineage into the content of one of ours.
 
-    What it does not hold is said: `vocabulary_digest` None, `chosen_on` and the noise protocol "not recorded".
+    What it does not hold is said: `vocabulary_digest` None, `chosen_on` and the noise protocol "not recorded"; and what
+    is not read of it: `left_out`.
 
     Raises:
         InputError: networks that are not the lineage's, that differ from each other, or from the options.
@@ -165,6 +192,7 @@ def from_legacy(content: Mapping[str, Any], path: str) -> dict[str, Any]:
         "networks": networks,
         "chosen_on": NOT_RECORDED,
         "best_rsum": content.get("best_rsum"),
+        "left_out": left_out(models),
     }
 
 

@@ -1,6 +1,6 @@
-"""The one writer of a run: lines on the terminal, metrics.jsonl, TensorBoard events, arrays, progress bars.
+"""The one writer of a run: lines on the terminal, metrics.jsonl, TensorBoard events, arrays, progress.
 
-Nothing else in the suite prints while it trains. Progress bars appear on a terminal only. On a full disk training goes
+Nothing else in the suite prints while it trains. On a full disk training goes
 on: records of metrics.jsonl are kept and written when there is room, what else cannot be written is left out.
 """
 
@@ -9,37 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime.checkpoint import whole_file
 from runtime.errors import InputError
 from runtime.events import Events
+from runtime.progress import Progress, say
 
 METRICS, EVENTS, ARRAYS = "metrics.jsonl", "tensorboard", "divisions"
-
-
-class Progress:
-    """A tqdm bar over `total` things that counts them and shows the latest loss; silent when not on a terminal."""
-
-    def __init__(self, title: str, total: int, line: int = 0, unit: str = "pairs", *, is_shown: bool = True) -> None:
-        is_hidden = not (is_shown and sys.stderr.isatty())
-        self._bar = tqdm(total=total, desc=title, unit=f" {unit}", leave=False, disable=is_hidden, position=line)
-
-    def advance(self, pairs: int, loss: float | None = None) -> None:
-        """Count `pairs` more pairs as done."""
-        if loss is not None:
-            self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        self._bar.update(pairs)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
 
 
 class RunLog:
@@ -67,8 +48,11 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Print a line (or a table) for the person who waits."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        say(text)
+
+    def at_once(self, text: str) -> None:
+        """Print a line now, also where others are kept for later."""
+        say(text)
 
     def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
         """Record named values: one JSON line, and each number as a TensorBoard scalar under its name.
@@ -104,9 +88,9 @@ class RunLog:
         except (InputError, OSError) as error:
             self.say(f"  warning: {error}; training goes on without it, and a report will say that it is missing")
 
-    def progress(self, title: str, total: int) -> Progress:
-        """Return a progress bar over `total` pairs."""
-        return Progress(title, total)
+    def progress(self, title: str, total: int, **how: Any) -> Progress:
+        """Return what shows how many of `total` pairs are done; `how`: of `Progress`."""
+        return Progress(title, total, **how)
 
     def replay(self, held: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
         """Say and record what a `HeldLog` holds."""
@@ -174,7 +158,10 @@ class SilentLog(RunLog):
     def arrays(self, name: str, content: Mapping[str, np.ndarray]) -> None:
         pass
 
-    def progress(self, title: str, total: int) -> Progress:
+    def at_once(self, text: str) -> None:
+        pass
+
+    def progress(self, title: str, total: int, **how: Any) -> Progress:
         return Progress(title, total, is_shown=False)
 
     def size(self) -> dict[str, int]:
@@ -185,7 +172,7 @@ class SilentLog(RunLog):
 
 
 class HeldLog:
-    """Keeps what is said and recorded until it is replayed; progress bars are shown at once, on their own line."""
+    """Keeps what is said and recorded until it is replayed; progress is shown at once, on its own line."""
 
     def __init__(self, line: int) -> None:
         self.held: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
@@ -203,18 +190,34 @@ class HeldLog:
         """Keep a histogram."""
         self.held.append(("histogram", (name, values, step), {}))
 
-    def progress(self, title: str, total: int) -> Progress:
-        """Return a progress bar over `total` pairs."""
-        return Progress(title, total, self._line)
+    def at_once(self, text: str) -> None:
+        """Print a line now, if this is the first of those at work."""
+        if self._line == 0:
+            say(text)
+
+    def progress(self, title: str, total: int, **how: Any) -> Progress:
+        """Return what shows how many of `total` pairs are done; `how`: of `Progress`."""
+        return Progress(title, total, self._line, **how)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage of two figures: 0.0123 is `1.2 %`, 1 is `100 %`."""
+    return f"{float(f'{100 * share:.1e}'):g} %"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a plain-text table: first column left-aligned, numbers right-aligned with one decimal."""
-    cells = [list(header)] + [[f"{c:.1f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    """Return a plain-text table: first column left-aligned, numbers right-aligned with one decimal.
+
+    Titles of columns may have several lines, so that the table stays narrow.
+    """
+    titles = [title.split("\n") for title in header]
+    height = max(map(len, titles))
+    above = [list(line) for line in zip(*([""] * (height - len(t)) + t for t in titles), strict=True)]
+    cells = above + [[f"{c:.1f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(titles))]
     lines = [
         "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in cells
     ]
-    lines.insert(1, "  ".join("-" * w for w in widths))
+    lines.insert(height, "  ".join("-" * w for w in widths))
     return "\n".join(lines)

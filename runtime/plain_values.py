@@ -7,6 +7,7 @@ texts with half a character, which no file and no terminal takes.
 
 from __future__ import annotations
 
+from argparse import Namespace  # as a stored type; no command line is read here
 from typing import Any
 
 DEEPEST = 64
@@ -15,11 +16,11 @@ MOST = 5_000_000
 LARGEST = 2**1000
 """Whole numbers stay below."""
 
-_INNER = (dict, list, tuple)
+_INNER = (dict, list, tuple, Namespace)
 
 
 def check_plain(content: Any) -> None:
-    """Look at all values in lists, tuples and dicts, keys too.
+    """Look at all values in lists, tuples, dicts and stored options, keys and names too.
 
     Raises:
         ValueError: something is too deep, too much, too large, or no text; in words, without the file's name.
@@ -28,7 +29,8 @@ def check_plain(content: Any) -> None:
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []
         for node in level:
-            for value in (*node, *node.values()) if isinstance(node, dict) else node:
+            values = vars(node) if isinstance(node, Namespace) else node
+            for value in (*values, *values.values()) if isinstance(values, dict) else values:
                 if isinstance(value, _INNER):
                     inner.append(value)
                 else:

@@ -2,8 +2,9 @@
 
 Such a file is a pickle with tensors beside it: a zip archive, or, before torch 1.6, one pickle after the other. A
 pickle may ask for any function of the machine and have it called. So it is disassembled first, which runs nothing: if
-it asks for more than tensors, ordered dicts and `argparse.Namespace` (the options in the checkpoints of NCR, BiCro,
-MGCS and SGRAF), it is refused by name. What passes is read by torch's restricted unpickler, which has its own list.
+it asks for more than tensors, ordered dicts, `argparse.Namespace` (the options in the checkpoints of NCR, BiCro, MGCS
+and SGRAF) and numbers of numpy (runtime/numpy_values.py), it is refused by name. What passes is read by torch's
+restricted unpickler, which has its own list.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch.serialization import safe_globals
 
 from runtime.errors import InputError
+from runtime.numpy_values import STAND_INS
 from runtime.plain_values import check_plain
 from runtime.torch_sizes import check_archive, check_old_file
 
@@ -38,6 +40,8 @@ ACCEPTED = (
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
     "torch.nn.parameter.Parameter",
+    "_codecs.encode",
+    *STAND_INS,
 )
 _STORAGE = re.compile(r"torch\.(cuda\.)?(Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage")
 
@@ -161,11 +165,12 @@ def read_torch_file(source: Path | bytes, name: str | None = None) -> Any:
     if refused:
         raise InputError(
             f"{named} is refused: loading it would call {', '.join(refused)}, which is no part of a checkpoint; "
-            f"nothing of it was run or read (accepted beside tensors and plain values: {ACCEPTED[0]})"
+            f"nothing of it was run or read (accepted beside tensors, plain values and numbers of numpy: {ACCEPTED[0]})"
         )
+    stand_ins = [(answer, name) for name, answer in STAND_INS.items()]
     try:
         _check_sizes(source)
-        with warnings.catch_warnings(), safe_globals([StoredOptions]):
+        with warnings.catch_warnings(), safe_globals([StoredOptions, *stand_ins]):
             warnings.simplefilter("ignore")
             readable = source if isinstance(source, Path) else io.BytesIO(source)
             content = torch.load(readable, map_location="cpu", weights_only=True)

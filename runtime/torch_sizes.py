@@ -81,19 +81,31 @@ def _parameter(tensor: Any, needs_gradient: Any, hooks: Any) -> _Nothing:
 
 
 class _Sizes(pickle.Unpickler):
-    """Reads one pickle, and gathers the storages that it asks for."""
+    """Reads one pickle of `size` bytes, and gathers the storages that it asks for."""
 
-    def __init__(self, content: BinaryIO) -> None:
+    def __init__(self, content: BinaryIO, size: int) -> None:
         super().__init__(content, encoding="utf-8")
         self.storages: dict[str, Storage] = {}
+        self._bytes_left = size
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what takes the place of a class or function."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if module == "torch._utils":
             return _parameter if name == "_rebuild_parameter" else _tensor
         return _Kind(name) if name.endswith("Storage") else _Nothing
+
+    def _encode(self, text: Any, encoding: Any) -> _Nothing:
+        """Take the place of what makes bytes of a text; each text must stand in the pickle as often as it is used."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise ValueError("it encodes a text in a way that pickle does not")
+        self._bytes_left -= len(text)
+        if self._bytes_left < 0:
+            raise ValueError("it makes more bytes than it has")
+        return _Nothing()
 
     def persistent_load(self, saved: Any) -> Storage:
         """Return the sizes of a storage."""
@@ -115,8 +127,9 @@ def _storages(content: BinaryIO) -> list[Storage]:
     for count, (code, argument, _) in enumerate(pickletools.genops(content)):  # type: ignore[arg-type]
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise ValueError("its parts are numbered in a way that pickle does not")
+    size = content.tell() - start
     content.seek(start)
-    reader = _Sizes(content)
+    reader = _Sizes(content, size)
     reader.load()
     return list(reader.storages.values())
 

@@ -82,6 +82,19 @@ def test_no_data_folder(fails: Fails, tmp_path: Path) -> None:
     assert "--data_path" in line and "--data_name emoji_precomp" in line and "needs none" in line
 
 
+def test_places_that_are_one_level_off(
+    fails: Fails, root: Path, folder: Path, checkpoint_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--data_path` may name the data set's folder, `--vocab_path` the file; another set's folder is told."""
+    vocabulary = root / "vocab" / "tiny_precomp_vocab.json"
+    deep = ("--data_path", str(folder), "--vocab_path", str(vocabulary))
+    record = evaluation.main(["--gpu", "cpu", "--mode_path", str(checkpoint_path), *deep, "--split", "val"])
+    assert record is None and "tiny_precomp dev, 4 images x 20 captions" in capsys.readouterr().out
+    line = fails.run(root, "--data_path", str(folder), "--data_name", "f30k_precomp")
+    assert f"give --data_path {folder.parent} --data_name tiny_precomp" in line
+    assert str(root / "vocab" / "missing.json") in fails.run(root, "--vocab_path", str(root / "vocab" / "missing.json"))
+
+
 @pytest.mark.parametrize("name", ["train_ims.npy", "dev_ims.npy", "test_caps.txt", "train_caps.txt"])
 def test_a_missing_split_file(fails: Fails, root: Path, folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -185,6 +198,25 @@ def test_a_broken_vocabulary(fails: Fails, root: Path, text: str) -> None:
     assert "vocabulary" in fails.run(root)
 
 
+def test_features_that_are_all_the_same(fails: Fails, root: Path, folder: Path) -> None:
+    np.save(folder / "train_ims.npy", np.ones((10, 4, 12), np.float32))
+    line = fails.run(root)
+    assert "train_ims.npy: 10 images, evenly spread, have the same features; extract them again" in line
+
+
+def test_captions_without_spaces(fails: Fails, root: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every caption is a word of its own: a vocabulary of them knows no word of the test split."""
+    for split, count in {"train": 50, "dev": 20, "test": 20}.items():
+        lines = [f"{split}第{k}张照片里有一只红色的狗" for k in range(count)]
+        (folder / f"{split}_caps.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    flags = ["--data_name", "tiny_precomp", "--data_path", str(root / "data"), "--vocab_path", str(root / "vocab")]
+    assert "seen 4 times; the captions have no spaces between words" in fails.build(*flags)
+    build.main([*flags, "--min_count", "1", "--replace"])
+    assert "warning: the captions have no spaces between words" in capsys.readouterr().out
+    line = fails.run(root)
+    assert "100 % of the words of" in line and "test_caps.txt: the captions have no spaces" in line
+
+
 def test_splits_of_different_width(fails: Fails, root: Path, folder: Path) -> None:
     np.save(folder / "dev_ims.npy", np.load(folder / "dev_ims.npy")[:, :, :5])
     line = fails.run(root)
@@ -224,6 +256,12 @@ def test_noise_files_that_do_not_fit(fails: Fails, root: Path, tmp_path: Path, i
 def test_a_noise_file_that_cannot_be_made(fails: Fails, root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in fails.run(root, "--noise_file", str(tmp_path / "file" / "noise.npy"))
+
+
+def test_a_noise_file_that_is_not_there(fails: Fails, root: Path, tmp_path: Path) -> None:
+    line = fails.run(root, "--noise_ratio", "0", "--noise_file", str(tmp_path / "coco_0.4.npy"))
+    assert f"--noise_file {tmp_path / 'coco_0.4.npy'} is not there" in line and "--noise_ratio" in line
+    assert not list(tmp_path.glob("coco*")), "no clean index is left under the name"
 
 
 def test_noise_on_real_noise(fails: Fails, tmp_path: Path) -> None:
@@ -267,6 +305,8 @@ def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: 
         ["--num_epochs", "x"],
         ["--learning_rate", "fast"],
         ["--learning_rate", "nan"],
+        ["--learning_rate", "0"],
+        ["--learning_rate", "2e4"],
         ["--embed_size", "0"],
         ["--embed_size", "1.5"],
         ["--seed", "-1"],
@@ -405,6 +445,17 @@ def test_evaluation_without_a_checkpoint(fails: Fails) -> None:
     assert "--mode_path" in fails.evaluation()
 
 
+def test_evaluation_of_a_runs_folder_or_of_one_checkpoint_twice(
+    fails: Fails, tmp_path: Path, trained_folder: Path, checkpoint_path: Path
+) -> None:
+    line = fails.evaluation("--mode_path", str(trained_folder))
+    assert f"{trained_folder}, which is a folder; give the checkpoint itself: {checkpoint_path}" in line
+    assert f"{tmp_path}, which is a folder; it holds no checkpoint" in fails.evaluation("--mode_path", str(tmp_path))
+    dotted = checkpoint_path.parent / ".." / trained_folder.name / checkpoint_path.name
+    for twice in ((str(checkpoint_path), "--mode_path1", str(dotted)), (f"{dotted},{checkpoint_path}",)):
+        assert f"name {checkpoint_path} 2 times" in fails.evaluation("--mode_path", *twice)
+
+
 def test_evaluation_on_another_width(fails: Fails, tmp_path: Path, checkpoint_path: Path) -> None:
     other = make_tiny_data(tmp_path / "wide", dims=13)
     line = fails.evaluation("--mode_path", str(checkpoint_path), "--data_path", str(other / "data"))
@@ -524,6 +575,6 @@ def test_a_process_shows_no_traceback(tmp_path: Path, arguments: list[str], mess
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and done.stdout == ""
+    assert done.returncode == 2 and all(line.endswith(" ...") for line in done.stdout.splitlines())
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["text.pth.tar"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,8 +15,8 @@ import torch
 import evaluation
 from data_utils import catalog
 from models import ensemble, shortlist
-from models.ranks import folds_of, mean_retrieval, retrieval
-from models.relevance import GroundTruth, Relevance, relevance_result
+from models.ranks import RECALLS, Ranks, Retrieval, folds_of, mean_retrieval, retrieval
+from models.relevance import GroundTruth, Relevance, RelevanceRanks, RelevanceResult, relevance_result
 from runtime import checkpoint as checkpoint_tool
 from runtime.errors import InputError
 from tests.models.test_ranks import HAND_MADE, OWNERS
@@ -54,6 +55,17 @@ def test_the_table_shows_every_network() -> None:
     assert len(rows) == 2 and all("400" in row and "75" in row for row in rows)
 
 
+def test_the_widest_tables_fit_a_terminal() -> None:
+    wide = Ranks(recall=dict.fromkeys(RECALLS, 100.0), median_rank=14999.0, mean_rank=14999.0)
+    names = ("A", "B1", "mean", "dsdmr, epoch 12")
+    by_ids = evaluation.result_table("5000-image\nfolds, mean", dict.fromkeys(names, Retrieval(wide, wide)))
+    many = RelevanceRanks(dict.fromkeys(RECALLS, 100.0), map_at_r=100.0, r_precision=100.0, num_queries=25000)
+    by_file = evaluation.relevance_table("network", dict.fromkeys(("A1", "mean"), RelevanceResult(many, many)))
+    lines = [line for made in (by_ids, by_file) for line in made.splitlines()]
+    assert lines[1].split()[:3] == ["folds,", "mean", "R@1"] and "14999" in lines[3]
+    assert max(map(len, lines)) <= 80
+
+
 # -- several checkpoints, other programs' checkpoints ---------------------------------------------------------------
 
 
@@ -61,7 +73,8 @@ def test_several_checkpoints_are_averaged(
     sgr_path: Path, checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = Evaluated(tmp_path, capsys, sgr_path), Evaluated(tmp_path, capsys, checkpoint_path)
-    several = Evaluated(tmp_path, capsys, Path(f"{sgr_path}, {checkpoint_path}"), "--mode_path1", str(sgr_path))
+    third = shutil.copy(sgr_path, tmp_path / "third.pth.tar")
+    several = Evaluated(tmp_path, capsys, Path(f"{sgr_path}, {checkpoint_path}"), "--mode_path1", str(third))
     assert list(several.sims) == ["A", "B", "A1", "B1", "A2", "B2", "mean"] == list(several.record["results"])
     for name in ("A", "B"):
         assert np.array_equal(several.sims[name], one.sims[name])
@@ -71,7 +84,7 @@ def test_several_checkpoints_are_averaged(
     mean = np.mean([several.sims[name] for name in list(several.sims)[:-1]], axis=0)
     np.testing.assert_allclose(several.sims["mean"], mean, rtol=0, atol=1e-6)
     assert several.record["num_networks"] == 6 and several.record["networks"] == [2, 2, 2]
-    assert several.record["checkpoints"] == [str(sgr_path), str(checkpoint_path), str(sgr_path)]
+    assert several.record["checkpoints"] == [str(sgr_path), str(checkpoint_path), str(third)]
     assert (
         several.record["similarities"] == ["SGR", "VSE", "SGR"] and "mean: of the scores of 6 networks" in several.text
     )
@@ -105,7 +118,7 @@ def test_where_the_networks_come_from_is_told(
     found = Evaluated(tmp_path, capsys, sgr_path)
     (line,) = [line for line in found.text.splitlines() if str(sgr_path) in line]
     noise = found.record["noise"][0]
-    assert line.startswith(f"A B: {sgr_path}: mgcs, SGR, epoch {found.record['epochs'][0]}, chosen on dev, seed 0; ")
+    assert line.startswith(f"A B: {sgr_path}: mgcs, SGR, {found.record['epoch_titles'][0]}, chosen on dev, seed 0; ")
     assert line.endswith(f"noise: protocol caption, 20 % asked, {100 * noise['measured_ratio']:.2f} % measured")
     assert noise["asked_ratio"] == 0.2 and 0.1 < noise["measured_ratio"] < 0.2
     assert found.record["methods"] == ["mgcs"] and found.record["chosen_on"] == ["dev"]
@@ -176,7 +189,7 @@ def test_folds_are_cut_from_the_full_matrix(
     for name in ("A", "B", "mean"):
         assert found.record["results"][name] == retrieval(found.sims[name], owners).as_dict()
         assert found.record["fold_results"][name] == mean_retrieval(folds_of(found.sims[name], owners, 8)).as_dict()
-    assert found.record["fold_images"] == 8 and "8-image folds, mean" in found.text
+    assert found.record["fold_images"] == 8 and "8-image  " in found.text
     assert scoring.call_count == 2, "each network scores once"
 
 
@@ -194,7 +207,7 @@ def test_relevance_from_a_file(
     assert found.record["relevance"]["file"] == str(file)
     for name in ("A", "B", "mean"):
         assert found.record["relevance"]["results"][name] == relevance_result(found.sims[name], truth).as_dict()
-    assert "i2t mAP@R" in found.text and "t2i R-Precision" in found.text
+    assert "mAP@R" in found.text and "R-Prec" in found.text
     assert found.record["results"] == Evaluated(tmp_path, capsys, sgr_path).record["results"]
 
 
@@ -265,7 +278,8 @@ def test_the_recall_lost_is_not_measured_where_that_takes_long(
 
 def test_two_checkpoints_with_a_shortlist(sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Evaluated(tmp_path, capsys, sgr_path, "--shortlist", "3")
-    both = Evaluated(tmp_path, capsys, sgr_path, "--mode_path1", str(sgr_path), "--shortlist", "3")
+    second = shutil.copy(sgr_path, tmp_path / "second.pth.tar")
+    both = Evaluated(tmp_path, capsys, sgr_path, "--mode_path1", str(second), "--shortlist", "3")
     assert list(both.record["results"]) == ["A", "B", "A1", "B1", "mean"]
     assert both.record["results"]["A"] == one.record["results"]["A"], "a second checkpoint does not help the first"
     assert both.record["num_networks"] == 4
@@ -292,7 +306,7 @@ def test_folds_have_shortlists_of_their_own(
     for start in range(0, 24, 8):
         fold = real[start : start + 8, 5 * start : 5 * (start + 8)]
         assert fold.sum(axis=0).min() >= 2 and fold.sum(axis=1).min() >= 2
-    assert "8-image folds" in short.text and short.record["fold_results"]["A"]["rSum"] > 0
+    assert "8-image  " in short.text and short.record["fold_results"]["A"]["rSum"] > 0
 
 
 @pytest.mark.parametrize("size", [IMAGES + 1, CAPTIONS, 10**9, -1])

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
+import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 
 import evaluation
 import run
+from audit import AuditConfig
+from data_utils.convert import ConvertConfig
+from data_utils.extract import ExtractConfig
 from evaluation import EvaluationConfig
 from methods import known_methods
+from methods.mgcs import MGCSConfig
 from models.precision import ScoringConfig
+from report import ReportConfig
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags
+from runtime.flags import PATHS, OneLineParser, add_flags
+from search import SearchConfig
 from tools.clip_tuning.config import parse_args as clip_args
-from training.config import build_parser, parse_args
+from tools.filter.__main__ import CleanConfig
+from training.config import COMMON, build_parser, parse_args
+from training.stages import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,11 +111,11 @@ RUN_FLAGS = {
     "p_threshold": 0.5,
     "noise_train": "train",
     "noise_tem": 0.5,
-    "drift_correction": "division",
+    "drift_correction": "both",
     "drift_warmup": False,
-    "drift_neighbours": "bank",
+    "drift_neighbours": "batch",
     "drift_num_neighbours": 5,
-    "drift_own": True,
+    "drift_own": False,
     "drift_gradient": True,
     "drift_negatives": "mean",
     "drift_margin": 0.04,
@@ -147,10 +159,14 @@ LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --da
     --sim_dim 256 --num_layers 1 --bi_gru --no_imgnorm --no_txtnorm --module_name SGR --sgr_step 3
     --noise_file noise.npy --no_co_training --warmup_model_path warm.pth.tar --output_dir out"""
 
+MGCS_COMMAND = """--gpu 0 --workers 4 --data_name f30k_precomp --noise_ratio 0.2 --seed 96 --warmup_epoch 10
+    --warmup_type warmup_sele --id train_f30k --warmup_rate 0.5 --p_threshold 0.5 --noise_train train --noise_tem 0.5
+    --fit_type bmm --num_epochs 400 --batch_size 96 --soft_margin exponential --grad_clip 2.0 --learning_rate 0.0002"""
+
 
 def defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
     """Return every flag's default by its name."""
-    flags = [a for a in parser._actions if a.dest != "help"]
+    flags = [a for a in parser._actions if a.dest not in ("help", "help_all")]
     assert all(a.option_strings[0] == f"--{a.dest}" for a in flags)
     return {a.dest: a.default for a in flags}
 
@@ -169,7 +185,7 @@ def test_the_flags_of_evaluation_are_frozen() -> None:
 def test_a_shared_flag_is_added_once() -> None:
     names = [name for action in build_parser()._actions for name in action.option_strings]
     assert len(names) == len(set(names))
-    assert build_parser().format_help().count("\n  --margin ") == 1
+    assert build_parser().format_help().count("\n  --seed ") == 1
 
 
 def test_every_flag_has_help() -> None:
@@ -189,11 +205,69 @@ def test_the_lineages_command_is_understood() -> None:
 
 
 def test_the_lineages_defaults() -> None:
-    config = parse_args([])
+    config = parse_args(["--method", "ncr"])
     training, method = config.training, config.method
     assert (training.batch_size, training.num_epochs, training.lr_update, training.learning_rate) == (128, 40, 30, 2e-4)
     assert (training.warmup_epoch, method.margin, config.matcher.module_name) == (10, 0.2, "SGR")
     assert (method.fit_type, method.soft_margin, config.num_networks) == ("gmm", "exponential", 2)
+
+
+def test_mgcs_public_command_trains_mgcs() -> None:
+    """The command names neither the method nor its learning-rate rule; its recipe is the same run."""
+    config = parse_args([*MGCS_COMMAND.split(), "--data_path", "D", "--vocab_path", "V"])
+    training, method = config.training, config.method
+    assert config.method_name == "mgcs" and isinstance(method, MGCSConfig)
+    assert [learning_rate(training, epoch) / 2e-4 for epoch in (0, 29, 30, 199, 200, 300, 399)] == pytest.approx(
+        [1, 1, 0.5, 0.5**6, 0.5**6 * 0.1, 0.5**10 * 0.01, 0.5**13 * 0.01]
+    )
+    assert (method.drift_correction, method.drift_neighbours, method.drift_own) == ("both", "batch", False)
+    assert (method.fit_type, method.noise_train, method.soft_margin) == ("bmm", "train", "exponential")
+    recipe = parse_args(
+        [f"@{ROOT / 'recipes/f30k_mgcs_0.2.args'}", "--data_path", "D", "--vocab_path", "V", "--mask_same_image"]
+    )
+    assert recipe == config
+
+
+@pytest.mark.parametrize("name", known_methods())
+def test_a_methods_own_defaults(name: str, tmp_path: Path) -> None:
+    """They are values that the flags take and that the suite does not have; a given flag wins, in a file too."""
+    kind, parser = known_methods()[name], build_parser()
+    sections = [part for part in vars(parse_args(["--method", name])).values() if is_dataclass(part)]
+    found = {flag: value for section in sections for flag, value in vars(section).items()}
+    file = tmp_path / "given.args"
+    for flag, value in kind.defaults.items():
+        assert found[flag] == value != RUN_FLAGS[flag], flag
+        assert flag in parser.declared and parser.get_default(flag) == RUN_FLAGS[flag]
+        file.write_text(f"--method {name} --{flag} {RUN_FLAGS[flag]}", encoding="utf-8")
+        for argv in ([f"--{flag}", str(RUN_FLAGS[flag]), "--method", name], [f"@{file}"]):
+            given = parse_args(argv).as_dict()
+            assert RUN_FLAGS[flag] in (given["training"].get(flag), given["method"].get(flag)), argv
+
+
+def test_wrong_defaults_of_a_method_are_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_methods()["ncr"], "defaults", {"no_such_flag": 1})
+    with pytest.raises(AssertionError, match="no such flags: no_such_flag"):
+        build_parser()
+    monkeypatch.setattr(known_methods()["ncr"], "defaults", {"fit_type": "nonsense"})
+    with pytest.raises(InputError, match="--fit_type 'nonsense'"):
+        parse_args(["--method", "ncr"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--method", "ncr"], "hardest"),
+        (["--method", "consensus"], "mean"),
+        (["--method", "consensus", "--loss", "hinge"], "hardest"),
+        (["--method", "mgcs", "--loss", "bounded"], "mean"),
+        (["--method", "mgcs", "--loss", "bounded", "--negatives", "anneal"], "anneal"),
+        (["--method", "consensus", "--negatives", "hardest"], "hardest"),
+    ],
+)
+def test_contrastive_losses_keep_all_negatives_unless_asked_otherwise(argv: list[str], expected: str) -> None:
+    config = parse_args(argv)
+    assert config.training.negatives == expected
+    assert len(config.warnings()) == ("--negatives" in argv)
 
 
 @pytest.mark.parametrize(("argument", "expected"), [("--bi_gru", True), ("--no-bi_gru", False)])
@@ -209,7 +283,9 @@ def test_an_argument_file_with_comments(tmp_path: Path) -> None:
 
 
 def test_every_recipe_parses() -> None:
-    for recipe in sorted((ROOT / "recipes").glob("*.args")):
+    recipes = sorted((ROOT / "recipes").glob("*.args"))
+    assert recipes
+    for recipe in recipes:
         if recipe.name.startswith("clip_"):
             assert clip_args([f"@{recipe}"]).pairs.data_name, recipe.name
         else:
@@ -224,13 +300,45 @@ def test_abbreviations_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run.main(["--help"])
+        run.main(["--help_all"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
     methods = known_methods()
     assert {"baseline", "ncr", "bicro", "mgcs"} <= set(methods)
     assert f"[{' | '.join(methods)}]" in " ".join(text.split())
     assert all(f"--{name}" in text for name in RUN_FLAGS)
+    plain = " ".join(text.split())
+    assert "(default: ncr; mgcs: mgcs)" in plain and "(default: hardest; contrastive losses: mean)" in plain
+
+
+def test_help_is_short() -> None:
+    parser = build_parser()
+    short = parser.format_help()
+    assert set(re.findall(r"^  --(\w+)", short, re.MULTILINE)) == {*COMMON, "help_all"} and len(COMMON) < 25
+    assert len(short.splitlines()) < 90 and set(COMMON) <= set(RUN_FLAGS)
+    assert parser.format_help() == short and parser.parse_args([]).margin == 0.2, "nothing is changed by it"
+
+
+def test_help_does_without_torch_and_a_start_says_so_before_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    with pytest.raises(SystemExit):
+        run.main(["--help_all"])
+
+    def started(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *flags]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    found = started("--help_all")
+    assert found.returncode == 0 and found.stdout.endswith(capsys.readouterr().out)
+    assert "torch._meta_registrations" not in found.stdout and "methods.blocks.drift" in found.stdout
+    found = started("--margin", "0")
+    assert found.returncode == 2 and found.stdout.index("starting ...") < found.stdout.index(
+        "torch._meta_registrations"
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in found.stdout.splitlines()}
+    assert not loaded & {"sklearn", "scipy.stats", "scipy.special", "nltk", "faiss", "tensorboard", "matplotlib"}
 
 
 def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,11 +359,32 @@ def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
         ["--dropout", "1"],
         ["--lr_update", "0"],
         ["--learning_rate", "nan"],
+        ["--method", "consensus", "--negative_shortlist", "5"],
+        ["--learning_rate", "0"],
+        ["--learning_rate", "2e4"],
     ],
 )
 def test_values_that_make_no_sense_together(argv: list[str]) -> None:
     with pytest.raises(InputError, match="--"):
         parse_args(argv)
+
+
+PATH_FLAGS = """data_path vocab_path token_cache noise_file word_vectors saved_model warmup_model_path output_dir
+    mode_path mode_path1 relevance output save_sims images captions texts truth pictures queries image html index input
+    ids boxes backbone similarities""".split()
+
+
+def test_paths_are_told_from_other_texts() -> None:
+    """In these `~` is the user's home."""
+    found, others = set(), (AuditConfig, SearchConfig, ReportConfig, ConvertConfig, ExtractConfig, CleanConfig)
+    for config in (None, EvaluationConfig, *others):
+        parser = OneLineParser() if config else build_parser()
+        if config:
+            add_flags(parser, "some", config)
+        named = {name for name, field in parser.declared.items() if field.metadata["metavar"] in PATHS}
+        assert named == set(PATH_FLAGS) & {n for n, field in parser.declared.items() if "str" in str(field.type)}
+        found |= named
+    assert found == set(PATH_FLAGS)
 
 
 def test_the_readme_names_every_flag() -> None:

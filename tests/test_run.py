@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import evaluation
 import run
@@ -15,7 +16,10 @@ from data_utils import catalog
 from evaluation import retrieval
 from methods import known_methods
 from runtime.checkpoint import load_checkpoint
+from runtime.interruption import Stopped
 from tests.tiny import make_tiny_data, tiny_flags
+from training.config import parse_args
+from training.reports import introduction
 
 FILES = {
     "config.json",
@@ -52,6 +56,7 @@ def test_every_method_end_to_end(
     tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, module: str
 ) -> None:
     flags = ["--method", method, "--module_name", module, "--warmup_epoch", "3", "--num_epochs", "3"]
+    flags += ["--warmup_type", "warmup", "--lr_rule", "ncr"]  # rules for long runs would leave three epochs no step
     folder = train(tiny_root, tmp_path / "out", *flags)
     assert folder.name == f"tiny_precomp_{method}_{module}_0.2_s0"
     expected = FILES | {"divisions"} if known_methods()[method].divides else FILES
@@ -81,6 +86,7 @@ def test_every_method_end_to_end(
     evaluation.main(["--mode_path", str(checkpoint), "--gpu", "cpu", *targets])
     text = capsys.readouterr().out
     assert f"{results['test'][final]['rSum']:.1f}" in text
+    assert f", {results['epoch_title']}, chosen on dev" in text, "one count of epochs everywhere"
     record = read_json(output)
     assert record["results"] == results["test"], "the numbers of training and evaluation are the same"
     assert (record["images"], record["captions"], record["epochs"]) == (IMAGES, CAPTIONS, [results["epoch"]])
@@ -181,14 +187,49 @@ def test_rows_a_caption_and_tsv_train_the_same(tiny_root: Path, tmp_path: Path) 
     assert read_json(plain / "results.json")["test"] == read_json(other / "results.json")["test"]
 
 
-def test_a_noise_file_is_made_once_and_shared(tiny_root: Path, tmp_path: Path) -> None:
+def test_a_noise_file_is_made_once_and_shared(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "noise.npy"
-    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--noise_file", str(file)]
-    first = train(tiny_root, tmp_path / "a", *flags)
+    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--noise_file"]
+    monkeypatch.chdir(tmp_path)
+    first = train(tiny_root, tmp_path / "a", *flags, "noise.npy")
+    assert "noise index made: noise.npy, protocol caption, ratio 0.2\n" in capsys.readouterr().out
     before = file.read_bytes()
-    second = train(tiny_root, tmp_path / "a", *flags, "--seed", "1", "--noise_seed", "9")
-    assert file.read_bytes() == before
+    second = train(tiny_root, tmp_path / "a", *flags, str(file), "--seed", "1", "--noise_seed", "9")
+    assert file.read_bytes() == before and "noise index made" not in capsys.readouterr().out
     assert read_json(first / "results.json")["noise"] == read_json(second / "results.json")["noise"]
+    stored = load_checkpoint(str(first / "checkpoint_dev_best.pth.tar"))["config"]
+    for config in (read_json(first / "config.json"), stored):
+        assert config["noise"]["noise_file"] == str(file), "found from any folder"
+
+
+def test_a_share_of_unknown_words_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tiny_data(tmp_path)
+    file = root / "data" / "tiny_precomp" / "train_caps.txt"
+    flags = ["--num_epochs", "1", "--warmup_epoch", "0", "--no_co_training", "--method", "baseline"]
+    for strange, share, is_warned in ((8, "1.0", False), (60, "7.5", True)):
+        lines = ["red dog qwertz tall"] * strange + ["red dog one tall"] * (200 - strange)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        train(root, tmp_path / "out", *flags)
+        said = capsys.readouterr().out
+        assert f", {share} % of the words unknown; " in said
+        assert ("warning: the vocabulary does not know" in said) == is_warned
+
+
+def test_of_real_noise_no_share_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tiny_data(tmp_path, "cc152k_precomp", captions_per_image=1, tsv=True)
+    flags = ["--data_name", "cc152k_precomp", "--noise_ratio", "0", "--num_epochs", "1", "--method", "baseline"]
+    folder = train(root, tmp_path / "out", *flags)
+    assert "40 training pairs, real noise, share unknown, 0.0 % of the words unknown; " in capsys.readouterr().out
+    assert read_json(folder / "results.json")["noise"]["measured_ratio"] is None
+    path, clean = folder / "checkpoint_dev_best.pth.tar", {"protocol": "none", "asked_ratio": 0.0, "measured_ratio": 0}
+    content = load_checkpoint(str(path))
+    content["config"]["noise_report"] = clean  # as it was recorded before
+    torch.save(content, tmp_path / "older.pth.tar")
+    for checkpoint in (path, tmp_path / "older.pth.tar"):
+        evaluation.main(["--mode_path", str(checkpoint), "--gpu", "cpu", "--output", str(tmp_path / "r.json")])
+        assert "; real noise, share unknown\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -207,3 +248,33 @@ def test_a_noise_file_is_made_once_and_shared(tiny_root: Path, tmp_path: Path) -
 def test_other_settings_run_through(tiny_root: Path, tmp_path: Path, flags: list[str]) -> None:
     folder = train(tiny_root, tmp_path, *flags)
     assert np.isfinite(read_json(folder / "results.json")["test"]["mean"]["rSum"])
+
+
+@pytest.mark.parametrize(("size", "warned"), [("200", False), ("201", True)])
+def test_a_batch_larger_than_all_pairs_is_said(tiny_root: Path, tmp_path: Path, size: str, warned: bool) -> None:
+    config = parse_args(tiny_flags(tiny_root, tmp_path, "--batch_size", size))
+    data = run.open_data(config.data, config.noise, config.matcher)
+    lines = list(introduction(config, data, torch.device("cpu"), tmp_path))
+    assert any(f"--batch_size {size} is more than the 200 training pairs" in line for line in lines) == warned
+
+
+def test_the_advice_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(config: Any) -> None:
+        raise Stopped(2)
+
+    monkeypatch.setattr(run, "train", stopped)
+    for level, flags, advice in (
+        (None, [], "with --resume"),
+        ("1", [], "with --resume, by make run: ARGS=--resume"),
+        ("1", ["--resume"], "again"),
+        (None, ["--saved_model", str(tmp_path)], "again"),
+    ):
+        monkeypatch.delenv("MAKELEVEL", raising=False)
+        if level:
+            monkeypatch.setenv("MAKELEVEL", level)
+        with pytest.raises(SystemExit) as stop:
+            run.main(flags)
+        assert stop.value.code == 130
+        assert capsys.readouterr().err == f"interrupted, and saved; to go on, give the same command {advice}\n"

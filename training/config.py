@@ -12,6 +12,7 @@ from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
 from methods.blocks.choices import OWN
+from models.contrastive import HINGE
 from models.matcher import MatcherConfig
 from models.precision import ScoringConfig
 from runtime.errors import InputError
@@ -22,6 +23,16 @@ from vocab.word_vectors import WordVectorsConfig
 WARMUPS = ("warmup", "warmup_sele", "co_teaching")
 NEGATIVES = ("mean", "hardest", "anneal")
 ON_NAN = ("stop", "skip")
+CONTRASTIVE_DEFAULTS = {"negatives": "mean"}
+"""Defaults of flags where the loss is contrastive. On photographs (30,000 pairs, 40 % noise, VSE) the baseline with the
+bounded loss collapsed as `--negatives anneal` went to the hardest one."""
+
+COMMON = (
+    *("data_name", "data_path", "vocab_path", "noise_ratio", "noise_file", "module_name", "method", "fit_type"),
+    *("warmup_epoch", "num_epochs", "batch_size", "learning_rate", "lr_update", "negatives", "side_by_side"),
+    *("resume", "saved_model", "seed", "gpu", "workers", "id", "output_dir"),
+)
+"""Flags that people use; the others are in `--help_all`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,9 @@ class TrainingConfig:
         "warm-up: warmup takes all pairs, warmup_sele the small-loss ones, co_teaching those that the peer picks",
         choices=WARMUPS,
     )
-    warmup_rate: float = flag(0.3, "share of each batch that warmup_sele and co_teaching keep, in (0, 1]")
+    warmup_rate: float = flag(
+        0.3, "share of each batch that warmup_sele and co_teaching keep, in (0, 1]", metavar="RATIO"
+    )
     warmup_epoch: int = flag(10, "epochs of warm-up")
     num_epochs: int = flag(40, "epochs after warm-up")
     batch_size: int = flag(128, "pairs a batch; with a noisy side, so many of each side")
@@ -54,7 +67,9 @@ class TrainingConfig:
     )
     grad_clip: float = flag(2.0, "largest norm of the gradient over all parameters")
     negatives: str = flag(
-        "hardest", "negatives after warm-up: their mean, the hardest, or from mean to hardest", choices=NEGATIVES
+        "hardest",
+        "negatives after warm-up: their mean (contrastive losses: all of them), the hardest, or from mean to hardest",
+        choices=NEGATIVES,
     )
     negative_shortlist: int = flag(
         0,
@@ -62,7 +77,9 @@ class TrainingConfig:
         "(SGR; 0: all)",
     )
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
-    noisy_start: float = flag(0.5, "the noisy side is trained from this share of the epochs on (1: never)")
+    noisy_start: float = flag(
+        0.5, "the noisy side is trained from this share of the epochs on (1: never)", metavar="RATIO"
+    )
     side_by_side: bool = flag(
         False,
         "train, divide and validate both networks at once, each in a process of its own with one thread, where "
@@ -84,8 +101,11 @@ class TrainingConfig:
         None,
         "start from this checkpoint's networks; no warm-up; it counts as a candidate; given the folder of an "
         "interrupted run, go on with that run, as --resume does",
+        metavar="FILE",
     )
-    warmup_model_path: str | None = flag(None, "checkpoint of warmed-up networks to start from instead of warming up")
+    warmup_model_path: str | None = flag(
+        None, "checkpoint of warmed-up networks to start from instead of warming up", metavar="FILE"
+    )
     seed: int = flag(0, "seed of weights, shuffles and dropout")
     deterministic: bool = flag(
         False, "only arithmetic that repeats bit by bit, on CUDA too; what cannot repeat is refused"
@@ -94,7 +114,7 @@ class TrainingConfig:
     workers: int = flag(0, "processes that read batches ahead (0: none)")
     log_step: int = flag(50, "steps between records of the training loss")
     id: str | None = flag(None, "a name for this run, added to its folder's")
-    output_dir: str = flag("output", "folder in which the run's own folder is made")
+    output_dir: str = flag("output", "folder in which the run's own folder is made", metavar="DIR")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -102,7 +122,7 @@ class TrainingConfig:
         check_range(self, "noisy_start", low=0.0, high=1.0)
         check_range(self, "batch_size", low=2)
         check_range(self, "save_minutes", low=0.0)
-        check_range(self, "learning_rate", low=0.0)
+        check_range(self, "learning_rate", low=1e-12, high=1.0)
         check_range(self, "grad_clip", low=1e-12)
         for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
             check_range(self, name, low=0)
@@ -159,6 +179,8 @@ class RunConfig:
             reasons = {"VSE": product, "GPO": product, "SAF": "all pairs of a caption are coupled in training"}
             why = reasons.get(module, "a pair that is not scored counts as 0, which is not below every cosine")
             raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
+        if shortlist and self.training.negatives == "mean":
+            raise InputError(f"--negative_shortlist {shortlist} has no effect with --negatives mean; leave one out")
 
         if not known_methods()[self.method_name].divides:
             for name, usual in (("signal", OWN), ("refine", OWN), ("mask_matches", False)):
@@ -174,6 +196,16 @@ class RunConfig:
             )
         if self.training.deterministic and self.scoring.compile:
             raise InputError("--deterministic: --compile chooses kernels by timing them; leave one out")
+
+    def warnings(self) -> list[str]:
+        """Return what is allowed and yet likely a mistake, a line each."""
+        negatives, loss = self.training.negatives, self.build_method().loss_name
+        if loss == HINGE or negatives == "mean":
+            return []
+        return [
+            f"warning: --negatives {negatives} contrasts a pair with its hardest negative alone under the {loss} loss, "
+            "which made networks collapse on photographs; without the flag all negatives are kept"
+        ]
 
     def check_processes(self, count: int) -> None:
         """Raise `InputError` unless `count` processes can share the run."""
@@ -220,6 +252,7 @@ def build_parser() -> OneLineParser:
     methods = known_methods()
     parser = OneLineParser(
         prog="python run.py",
+        common=COMMON,
         description="Train and compare robust image-text matchers under noisy correspondence.",
         epilog="@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/.",
     )
@@ -233,23 +266,32 @@ def build_parser() -> OneLineParser:
     add_flags(parser, "every method", MethodConfig)
     for name, method in methods.items():
         add_flags(parser, f"{name} and what builds on it", method.Config)
+    parser.tell_defaults({"contrastive losses": CONTRASTIVE_DEFAULTS, **{n: m.defaults for n, m in methods.items()}})
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     """Turn command-line arguments into a checked `RunConfig`.
 
+    Flags that are not given have the chosen method's defaults, if it has some of its own, and those of its loss.
+
     Raises:
         InputError: a value is not allowed.
     """
-    namespace = build_parser().parse_args(argv)
-    choice = from_namespace(MethodChoice, namespace)
+    parser = build_parser()
+    given = parser.parse_args(argv)
+    choice = from_namespace(MethodChoice, given)
+    kind = known_methods()[choice.method]
+    if (kind.own_loss if given.loss == OWN else given.loss) != HINGE:
+        parser.set_defaults(**CONTRASTIVE_DEFAULTS)
+    parser.set_defaults(**kind.defaults)
+    namespace = parser.parse_args(argv)  # once more: what was not given now has these defaults
     return RunConfig(
         data=from_namespace(DataConfig, namespace),
         noise=from_namespace(NoiseConfig, namespace),
         matcher=from_namespace(MatcherConfig, namespace),
         method_name=choice.method,
-        method=from_namespace(known_methods()[choice.method].Config, namespace),
+        method=from_namespace(kind.Config, namespace),
         training=from_namespace(TrainingConfig, namespace),
         scoring=from_namespace(ScoringConfig, namespace),
         words=from_namespace(WordVectorsConfig, namespace),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import PrecomputedSplit
 from models.matcher import MatcherConfig, MatcherShape
 from runtime.errors import InputError
+from runtime.provenance import REAL
 from vocab.vocabulary import Vocabulary
 
 
@@ -22,6 +25,7 @@ class RunData:
 
     Attributes:
         truth_is_known: which training pairs are mismatched is known, since the suite or an index file moved them.
+        made_index: the noise index file that was not there and has been made.
     """
 
     vocabulary: Vocabulary
@@ -30,12 +34,18 @@ class RunData:
     test: PrecomputedSplit
     noise: NoiseReport
     truth_is_known: bool
+    made_index: Path | None = None
 
     @property
     def shape(self) -> MatcherShape:
         """What the data fixes of a matcher."""
         regions, size = self.train.region_shape
         return MatcherShape(vocabulary_size=len(self.vocabulary), num_regions=regions, region_dim=size)
+
+    @property
+    def noise_record(self) -> dict[str, Any]:
+        """The noise as plain values; of real noise no ratio is known."""
+        return asdict(self.noise) if self.truth_is_known else REAL
 
     def without_noise(self) -> RunData:
         """Return the same data with the matched training pairs alone.
@@ -67,7 +77,7 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
     dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images, token_cache=data.token_cache)
     test = PrecomputedSplit(folder, "test", vocabulary, token_cache=data.token_cache)
     for split in (train, dev, test):
-        split.regions.check_finite()
+        split.check_features()
         if split.region_shape != train.region_shape:
             raise InputError(
                 f"{split.regions.path} has regions x dimensions {split.region_shape}, {train.regions.path} has "
@@ -78,6 +88,7 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
             f"--img_dim {matcher.img_dim} does not fit {train.regions.path}, whose regions have "
             f"{train.region_shape[1]} dimensions; leave the flag out"
         )
+    made = Path(noise.noise_file) if noise.noise_file and not Path(noise.noise_file).is_file() else None
     index, report = inject(noise, train.num_images, train.captions_per_image, has_real_noise=rules.has_real_noise)
     train.set_images(index)
-    return RunData(vocabulary, train, dev, test, report, truth_is_known=not rules.has_real_noise)
+    return RunData(vocabulary, train, dev, test, report, not rules.has_real_noise, made)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.consensus import agreed, tempered
@@ -90,6 +89,8 @@ def as_arrays(division: Division, is_matched: np.ndarray | None) -> dict[str, np
 
 def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:
     """Return the area under the ROC curve, None where one class is missing."""
+    from sklearn.metrics import roc_auc_score  # here: it takes long to load
+
     return float(roc_auc_score(is_matched, values)) if 0 < is_matched.sum() < len(is_matched) else None
 
 
@@ -138,7 +139,7 @@ def decide(
     share_noisy: float | None = None
     if own.consensus is not None:
         share_noisy = float(np.mean([look.consensus.share_noisy for look in looks if look.consensus is not None]))
-        probability = tempered(probability, share_noisy)
+        probability = tempered(probability, share_noisy, method.config.p_threshold)
         figures["share_noisy"] = share_noisy
     is_clean = method.divide(probability)
     offers = None

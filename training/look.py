@@ -20,7 +20,6 @@ from methods.blocks.alike import alike_captions
 from methods.blocks.choices import FEATURES, PAIR, REMATCH
 from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered, worth
 from methods.blocks.method import Bank, Method, Scored
-from methods.blocks.mixture import clean_probability
 from methods.blocks.rematch import Offers, make_offers
 from models.matcher import Matcher
 from runtime.distributed import ALONE, Processes
@@ -173,8 +172,10 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
             )
         if silent := [name for name, weight in said.weights.items() if not weight]:
             warnings.append(f"given pairs are no better than pairs at random by {', '.join(silent)}")
-    probability = clean_probability(-said.log_odds if said else look.signal, config.fit_type, monotone=True)
-    trusted = (tempered(probability, said.share_noisy) if said else probability) > 0.5
+    probability = method.clean_probability(-said.log_odds if said else look.signal)
+    if said:
+        probability = tempered(probability, said.share_noisy, config.p_threshold)
+    trusted = probability > config.p_threshold
     return replace(
         look,
         diagnostics=diagnostics,

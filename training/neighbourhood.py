@@ -39,19 +39,19 @@ def collect_pairs(
     keys = fit_keys(matcher, split, device)
     size = matcher.region_encoder.fc.out_features * (1 if keys.are_exact else 2)
     images, captions = (torch.zeros(count, size, device=device) for count in (split.num_images, len(split)))
-    features = torch.zeros(split.num_images, split.region_shape[1])
+    features = torch.zeros(split.num_images, split.region_shape[1], device=device)
     with evaluating(matcher):
         for rows in processes.mine(image_blocks(split.num_images)):
-            regions = split.read_images(rows)
-            features[torch.from_numpy(rows)] = regions.mean(dim=1)
+            regions, where = split.read_images(rows), torch.from_numpy(rows).to(device)
+            features[where] = regions.mean(dim=1).to(device)  # the same bits of equal pictures, wherever they stand
             side = matcher.encode_images(regions.to(device))
-            images[torch.from_numpy(rows).to(device)] = side.pooled if keys.are_exact else image_vectors(side)
+            images[where] = side.pooled if keys.are_exact else image_vectors(side)
         for numbers, captioned in encoded_captions(matcher, split, device, processes=processes):
             where = torch.from_numpy(numbers).to(device)
             captions[where] = captioned.pooled if keys.are_exact else caption_vectors(captioned)
     for values in (images, captions, features):
         processes.summed(values)
-    picture = torch.from_numpy(same(features.numpy())).to(device)
+    picture = torch.from_numpy(same(features.cpu().numpy())).to(device)
     given = torch.from_numpy(np.asarray(split.image_of_pair, dtype=np.int64)).to(device)
     return Collected(_bank(keys, images, captions, given, picture), features)
 

@@ -62,6 +62,20 @@ class Network:
             self.optimiser.step()
         return value
 
+    def before_step(self) -> dict[str, Tensor]:
+        """Return copies of what a forward pass changes: running statistics, and the state of the dropout generator."""
+        return {name: value.clone() for name, value in self.matcher.named_buffers()} | {
+            "dropout": self.dropout.get_state()
+        }
+
+    def undo_forward(self, before: dict[str, Tensor], *, dropout: bool) -> None:
+        """Put back the running statistics of `before_step`, and with `dropout` the generator too."""
+        with torch.no_grad():
+            for name, value in self.matcher.named_buffers():
+                value.copy_(before[name])
+        if dropout:
+            self.dropout.set_state(before["dropout"])
+
     def state(self) -> dict[str, Any]:
         """Return all that training changes: tensors and plain values. Tensors are shared with the network."""
         return {

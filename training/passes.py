@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from runtime.errors import InputError
 from runtime.log import HeldLog
 from training.files import RunFiles
 from training.network import Network, NotFinite
+from training.pace import Learnt
 from training.running import Running
 from training.side_by_side import is_possible, run_side_by_side
 
@@ -30,6 +32,7 @@ class Aside(Generic[T]):
     held: list[Any]
     share: dict[str, Any]
     state: dict[str, Any] | None
+    learnt: Learnt
 
 
 class Passes:
@@ -56,6 +59,7 @@ class Passes:
             while not all(self.each(work, group, trains=True)):
                 self._running.check_interruption()
                 self._save()
+        self._running.position.end_pass()
 
     def each(self, work: Callable[[Network], T], networks: Sequence[Network], *, trains: bool = False) -> list[T]:
         """Do independent work of each network, side by side if asked for and possible; `trains`: it changes them."""
@@ -66,16 +70,19 @@ class Passes:
         def in_a_fork(line: int, network: Network) -> Aside[T]:
             running.log = held = HeldLog(line)  # type: ignore[assignment]
             result = work(network)
-            return Aside(result, held.held, running.position.share(network.name), network.state() if trains else None)
+            share, state = running.position.share(network.name), network.state() if trains else None
+            return Aside(result, held.held, share, state, running.pace.learnt)
 
         found = []
         tasks = [partial(in_a_fork, line, network) for line, network in enumerate(networks)]
-        for network, aside in zip(networks, run_side_by_side(tasks, running.interruption), strict=True):
+        asides = run_side_by_side(tasks, running.interruption)
+        for network, aside in zip(networks, asides, strict=True):
             running.log.replay(aside.held)
             running.position.take(network.name, aside.share)
             if aside.state is not None:
                 network.restore(aside.state)
             found.append(aside.result)
+        running.pace.learnt = asides[0].learnt
         return found
 
     def _goes_side_by_side(self) -> bool:
@@ -87,6 +94,7 @@ class Passes:
         networks: Sequence[Network],
         batches: list[Tensor],
         one_step: Callable[[Batch], float],
+        kind: str,
         split: PrecomputedSplit | None = None,
     ) -> bool:
         """Take a step on each of what is left of an epoch's batches until a pause is due; tell whether nothing is left.
@@ -96,6 +104,7 @@ class Passes:
             networks: those that a step changes.
             batches: the whole epoch's.
             one_step: takes one and returns its loss per pair.
+            kind: of work, for the run's pace.
             split: whose pairs the batches name; None: the training pairs.
 
         Raises:
@@ -106,20 +115,29 @@ class Passes:
             network.matcher.train()
         name, position, log_step = "+".join(n.name for n in networks), running.position, running.settings.log_step
         done, losses = position.batches.get(name, 0), list(position.losses.get(name, []))
-        progress = running.log.progress(title, sum(len(b) for b in batches))
-        progress.advance(sum(len(b) for b in batches[:done]))
+        own = [name, *(n.name for n in networks)]
+        left = partial(running.pace.left_in_words, position, own)
+        progress = running.log.progress(title, sum(len(b) for b in batches), every=log_step, left=left)
+        progress.skip(sum(len(b) for b in batches[:done]))
+        running.pace.learnt.steps[kind] = len(batches)
+        began = time.monotonic()
         for number, batch in enumerate(running.load(batches[done:], split), start=done + 1):
-            drawn = [network.dropout.get_state() for network in networks]
+            before = [network.before_step() for network in networks]
             try:
                 losses.append(one_step(batch))
             except NotFinite as fault:
-                self._broken(fault, title, number, networks, drawn, batch)
+                self._broken(fault, title, number, networks, before, batch)
             position.steps_done[name] = position.steps_done.get(name, 0) + 1
-            progress.advance(len(batch), losses[-1] if losses else None)
+            loss = losses[-1] if losses else None
             if number % log_step == 0 or number == len(batches):
                 self._record_loss(name, losses)
                 losses = []
             position.batches[name], position.losses[name] = number, losses
+            began, earlier = time.monotonic(), began
+            running.pace.took(kind, began - earlier)
+            if word := running.pace.first_word(position, own, running.config.matcher.module_name):
+                running.log.at_once(word)
+            progress.advance(len(batch), loss)
             if number < len(batches) and running.pause_is_due():
                 break
         progress.close()
@@ -131,15 +149,17 @@ class Passes:
         title: str,
         number: int,
         networks: Sequence[Network],
-        drawn: list[Tensor],
+        before: list[dict[str, Tensor]],
         batch: Batch,
     ) -> None:
         """Do what `--on_nan` says of a step whose loss or gradient is not finite; nothing was updated."""
-        where = f"{fault} at batch {number} of {title}"
-        if self._running.settings.on_nan == "skip":
+        where, skips = f"{fault} at batch {number} of {title}", self._running.settings.on_nan == "skip"
+        for network, earlier in zip(networks, before, strict=True):
+            network.undo_forward(earlier, dropout=not skips)
+        if skips:
             self._running.log.say(f"  warning: {where}; the step is skipped")
             return
-        states = [{**network.state(), "dropout": before} for network, before in zip(networks, drawn, strict=True)]
+        states = [network.state() for network in networks]
         path = self._files.snapshot({"title": title, "batch": number, "pairs": batch.index.cpu(), "networks": states})
         raise InputError(
             f"{where}; {path} holds the networks before that step and the pairs of its batch; lower --learning_rate, "

@@ -34,6 +34,10 @@ class Position:
         """Go to the next stage's beginning."""
         self.stage += 1
         self.is_divided = self.is_trained = False
+        self.end_pass()
+
+    def end_pass(self) -> None:
+        """Go to the beginning of the next pass over batches: all networks have made this one."""
         self.batches, self.losses = {}, {}
 
     def share(self, name: str) -> dict[str, Any]:

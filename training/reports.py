@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_utils.precomputed import MANY_UNKNOWN
 from evaluation import Retrieval
 from runtime.log import RunLog
 from training.config import RunConfig
@@ -30,12 +31,12 @@ FLAT = 1e-6
 
 
 def described(config: RunConfig, data: RunData) -> dict[str, Any]:
-    """Return every setting as plain values; folders in full, so that evaluation finds the data from anywhere."""
+    """Return every setting as plain values; places in full, so that the data are found from any folder."""
     settings = config.as_dict()
-    for name in ("data_path", "vocab_path"):
-        if settings["data"][name] is not None:
-            settings["data"][name] = str(Path(settings["data"][name]).resolve())
-    return {**settings, "shape": asdict(data.shape), "noise_report": asdict(data.noise)}
+    for section, name in (("data", "data_path"), ("data", "vocab_path"), ("noise", "noise_file")):
+        if settings[section][name] is not None:
+            settings[section][name] = str(Path(settings[section][name]).resolve())
+    return {**settings, "shape": asdict(data.shape), "noise_report": data.noise_record}
 
 
 def differing_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
@@ -54,12 +55,27 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
     """Yield the lines that a run begins with."""
     noise = data.noise
     is_removed = ", removed" if config.training.remove_noise else ""
+    unknown = 100 * data.train.unknown_share
+    mismatched = f"{100 * noise.measured_ratio:.1f} % mismatched (protocol {noise.protocol}{is_removed})"
     yield (
         f"{config.data.data_name}: {data.train.num_images} images, {len(data.train)} training pairs, "
-        f"{100 * noise.measured_ratio:.1f} % mismatched (protocol {noise.protocol}{is_removed}); "
+        f"{mismatched if data.truth_is_known else 'real noise, share unknown'}, {unknown:.1f} % of the words unknown; "
         f"{config.num_networks} x {config.matcher.module_name}, method {config.method_name}, "
         f"on {device}; output in {folder}"
     )
+    yield from config.warnings()
+    if config.training.batch_size > len(data.train):
+        yield (
+            f"warning: --batch_size {config.training.batch_size} is more than the {len(data.train)} training pairs: "
+            "each epoch is one step, on all of them"
+        )
+    if data.train.unknown_share > MANY_UNKNOWN:
+        yield (
+            f"warning: the vocabulary does not know {unknown:.0f} % of the training words; is it another data set's? "
+            "python -m vocab.build makes one, --vocab_path names one"
+        )
+    if data.made_index is not None:
+        yield f"noise index made: {data.made_index}, protocol {noise.protocol}, ratio {noise.asked_ratio:g}"
     if abs(noise.measured_ratio - noise.asked_ratio) > MAX_RATIO_ERROR:
         yield (
             f"warning: --noise_ratio is {noise.asked_ratio:g}, but {100 * noise.measured_ratio:.1f} % of the "
@@ -141,7 +157,7 @@ def results(
         "data_name": config.data.data_name,
         "method": config.method_name,
         "similarity": config.matcher.module_name,
-        "noise": asdict(data.noise),
+        "noise": data.noise_record,
         "seed": config.training.seed,
         "num_networks": config.num_networks,
         "epoch": best["epoch"],

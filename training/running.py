@@ -19,6 +19,7 @@ from runtime.seed import generator
 from training.config import RunConfig, TrainingConfig
 from training.data import RunData
 from training.network import Network
+from training.pace import Pace
 from training.pause import Pauses
 from training.position import Position
 
@@ -34,6 +35,7 @@ class Running:
         log: what it says and records.
         interruption: whether it was asked to end.
         pauses: when it is to be saved.
+        pace: how long its work takes.
     """
 
     config: RunConfig
@@ -44,6 +46,7 @@ class Running:
     log: RunLog
     interruption: Interruption
     pauses: Pauses
+    pace: Pace
     position: Position = field(default_factory=Position)
 
     @property

@@ -24,8 +24,7 @@ from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
 from models.precision import prepare_scoring
 from runtime.checkpoint import load_checkpoint
-from runtime.device import choose_device
-from runtime.distributed import ALONE, Processes, local_gpu
+from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError
 from runtime.interruption import Interruption, Stopped
 from runtime.log import RunLog, SilentLog
@@ -37,6 +36,7 @@ from training.files import BEST, CONFIG, RESULTS, WARMED, RunFiles
 from training.look import Look, look_at_pairs
 from training.network import Network, build_networks, load_weights
 from training.optim import set_learning_rate
+from training.pace import CLEAN, NOISY, WARM_UP, Pace
 from training.passes import Passes
 from training.pause import Pauses
 from training.position import Position
@@ -52,6 +52,7 @@ from training.reports import (
     results,
 )
 from training.running import Running
+from training.side_by_side import is_possible
 from training.stages import Stage, hardness, learning_rate, noisy_side_is_due, stages
 from training.step import Part, share_of_hardest_kept, soft_labels, train_step
 from training.warmup import warm_up_alone, warm_up_together
@@ -84,11 +85,13 @@ class Trainer:
         self.config, self.data, self.folder = config, data, folder
         self.settings = config.training
         self.files = RunFiles(folder, writes=processes.is_first)
-        self.device = choose_device(local_gpu(self.settings.gpu))
+        self.device = own_device(self.settings.gpu)
         self.networks = build_networks(config, data.shape, self.device, processes)
         self.best: dict[str, Any] | None = None
         self.divisions: dict[str, Division] = {}  # the last ones, by network
         interruption = Interruption()
+        dev, test = (split.num_images * len(split) for split in (data.dev, data.test))
+        side_by_side = self.settings.side_by_side and is_possible(self.device)
         self.running = Running(
             config=config,
             data=data,
@@ -98,6 +101,7 @@ class Trainer:
             log=SilentLog(),
             interruption=interruption,
             pauses=Pauses(self.settings.save_minutes, interruption),
+            pace=Pace(self.settings, self.networks, len(data.train), (dev, test), side_by_side),
         )
         self.passes = Passes(self.running, self.files, self.save_state)
         remarks, log_size = self._resume() if resume else self._start()
@@ -159,7 +163,7 @@ class Trainer:
             self._save_if_due()
         self.validate(stage.title, is_last=stage.is_last)
         if stage.kind == "warm-up" and stage.is_last:
-            self.save(WARMED)
+            self.save(WARMED, stage.title)
         self.position.next_stage()
         self.running.check_interruption()
         self.save_state()
@@ -173,13 +177,15 @@ class Trainer:
         if settings.warmup_type == "co_teaching":
             batches = self.running.batches(everything, "warm-up", epoch)
             together = partial(warm_up_together, self.networks, settings=settings)
-            self.passes.walk(lambda _: self.passes.over(title, self.networks, batches, together), [self.networks[:1]])
+            self.passes.walk(
+                lambda _: self.passes.over(title, self.networks, batches, together, WARM_UP), [self.networks[:1]]
+            )
             return
 
         def alone(network: Network) -> bool:
             batches = self.running.batches(everything, "warm-up", network.name, epoch)
             one_step = partial(warm_up_alone, network, settings=settings)
-            return self.passes.over(f"{title} {network.name}", [network], batches, one_step)
+            return self.passes.over(f"{title} {network.name}", [network], batches, one_step, WARM_UP)
 
         self.passes.walk(alone, [self.networks])
 
@@ -208,9 +214,12 @@ class Trainer:
         return self.divisions
 
     def _look_by(self, network: Network, epoch: int) -> Look:
-        progress = self.log.progress(f"division {epoch + 1} {network.name}", len(self.data.train))
+        timed = self.running.pace.timed_division(self.position, network.name)
+        title = f"division {epoch + 1} {network.name}"
+        progress = self.log.progress(title, len(self.data.train), left=timed.left_in_words)
 
         def advance(pairs: int) -> None:
+            timed.took(pairs * self.running.processes.count)
             progress.advance(pairs)
             if self.running.processes.count == 1:  # others would wait for what this one has found
                 self.running.interruption.check()
@@ -226,6 +235,7 @@ class Trainer:
             advance=advance,
             processes=self.running.processes,
         )
+        timed.took(0)  # what came after the last pair
         progress.close()
         self.running.check_interruption()
         return look
@@ -276,7 +286,8 @@ class Trainer:
         done = self.position.batches.get(name, 0)
         batches = self.running.batches(pairs.clean, "clean", name, epoch, split=pairs.split)
         noisy_batches: Iterator[Batch | None] = repeat(None)
-        if self.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH:
+        has_noisy = self.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH
+        if has_noisy:
             noisy_batches = self.running.load_forever(pairs.noisy, self.running.generator("noisy", name, epoch), done)
         how_hard = hardness(self.settings, epoch)
         steps = count(done + 1)
@@ -293,7 +304,8 @@ class Trainer:
                 student, parts, how_hard, grad_clip=settings.grad_clip, shortlist=settings.negative_shortlist
             )
 
-        return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, pairs.split)
+        kind = NOISY if has_noisy else CLEAN
+        return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, kind, pairs.split)
 
     def _check_shortlist(self, network: Network, part: Part, number: int) -> None:
         """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""
@@ -309,12 +321,13 @@ class Trainer:
 
     def evaluate(self, split: PrecomputedSplit) -> dict[str, Retrieval]:
         """Rank a split with every network and with the mean of their scores."""
-        processes = self.running.processes
+        processes, began = self.running.processes, time.monotonic()
         found = self.passes.each(
             lambda network: similarities(network.matcher, split, self.device, processes), self.networks
         )
         sims = with_mean({network.name: own for network, own in zip(self.networks, found, strict=True)})
         check_flat(self.log, sims)
+        self.running.pace.ranked(split.num_images * len(split), time.monotonic() - began)
         return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
 
     def validate(self, title: str, *, is_last: bool) -> None:
@@ -333,18 +346,22 @@ class Trainer:
         if self.best is None or ranked[final].r_sum > self.best["rSum"]:
             self.best = {"rSum": ranked[final].r_sum, "epoch": done, "title": title}
             self.best["results"] = {name: r.as_dict() for name, r in ranked.items()}
-            self.save(BEST)
+            self.save(BEST, title)
 
     def test(self) -> dict[str, Any]:
         """Rank the test split once, with the networks that were best on dev, and write results.json."""
         assert self.best is not None
         self.files.save_unsaved()
-        if unsaved := self.running.processes.told(list(self.files.unsaved)):
-            raise InputError(f"{', '.join(unsaved)} cannot be written to {self.folder}; make room, then --resume")
-        path = self.folder / BEST
-        load_weights(self.networks, load_checkpoint(path), path, self.data, self.config)
+        path, processes = self.folder / BEST, self.running.processes
+        best = processes.told(self.files.unsaved.get(BEST)) or load_checkpoint(path)
+        load_weights(self.networks, best, path, self.data, self.config)
         ranked = self.evaluate(self.data.test)
         self.log.say(f"test, networks of {self.best['title']} (best on dev)\n{result_table('test', ranked)}")
+        if unsaved := processes.told(list(self.files.unsaved)):
+            raise InputError(
+                f"{', '.join(unsaved)} cannot be written to {self.folder}, so that the results above are not saved; "
+                "make room, then --resume"
+            )
         record_test(self.log, self.best["epoch"], ranked)
         record = results(self.config, self.data, self.best, ranked, seconds=time.monotonic() - self.started)
         self.log.close()  # before the results: with them the run is finished, whatever happens then
@@ -355,10 +372,11 @@ class Trainer:
 
     # -- files --------------------------------------------------------------------------------------------------
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint of all networks."""
+    def save(self, name: str, title: str) -> None:
+        """Write a checkpoint of all networks, as they are after the stage of that title."""
         content = {
             "epoch": self.position.epochs_done,
+            "title": title,
             "config": described(self.config, self.data),
             "vocabulary_digest": self.data.vocabulary.digest(),
             "networks": [n.matcher.state_dict() for n in self.networks],

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.captions import read_captions
+from data_utils.captions import read_captions, unsegmented
 from data_utils.catalog import DataConfig, locate, vocabulary_file
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -55,9 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = from_namespace(VocabularyConfig, namespace)
     folder = locate(data)
     captions = [c for split in ("train", "dev") for c in read_captions(folder, split)]
+    hint = unsegmented(captions)
     vocabulary = Vocabulary.build(captions, config.min_count)
     if len(vocabulary) == len(SPECIAL):
-        raise InputError(f"no word of {folder} is seen {config.min_count} times; lower --min_count")
+        why = hint or "lower --min_count"
+        raise InputError(f"no word of {folder} is seen {config.min_count} times; {why}")
     path = vocabulary_file(data)
     _check_target(path, vocabulary, replace=config.replace)
     try:
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{path}: {len(vocabulary)} words, each seen {config.min_count} times or more in {len(captions)} captions: "
         f"{100 * known:.1f} % of all words"
     )
+    if hint is not None:
+        print(f"warning: {hint}")
 
 
 if __name__ == "__main__":

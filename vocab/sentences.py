@@ -12,7 +12,12 @@ So 155 abbreviations and the four words are all of the data that matters, and NL
 
 from __future__ import annotations
 
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
 
 ABBREVIATIONS = frozenset(
     """
@@ -36,7 +41,13 @@ STARTED_IN_LOWER_CASE = 1 << 4
 """Punkt's mark for that."""
 
 
+@cache
 def _splitter() -> PunktSentenceTokenizer:
+    from nltk.tokenize.punkt import (  # here: it takes long to load
+        PunktParameters,
+        PunktSentenceTokenizer,
+    )
+
     parameters = PunktParameters()
     parameters.abbrev_types = set(ABBREVIATIONS)
     for word in SEEN_IN_LOWER_CASE:
@@ -44,9 +55,6 @@ def _splitter() -> PunktSentenceTokenizer:
     return PunktSentenceTokenizer(parameters)
 
 
-_SPLITTER = _splitter()
-
-
 def split_sentences(text: str) -> list[str]:
     """Split lower-cased text into sentences, what stands between them left out; [] for white space."""
-    return _SPLITTER.tokenize(text)
+    return _splitter().tokenize(text)

@@ -13,20 +13,31 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from nltk.tokenize import NLTKWordTokenizer
 
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from runtime.file_kinds import kind_of_file
 from runtime.json_text import parse_json
 from vocab.sentences import split_sentences
+
+if TYPE_CHECKING:
+    from nltk.tokenize import NLTKWordTokenizer
 
 PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL = (PAD, START, END, UNK)
 
-_WORDS = NLTKWordTokenizer()
+
+@cache
+def _word_tokenizer() -> NLTKWordTokenizer:
+    from nltk.tokenize import NLTKWordTokenizer  # here: it takes long to load
+
+    return NLTKWordTokenizer()
+
 
 _PLAIN = re.compile(r"[a-z0-9 ,'-]*\.? *")
 _UNLIKE = re.compile(r"--|,[0-9,]|'(?!s(?:[ ,.]|$))|cannot|gimme|gonna|gotta|lemme|wanna")
@@ -50,7 +61,7 @@ def tokenize(caption: str) -> list[str]:
 
 def tokenize_by_nltk(caption: str) -> list[str]:
     """Split a caption into lower-cased tokens as the published code does: `nltk.word_tokenize`, which needs no data."""
-    return [token for sentence in split_sentences(caption.lower()) for token in _WORDS.tokenize(sentence)]
+    return [token for sentence in split_sentences(caption.lower()) for token in _word_tokenizer().tokenize(sentence)]
 
 
 class Vocabulary:
@@ -89,6 +100,8 @@ class Vocabulary:
                 f"no vocabulary at {path}; set --vocab_path, or make one with "
                 "python -m vocab.build --data_path DIR --data_name NAME"
             )
+        if kind := kind_of_file(path):
+            raise InputError(f"{path} {kind}")
         try:
             word2idx = parse_json(path.read_bytes())["word2idx"]
             words = sorted(word2idx, key=word2idx.__getitem__)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.file_kinds import kind_of_file
 from runtime.flags import flag
 from vocab.vocabulary import Vocabulary
 
@@ -36,6 +37,7 @@ class WordVectorsConfig:
     word_vectors: str | None = flag(
         None,
         "start from the pretrained word vectors in this text file (GloVe or word2vec); --word_dim is its dimension",
+        metavar="FILE",
     )
 
 
@@ -74,6 +76,8 @@ def load(path: Path, vocabulary: Vocabulary, dim: int) -> WordVectors:
         InputError: no such file, vectors of another dimension, a line that is no word with D finite numbers (its
             number), a file with fewer or more lines than its first one says, or one that holds none of the words.
     """
+    if kind := kind_of_file(path):
+        raise InputError(f"--word_vectors {path} {kind}")
     try:
         with open(path, "rb") as file:
             reader = _Reader(path, dim, {word.encode("utf-8"): k for k, word in enumerate(vocabulary.words)})

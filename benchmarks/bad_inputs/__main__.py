@@ -33,7 +33,7 @@ HEADER = ("list", "what is wrong", "command", "exit code", "what it says")
 class BadInputsConfig:
     """Flags of `python -m benchmarks.bad_inputs`."""
 
-    output: str | None = flag(None, "write the table to this file too")
+    output: str | None = flag(None, "write the table to this file too", metavar="FILE")
     only: str | None = flag(None, "try only inputs whose description holds this text")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
+from runtime.file_kinds import kind_of_file
 from runtime.json_text import parse_json
 
 
@@ -16,8 +17,10 @@ def read_text(path: Path) -> str:
     """Return a UTF-8 file's text, less a byte-order mark.
 
     Raises:
-        InputError: it cannot be read, or is not UTF-8.
+        InputError: it cannot be read, is of another kind, or is not UTF-8.
     """
+    if kind := kind_of_file(path):
+        raise InputError(f"{path} {kind}")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

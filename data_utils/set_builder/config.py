@@ -14,9 +14,9 @@ from runtime.flags import check_range, flag, require
 class BuilderConfig:
     """Flags of a builder."""
 
-    output: str | None = flag(None, "folder for the finished files (required)")
+    output: str | None = flag(None, "folder for the finished files (required)", metavar="DIR")
     work: str | None = flag(
-        None, "folder for packages and feature maps, kept for the next time (default: a temporary one)"
+        None, "folder for packages and feature maps, kept for the next time (default: a temporary one)", metavar="DIR"
     )
     dims: int = flag(128, "dimensions of a region")
     step: float = flag(0.1, "step of the 8-bit storage")

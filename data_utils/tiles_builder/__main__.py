@@ -125,7 +125,9 @@ class TilesConfig(BuilderConfig):
     """Flags of this builder."""
 
     package: str | None = flag(
-        None, f"the file {package.FILE}, downloaded by hand (default: apt-get downloads it into the work folder)"
+        None,
+        f"the file {package.FILE}, downloaded by hand (default: apt-get downloads it into the work folder)",
+        metavar="FILE",
     )
 
 

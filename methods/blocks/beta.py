@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from methods.blocks.chunks import add_up, all_moments, chunkwise, in_chunks, moments
@@ -31,6 +30,8 @@ class BetaMixture:
 
     def _log_joint(self, log_x: Tensor, log_1_x: Tensor) -> list[Tensor]:
         """Return log(weight * density) of each component, given log x and log(1 - x)."""
+        from scipy import special  # here: it takes long to load
+
         constants = np.log(self.weights) - special.betaln(self.alphas, self.betas)
         rows = np.stack([self.alphas - 1, self.betas - 1, constants], axis=1).tolist()
         return [(log_x * a).add_(log_1_x, alpha=b).add_(c) for a, b, c in rows]

@@ -7,7 +7,7 @@ sum_s w_s l_s, the mean over both networks, and an exponential average over divi
 
 A mixture divides clean data too. The share of given pairs that look like random ones is `share_like_random`; networks
 learn some mismatched pairs by heart, so that it is rather too low. `tempered` lets no more than TOLERANCE times that
-share be noisy.
+share be noisy, that is at or below `--p_threshold`.
 *Ours*. Legend: N pairs.
 """
 
@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import rankdata
 
 from methods.blocks.mixture import clean_probability
 
@@ -54,6 +52,8 @@ def worth(given: np.ndarray, drawn: np.ndarray) -> float:
     Args:
         given, drawn: the signal (N,) and (M,), high for clean pairs.
     """
+    from scipy.stats import rankdata  # here: it takes long to load
+
     ranks = rankdata(np.concatenate([given, drawn]))[: len(given)]
     area = (ranks.mean() - (len(given) + 1) / 2) / len(drawn)
     return float(max(0.0, 2 * area - 1))
@@ -70,6 +70,8 @@ def consensus(signals: Mapping[str, np.ndarray], worths: Mapping[str, float], fi
     Raises:
         ValueError: what `clean_probability` raises.
     """
+    from scipy.special import logit  # here: it takes long to load
+
     total = sum(worths[name] for name in signals)
     weights = {name: worths[name] / total if total > 0 else 0.0 for name in signals}
     log_odds = np.zeros(len(next(iter(signals.values()))))
@@ -97,16 +99,19 @@ def share_like_random(given: Mapping[str, np.ndarray], drawn: Mapping[str, np.nd
     return min(1.0, 2 * float(np.mean(total <= np.median(other))))
 
 
-def tempered(probability: np.ndarray, share_noisy: float) -> np.ndarray:
+def tempered(probability: np.ndarray, share_noisy: float, threshold: float) -> np.ndarray:
     """Return the probabilities (N,) with the odds of all raised alike, until no more than TOLERANCE times `share_noisy`
-    of them are below one half."""
+    of them are at or below `threshold`, in [0, 1)."""
+    from scipy.special import expit, logit  # here: it takes long to load
+
     most = TOLERANCE * share_noisy
     if most >= 1:
         return probability
     lowest = float(np.quantile(probability, most, method="higher"))
-    if lowest > 0.5:
+    if lowest > threshold:
         return probability
-    raised = logit(0.5 + 1e-6) - logit(max(lowest, TINY))  # what equals the lowest is above one half, too
+    just_above = threshold + min(1e-6, (1 - threshold) / 2)  # what equals the lowest is above it, too
+    raised = logit(just_above) - logit(max(lowest, TINY))
     return expit(logit(probability.clip(TINY, 1 - TINY)) + raised)
 
 

@@ -7,6 +7,7 @@ Legend: B pairs of a batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -151,6 +152,9 @@ class Method(Choices):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     config: MethodConfig
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Flag -> its default with this method, where the paper or the public code wants another than the suite's. Epochs,
+    batch sizes and learning rates go with the data: they are in recipes."""
     num_networks: ClassVar[int] = 2
     divides: ClassVar[bool] = True
     """False: no division; every pair is trained on as it is."""
@@ -253,7 +257,10 @@ class Method(Choices):
         return {"similarity": scored.sims.diagonal()}
 
     def clean_probability(self, signal: np.ndarray) -> np.ndarray:
-        """Return each pair's probability to be clean, non-increasing in the signal."""
+        """Return each pair's probability to be clean, non-increasing in the signal.
+
+        It may be asked twice for a division; `divide`, which is asked once, keeps what the next division depends on.
+        """
         self._fitted = fit(signal, self.config.fit_type)
         return probability_under(self._fitted, signal, monotone=True)
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from methods.blocks.chunks import add_up, all_moments, chunkwise, in_chunks, moments
@@ -89,6 +87,9 @@ def fit_gmm(x: np.ndarray) -> NormalMixture:
     As scikit-learn's GaussianMixture does: start from k-means with seed 0, stop once the mean log density changes by
     less than the tolerance.
     """
+    from sklearn.cluster import KMeans  # here: it takes long to load
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = KMeans(n_clusters=2, n_init=1, random_state=0).fit(x[:, None]).labels_

@@ -27,7 +27,13 @@ def result(shift: float = 0.0, r_sum: float | None = None) -> dict[str, Any]:
 def run_record(seed: int = 0, shift: float = 0.0, **changes: Any) -> dict[str, Any]:
     """Return what run.py writes."""
     told = {"data_name": "tiny_precomp", "method": "mgcs", "similarity": "SGR", "noise": NOISE, "seed": seed}
-    chosen = {"num_networks": 2, "epoch": 7 + seed, "chosen_on": "dev", "split": "test"}
+    chosen = {
+        "num_networks": 2,
+        "epoch": 7 + seed,
+        "epoch_title": f"epoch {4 + seed}/9",
+        "chosen_on": "dev",
+        "split": "test",
+    }
     test = {"A": result(shift - 1), "B": result(shift - 2), "mean": result(shift)}
     return {**told, **chosen, "test": test, **changes}
 
@@ -67,7 +73,7 @@ def test_a_run_becomes_a_row(tmp_path: Path) -> None:
     assert row.recalls == (10.0, 20.0, 30.0, 5.0, 15.0, 25.0) and row.r_sum == 105.0
     assert (row.method, row.similarity, row.source, row.split) == ("mgcs", "SGR", "run", "test")
     assert (row.noise_protocol, row.noise_ratio, row.measured_ratio) == ("caption", 0.2, 0.1998)
-    assert (row.num_networks, row.seeds, row.epochs, row.chosen_on) == (2, (0,), (7,), "dev")
+    assert (row.num_networks, row.seeds, row.epochs, row.chosen_on) == (2, (0,), ("4/9",), "dev")
     every = read_results(tmp_path / "run" / "results.json", each=True)
     assert [(r.method, r.num_networks) for r in every] == [("mgcs", 2), ("mgcs, A alone", 1), ("mgcs, B alone", 1)]
 
@@ -156,7 +162,7 @@ def test_seeds_of_one_setting_are_averaged(tmp_path: Path) -> None:
         for k, shift in enumerate((0.0, 1.0, 3.5))
     ]
     (row,) = over_seeds([r for path in [*paths, paths[0]] for r in read_results(path)])
-    assert (row.seeds, row.epochs) == ((0, 1, 2), (7, 8, 9)), "a file given twice counts once"
+    assert (row.seeds, row.epochs) == ((0, 1, 2), ("4/9", "5/9", "6/9")), "a file given twice counts once"
     assert row.r_sum == pytest.approx(105 + 6 * 1.5) and row.spread[-1] == pytest.approx(6 * 3.25**0.5)
     assert row.recalls[0] == pytest.approx(11.5) and row.spread[0] == pytest.approx(3.25**0.5)
     text = built(*paths)
@@ -312,6 +318,18 @@ def test_markdown(runs: list[Path]) -> None:
     assert any(line.startswith("- * behind a sum") for line in legend)
     assert "MGCS in MGCS (AAAI 2026), f30k_precomp at 0.2: printed rSum 515.4" in text
     assert "printed rSum" not in built(*runs, published="none")
+
+
+def test_text_fits_a_terminal(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [written(tmp_path / f"seed_{k}", run_record(k, k, data_name="f30k_precomp")) for k in (1, 2)]
+    text = built(*runs, *more, format="text")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= table.WIDTH
+    (mean,) = [line for line in lines if line.startswith("1 mgcs ")]
+    assert mean.split()[2:] == ["11.0", "21.0", "31.0", "6.0", "16.0", "26.0", "111.0±6.0"]
+    assert "epoch 4/9, 5/9, 6/9" in " ".join(text.split()) and "- N: another noise protocol" in text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert built(*runs, *more) == text
 
 
 def test_csv(runs: list[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,50 @@ def test_the_first_line_of_an_image_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.read(np.arange(4)), FEATURES[[0, 1, 3, 5]])
 
 
+NAN = tsv_line("x", np.full((3, 4), np.nan))[5]
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["first of all", "in between"])
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        lambda fields: [*fields[:5], fields[5][:20]],
+        lambda fields: [*fields[:5], fields[5][:-3] + fields[0], *fields[1:]],
+        lambda fields: [*fields[:5], NAN],
+        lambda fields: [*fields[:5], tsv_line("x", FEATURES[0][:, :3])[5]],
+        lambda fields: [*fields[:3], "", *fields[4:]],
+        lambda fields: fields[:2],
+    ],
+    ids=["cut", "run together", "NaN", "narrow", "no number", "short"],
+)
+def test_a_broken_line_gives_way_to_a_whole_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], breaks: Callable[[list[str]], list[str]], place: int
+) -> None:
+    lines = [tsv_line(image, features) for image, features in zip(["1", "2", "3"], FEATURES, strict=False)]
+    again = lines[place]
+    path = write_lines(tmp_path / "x.tsv", [*lines[:place], breaks(again), *lines[place + 1 :], again, again])
+    convert.main(["--input", str(path), "--output", str(tmp_path / "out.npy")])
+    ids = (tmp_path / "out.ids.txt").read_text().split()
+    assert sorted(ids) == ["1", "2", "3"]
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), FEATURES[[int(image) - 1 for image in ids]])
+    said = capsys.readouterr().out
+    assert f"1 broken line left aside: line {place + 1} (image {place + 1})\n" in said
+    assert "1 repeated lines and 0 other images left aside" in said
+
+
+def test_an_image_without_a_whole_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [["1", "640"], tsv_line("2", FEATURES[0]), ["1"]]
+    path = write_lines(tmp_path / "x.tsv", lines)
+    with pytest.raises(InputError, match="line 1 has 2 fields"):
+        BottomUpFile(path)
+    assert BottomUpFile(path, ["2"]).broken == ["line 1 (image 1)", "line 3 (image 1)"], "image 1 is not wanted"
+    monkeypatch.setattr(bottom_up, "MOST_BROKEN", 2)
+    told: list[int] = []
+    with pytest.raises(InputError, match="line 1 has 1 fields"):
+        BottomUpFile(write_lines(path, [[str(k)] for k in range(50)]), advance=told.append)
+    assert len(told) == 2, "a file of another kind is not read to its end"
+
+
 def test_an_empty_line_is_passed_over(tmp_path: Path) -> None:
     path = write_tsv(tmp_path / "x.tsv", FEATURES, IDS)
     path.write_bytes(path.read_bytes() + b"\n\n")
@@ -91,7 +136,6 @@ def test_faults_of_lines_are_told_at_once(tmp_path: Path, lines: list[list[str]]
 
 
 NARROW = tsv_line("x", FEATURES[0][:, :3])[5]
-NAN = tsv_line("x", np.full((3, 4), np.nan))[5]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +149,7 @@ NAN = tsv_line("x", np.full((3, 4), np.nan))[5]
         ),
         (tsv_line("x", FEATURES[0])[5] + "!", "features are not base64"),
         ("", "features are 0 bytes"),
-        (NARROW, "has 3 dimensions, the first line has 4"),
+        (NARROW, "has 3 dimensions, the first image has 4"),
         (NAN, "NaN or infinite"),
     ],
 )

@@ -15,6 +15,7 @@ from data_utils.catalog import DataConfig, Protocol
 from data_utils.overlap import scan_rows
 from data_utils.regions import RegionFile
 from tests.tiny import make_tiny_data
+from vocab.vocabulary import Vocabulary
 
 COUNTS = {"train": 40, "dev": 8, "test": 10}
 NAME = "tiny_precomp"
@@ -79,7 +80,7 @@ def test_statistics_by_hand(root: Path, folder: Path) -> None:
     assert unknown == pytest.approx(16 / 104), "the full stop and qwertz, of 13 words in five captions"
     row = check.split_table(report, Protocol()).splitlines()[3].split()
     assert row[3:] == ["40", "5", "an", "image", "1", "2", "2.6", "5", "10.0", "15.38"]
-    assert "the vocabulary does not know 15 % of the words of dev" in report.findings.remarks
+    assert "the vocabulary does not know 15 % of the words of dev: it belongs to another" in report.findings.faults[0]
 
 
 def test_rows_stored_once_a_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +122,22 @@ def test_a_missing_vocabulary(root: Path) -> None:
 def test_a_vocabulary_of_another_data_set(root: Path, folder: Path) -> None:
     (folder / "test_caps.txt").write_text("ein gelber Hund\n" * 49 + "noch einer\n")
     assert "does not know 100 % of the words of test: it belongs to another data set" in the_fault(root)
+    (folder / "test_caps.txt").write_text("a red dog outside\n" * 35 + "a red dog irgendwo draussen\n" * 15)
+    report = look(root)
+    assert "the vocabulary does not know 14 % of the words of test" in report.findings.remarks
+    assert not report.findings.faults
+
+
+def test_captions_without_spaces(root: Path, folder: Path) -> None:
+    """Whatever the vocabulary: one of whole captions knows them all."""
+    captions = [f"第{k}张照片里有一只狗" for k in range(200)]
+    (folder / "train_caps.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    Vocabulary.build(captions + ["red dog"], 1).save(root / "vocab" / f"{NAME}_vocab.json")
+    found = faults(root)
+    assert "train_caps.txt: the captions have no spaces between words" in found[0] and "segment them" in found[0]
+    assert len(found) == 3, "train's words are known; dev's and test's are not"
+    (folder / "train_caps.txt").write_text("dog\ncat\ncar\nred\ntrain\n" * 40)
+    assert not any("spaces" in fault for fault in faults(root)), "labels are short captions"
 
 
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(root: Path, folder: Path) -> None:
@@ -271,6 +288,30 @@ def test_rows_of_zeros(root: Path, folder: Path) -> None:
     assert not report.findings.faults
     np.save(folder / "train_ims.npy", 0 * features)
     assert "train_ims.npy holds nothing but zeros; extract train again" in the_fault(root)
+
+
+def test_equal_rows_within_a_split(root: Path, folder: Path) -> None:
+    features = np.load(folder / "test_ims.npy")
+    features[7] = features[2]
+    np.save(folder / "test_ims.npy", features)
+    told = "1 rows equal a row of another image, 10.0 % of all (first: rows 2 and 7)"
+    assert f"test_ims.npy: {told}; extract test again" in the_fault(root), "which of the two is found is chance"
+    train = np.load(folder / "train_ims.npy")
+    for copies, kind in ((21, "remarks"), (22, "faults"), (40, "faults")):
+        train[:copies] = 1
+        np.save(folder / "train_ims.npy", train)
+        found = look(root).findings
+        assert any(f"train_ims.npy: {copies - 1} rows equal" in text for text in getattr(found, kind))
+
+
+def test_equal_rows_of_one_image_are_as_published(tmp_path: Path) -> None:
+    root = make_tiny_data(tmp_path, images=COUNTS, repeat_rows=True)
+    assert not faults(root) and not any("equal" in remark for remark in look(root).findings.remarks)
+    file = root / "data" / NAME / "test_ims.npy"
+    features = np.load(file)
+    features[10:15] = features[0]
+    np.save(file, features)
+    assert "5 rows equal a row of another image, 10.0 % of all (first: rows 0 and 10)" in the_fault(root)
 
 
 def test_two_files_of_one_kind(root: Path, folder: Path) -> None:

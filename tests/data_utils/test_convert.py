@@ -308,7 +308,7 @@ def test_a_disk_too_small_is_told_before(
         (["--input", "in.npy", "--output", "no/out.h5"], "its folder does not exist"),
         (
             ["--input", "in.npy", "--output", "out.h5", "--dtype", "float64"],
-            "'float64' is unknown; known: float16, float32",
+            "'float64' is unknown; did you mean float16? known: float16, float32",
         ),
         (["--input", "in.npy", "--output", "out.h5", "--ids", "x.txt"], "--ids orders the rows of a .tsv"),
         (

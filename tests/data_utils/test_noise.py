@@ -194,9 +194,9 @@ def slow_mismatch(index: np.ndarray) -> float:
 
 
 KINDS = {
-    "ncr": ("caption", 1000, "one a caption", "caption, as NCR, BiCro, PC2 and MGCS publish"),
+    "ncr": ("caption", 1000, "one a caption", "caption, as NCR, BiCro, PC2 and MGCS publish, and as CRCL's code takes"),
     "l2rm": ("image", 1000, "one a caption", "image, as L2RM publishes"),
-    "rcl": ("image", 200, "one an image", "image, as RCL, DECL and CRCL publish"),
+    "rcl": ("image", 200, "one an image", "image, as RCL and DECL publish"),
 }
 
 
@@ -321,7 +321,7 @@ def test_no_shuffle(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["inspect", "long.npy"], "it must be a list of whole numbers, one a caption (1000) or one an image (200)"),
         (["inspect", "beyond.npy"], "holds entries from 0 to 200; an entry is an image's number, 0 to 199"),
         (["inspect", "text.npy"], "is not a numeric npy file"),
-        (["inspect", "many.npz"], "is an archive of arrays"),
+        (["inspect", "many.npz"], "is an archive"),
         (["make", "new.npy"], "make needs --noise_ratio"),
         (["make", "new.npy", "--noise_ratio", "1"], "--noise_ratio 1.0 is out of range"),
         (["make", "new.npy", "--noise_ratio", "0.2", "--noise_protocol", "words"], "known: caption, image"),

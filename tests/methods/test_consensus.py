@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -126,18 +127,19 @@ def test_clean_data_are_kept_whole() -> None:
     """A mixture splits one mode; where hardly a pair looks like a random one, hardly one may be noisy."""
     probability = clean_probability(drawn(0.0, 4), "gmm", monotone=True)
     assert (probability < 0.5).mean() > 0.1
-    for share in (0.0, 0.01, 0.03):
-        found = tempered(probability, share)
-        assert (found <= 0.5).mean() <= 2 * share
+    for share, threshold in itertools.product((0.0, 0.01, 0.03), (0.0, 0.3, 0.5, 0.9)):
+        found = tempered(probability, share, threshold)
+        assert (found <= threshold).mean() <= 2 * share
         assert np.isfinite(found).all() and (np.diff(found[np.argsort(probability, kind="stable")]) >= 0).all()
-    assert tempered(probability, 0.5) is probability
-    assert tempered(probability, 1.0) is probability
+    assert tempered(probability, 0.5, 0.5) is probability
+    assert tempered(probability, 1.0, 0.5) is probability
 
 
 def test_ties_at_the_lowest_probability_are_kept() -> None:
     probability = np.array([0.01] * 30 + [0.9] * 70)
-    assert (tempered(probability, 0.05) > 0.5).all()
-    assert np.array_equal(tempered(probability, 0.2) > 0.5, probability > 0.5)
+    for threshold in (0.5, 0.8):
+        assert (tempered(probability, 0.05, threshold) > threshold).all()
+        assert np.array_equal(tempered(probability, 0.2, threshold) > threshold, probability > threshold)
 
 
 def test_signals_that_agree_on_nothing_do_not_outvote_one_that_knows() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data_utils.batch import Batch
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.similarity import SIMILARITIES
 from models.tiled import TiledSimilarity
 from models.word_similarity import gram
 
@@ -94,3 +95,7 @@ def assert_same(ours: Tensor, twin: Tensor, inputs: Iterable[Tensor], *, toleran
     listed = list(inputs)
     for mine, theirs in zip(gradients(ours, listed), gradients(twin, listed), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+TILED = [name for name in SIMILARITIES if isinstance(make_matcher(name).similarity, TiledSimilarity)]
+"""Similarities that score tile by tile."""

@@ -26,7 +26,8 @@ def anchor_cost(row: list[Tensor], own: int, others: list[int], name: str) -> Te
     if name == "bounded":
         return (1 - p[own] ** CONFIG["bound"]) / CONFIG["bound"]
     if name == "complementary":
-        return -sum(torch.log(1 - p[j]) for j in others) if others else 0 * p[own]
+        without = [sum(e for k, e in exponents.items() if k != j) for j in others]  # 1 - p_j = without_j / total
+        return -sum(torch.log(rest / total) for rest in without) if others else 0 * p[own]
     tangents = sum(torch.tan(p[j]) for j in p)
     return -torch.log(p[own]) + sum(torch.tan(p[j]) for j in others) / tangents ** CONFIG["bound"]
 
@@ -88,6 +89,17 @@ def test_extreme_scores_stay_finite(name: str) -> None:
         costs = contrastive_costs(extreme, name, negatives(2, None, scores.device), **CONFIG)
         (gradient,) = torch.autograd.grad(costs.sum(), extreme)
         assert torch.isfinite(costs).all() and torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("gap", [5.0, 20.0, 100.0])
+def test_complementary_pushes_the_rows_that_are_most_wrong(gap: float) -> None:
+    """One negative takes the whole softmax: it is pushed away with force 1/t in each direction, however sure it is."""
+    scores = torch.zeros(4, 4)
+    scores[0, 2] = gap
+    scores.requires_grad_()
+    costs = contrastive_costs(scores, "complementary", negatives(4, None, scores.device), temperature=0.5)
+    (gradient,) = torch.autograd.grad(costs[0] + costs[2], scores)
+    assert gradient[0, 2] == pytest.approx(1 / 0.5, rel=1e-3) and float(costs.max().detach()) > gap / 0.5 / 2 - 1
 
 
 def test_a_hopeless_pair_pulls_without_bound_only_under_infonce() -> None:

@@ -8,13 +8,13 @@ import torch
 from models import precision
 from models.precision import ScoringConfig, prepare_scoring
 from runtime.errors import InputError
-from tests.models.networks import make_batch, make_matcher
+from tests.models.networks import TILED, make_batch, make_matcher
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("choice", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])
-@pytest.mark.parametrize("name", ["SGR", "SAF", "SCAN_t2i", "SCAN_i2t"])
+@pytest.mark.parametrize("name", TILED)
 def test_a_named_precision_is_taken(
     name: str, choice: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -25,7 +25,7 @@ def test_a_named_precision_is_taken(
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["SGR", "SAF", "SCAN_t2i", "SCAN_i2t"])
+@pytest.mark.parametrize("name", TILED)
 def test_lower_precision_is_near_and_never_in_gradients(name: str, training: bool) -> None:
     matcher, batch = make_matcher(name).train(training), make_batch()
     embeddings = matcher.embed(batch)

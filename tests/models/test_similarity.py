@@ -12,10 +12,19 @@ from benchmarks import published
 from models import attention, sgraf, tiles
 from models.sgraf import GraphReasoning, reason
 from models.sides import CaptionSide, ImageSide, Similarity
+from models.similarity import SIMILARITIES
 from tests import reference
-from tests.models.networks import LENGTHS, assert_same, gradients, make_batch, make_matcher, randomise, tensors_of
+from tests.models.networks import (
+    LENGTHS,
+    TILED,
+    assert_same,
+    gradients,
+    make_batch,
+    make_matcher,
+    randomise,
+    tensors_of,
+)
 
-NAMES = ("SGR", "SAF", "SCAN_t2i", "SCAN_i2t", "VSE", "GPO")
 TWINS = {"SGR": reference.score_sgr, "SAF": reference.score_saf}
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -92,7 +101,7 @@ def test_saf_statistics_follow_the_order_of_the_captions() -> None:
     assert not torch.allclose(results[0], results[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIMILARITIES)
 def test_single_pairs_are_entries_of_the_whole(name: str) -> None:
     module, inputs = make(name), draw()
     images, captions = sides(module, inputs)
@@ -103,7 +112,7 @@ def test_single_pairs_are_entries_of_the_whole(name: str) -> None:
 
 @pytest.mark.parametrize(("shape", "cost"), [((3, 6), 0), ((2, 1), 0), ((1, 4), 0), ((3, 6), 60), ((7, 99), 10**6)])
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["SGR", "SAF", "SCAN_t2i", "SCAN_i2t"])
+@pytest.mark.parametrize("name", TILED)
 def test_tiles_do_not_matter(
     name: str, training: bool, shape: tuple[int, int], cost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +181,7 @@ def test_published_formulation_agrees_in_float32(name: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIMILARITIES)
 def test_padding_does_not_matter(name: str) -> None:
     """Neither its width nor what is in it."""
     module, (regions, words, lengths) = make(name), draw()
@@ -187,7 +196,7 @@ def test_padding_does_not_matter(name: str) -> None:
     torch.testing.assert_close(again, narrow)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIMILARITIES)
 def test_eval_scores_of_a_pair_do_not_depend_on_its_batch(name: str) -> None:
     module, (regions, words, lengths) = make(name), draw()
     whole = score(module, (regions, words, lengths))
@@ -197,7 +206,7 @@ def test_eval_scores_of_a_pair_do_not_depend_on_its_batch(name: str) -> None:
             torch.testing.assert_close(single, whole[i : i + 1, j : j + 1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIMILARITIES)
 def test_only_saf_in_training_couples_pairs(name: str) -> None:
     """Whoever says that pairs are apart must have them apart: the trainer then scores chosen pairs alone."""
     module = make(name).train()

@@ -21,7 +21,7 @@ def test_a_finished_run(trained_folder: Path) -> None:
     division = run.division(1, "B")
     assert len(division.signal) == len(division.probability) == len(division.is_clean) == 200
     assert division.is_matched is not None and 0.7 < division.is_matched.mean() < 0.9
-    assert division.fitted is not None and division.fitted.fit_type == "gmm"
+    assert division.fitted is not None and division.fitted.fit_type == "bmm"
     assert division.fitted.low == pytest.approx(division.signal.min(), rel=1e-5)
     assert {"similarity", "drift_factor", "corrected"} == set(division.diagnostics)
     (recorded,) = (r for r in run.events("division") if r["network"] == "B")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,8 @@ def test_a_required_flag() -> None:
 def test_choices_list_the_known_names() -> None:
     with pytest.raises(InputError, match="--kind 'c' is unknown; known: a, b"):
         Base(kind="c")
+    with pytest.raises(InputError, match=r"--kind 'A' is unknown; did you mean a\? known: a, b"):
+        Base(kind="A")
 
 
 def test_comments_in_argument_files() -> None:
@@ -107,6 +110,64 @@ def test_faults_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             parser_of(One).parse_args(argv)
         error = capsys.readouterr().err
         assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+@dataclass(frozen=True)
+class Paths:
+    """A file, a folder, a share and a name."""
+
+    file: str | None = flag(None, "a file", metavar="FILE")
+    folder: str = flag("out", "a folder", metavar="DIR")
+    share: float = flag(0.5, "a share", metavar="RATIO")
+    name: str = flag("x", "a name")
+    source: str | None = word("a file", optional=True, metavar="FILE")
+
+
+def test_the_home_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell expands `~` in a word of its own, but not in --file=~/x, and nobody does in an argument file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "some.args").write_text("--folder ~/b\n", encoding="utf-8")
+    found = parser_of(Paths).parse_args(["~/c", "--file=~/a", "@~/some.args", "--name", "~/d", "--share", "1"])
+    expected = Paths(f"{tmp_path}/a", f"{tmp_path}/b", 1.0, "~/d", f"{tmp_path}/c")
+    assert from_namespace(Paths, found) == expected
+    text = parser_of(Paths).format_help()
+    assert all(part in text for part in ("--file FILE", "--folder DIR", "--share RATIO", "--name STR"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["--rat", "1"], "; did you mean --rate? ("),
+        (["--no-thing"], "; did you mean --no_thing? ("),
+        (["--quite_another"], "--quite_another (--help"),
+        (["recipes/some.args"], "recipes/some.args; did you mean @recipes/some.args, the flags in that file? ("),
+    ],
+)
+def test_what_was_perhaps_meant(
+    argv: list[str], hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["x", *argv])
+    with pytest.raises(SystemExit) as stop:
+        parser_of(One, Two).parse_args()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and hint in error and error.count("\n") == 1
+
+
+def test_contradictions_on_the_command_line_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same again is none, nor is a flag that overrides a file's."""
+    (tmp_path / "some.args").write_text("--rate 0.1 --no-other", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["x", f"@{tmp_path}/some.args", "--rate", "0.2", "--other", "--rate=0.2"])
+    found = parser_of(Two).parse_args()
+    assert (found.rate, found.other) == (0.2, True) and not capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["x", "--rate", "0.1", "--other", "--rate=0.2", "--no-other"])
+    found = parser_of(Two).parse_args()
+    assert (found.rate, found.other) == (0.2, False)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --rate 0.1 and --rate 0.2 are both given; the later one counts",
+        "warning: --other and --no-other are both given; the later one counts",
+    ]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from runtime.device import choose_device
+from runtime.distributed import own_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.log import RunLog, table
+from runtime.log import RunLog, percent, table
 from runtime.seed import generator, seed_everything
 
 
@@ -98,9 +99,28 @@ def test_a_seed_of_any_size_is_a_seed() -> None:
     assert draws("x", seed=10**30) != draws("x", seed=10**30 + 1)
 
 
-def test_without_cuda_every_index_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cuda_every_index_means_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("0") == choose_device("cpu") == choose_device("7") == torch.device("cpu")
+    assert choose_device("0") == choose_device("cpu") == torch.device("cpu")
+    assert not capsys.readouterr().err
+    assert choose_device("7") == torch.device("cpu")
+    assert capsys.readouterr().err == "warning: --gpu 7: this machine has no CUDA; the CPU is used\n"
+
+
+@pytest.mark.parametrize(("processes", "current"), [("1", []), ("2", [torch.device("cuda", 1)])])
+def test_each_of_several_processes_makes_its_gpu_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, processes: str, current: list[torch.device]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", made.append)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", processes)):
+        monkeypatch.setenv(name, value)
+    assert own_device("0") == torch.device("cuda", 1) and own_device("cpu") == torch.device("cpu")
+    assert made == current
 
 
 def test_with_cuda_the_index_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,3 +155,11 @@ def test_the_log_writes_one_line_a_record(tmp_path: Path) -> None:
 
 def test_table() -> None:
     assert table(["dev", "R@1"], [["A", 12.34], ["mean", 5]]) == "dev    R@1\n----  ----\nA     12.3\nmean     5"
+    assert table(["dev", "i2t\nR@1"], [["A", 1.0]]) == "     i2t\ndev  R@1\n---  ---\nA    1.0"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100 %"), (0.996, "100 %"), (0.0123, "1.2 %"), (4e-5, "0.004 %"), (0.0, "0 %")]
+)
+def test_percent(share: float, text: str) -> None:
+    assert percent(share) == text

@@ -11,8 +11,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from torch.utils.tensorboard import SummaryWriter
 
-from runtime import events, log
+from runtime import log
 from runtime.events import GROUPS
 from runtime.log import RunLog
 
@@ -92,8 +93,8 @@ def test_a_full_disk_does_not_end_training(
     kept, run._metrics = run._metrics, Full()  # type: ignore[assignment]
     with monkeypatch.context() as patch:
         patch.setattr(log, "whole_file", full)
-        patch.setattr(events.SummaryWriter, "add_scalar", full)
-        patch.setattr(events.SummaryWriter, "add_histogram", full)
+        patch.setattr(SummaryWriter, "add_scalar", full)
+        patch.setattr(SummaryWriter, "add_histogram", full)
         for step in (2, 3):
             run.scalars(step, {"loss/A": 1.0 / step}, event="loss")
         run.histogram("signal", np.arange(3.0), 1)

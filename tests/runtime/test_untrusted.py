@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import pickle
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from models.restored import restore
+from runtime import lock
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError, exit_on_input_error, one_line
 from runtime.flags import OneLineParser
@@ -137,7 +139,8 @@ def test_plain_values() -> None:
     for _ in range(64):
         deep = [deep]
     check_plain(deep)
-    for value in ([deep], {"a": deep}, "\ud800", {"\udfff": 1}, [2**1000], (-(10**400),)):
+    options = (argparse.Namespace(**{"\ud800": 1}), argparse.Namespace(a=argparse.Namespace(b="\udfff")))
+    for value in (*options, [deep], {"a": deep}, "\ud800", {"\udfff": 1}, [2**1000], (-(10**400),)):
         with pytest.raises(ValueError, match="it "):
             check_plain(value)
 
@@ -216,7 +219,7 @@ def test_options_that_hold_themselves(tmp_path: Path) -> None:
     options.more = [options]
     path = tmp_path / "c.pth.tar"
     path.write_bytes(torch_bytes({"epoch": 1, "model": [OrderedDict()] * 3, "opt": options}))
-    with pytest.raises(InputError, match="c.pth.tar is damaged"):
+    with pytest.raises(InputError, match="c.pth.tar is not a checkpoint that can be read: it nests deeper"):
         load_checkpoint(path)
 
 
@@ -257,6 +260,31 @@ def test_a_lock_that_is_a_link_or_a_folder(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     with pytest.raises(InputError, match="lock cannot be written"):
         FolderLock(tmp_path)
+
+
+def test_a_lock_that_its_holder_removes_while_another_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opened the file just before it was removed must not hold a file that nobody else finds."""
+    real, calls = lock.fcntl.lockf, itertools.count()
+
+    def after_the_release(file: Any, operation: int) -> None:
+        if not next(calls):
+            (tmp_path / NAME).unlink()
+        real(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "lockf", after_the_release)
+    held = FolderLock(tmp_path)
+    program = "import sys; from pathlib import Path; from runtime.lock import FolderLock; FolderLock(Path(sys.argv[1]))"
+    other = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert f"being written by process {os.getpid()}" in other.stderr
+    held.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_platform_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    with pytest.raises(InputError, match=r"cannot be locked: .* needs Linux or macOS \(on Windows, WSL\)"):
+        FolderLock(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # -- messages and argument files ------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ KINDS = {
             "0.5",
             "--drift_correction",
             "both",
+            "--drift_neighbours",
+            "bank",
             "--batch_size",
             "32",
             *EVERY_STEP,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods.blocks.agreement import PairBank
 from models.gallery import similarities
-from tests.training.trainers import make_trainer
+from tests.training.trainers import make_trainer, warmed_up
 from training.neighbourhood import collect_pairs
 
 CPU = torch.device("cpu")
@@ -34,9 +34,7 @@ def test_scores_of_pooled_vectors_are_the_networks(module: str, tiny_root: Path,
 
 @pytest.mark.parametrize("module", ["SGR", "SAF", "SCAN_t2i"])
 def test_scores_of_other_similarities_are_estimated(module: str, tiny_root: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--noise_ratio", "0.4")
-    for epoch in range(3):
-        trainer.warm_up(epoch)
+    trainer = warmed_up(make_trainer(tiny_root, tmp_path, "--module_name", module, "--noise_ratio", "0.4"), 3)
     matcher, split = trainer.networks[0].matcher, trainer.data.train
     estimated = scores_of(collect_pairs(matcher, split, CPU).bank).numpy().ravel()
     together = np.corrcoef(estimated, similarities(matcher, split, CPU).ravel())[0, 1]

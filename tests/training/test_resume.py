@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,13 +29,15 @@ from tests.tiny import tiny_flags
 from training import pause
 from training.config import parse_args
 from training.folders import choose_folder
+from training.running import Running
 from training.saved_state import MAGIC, NAMES, SavedState
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--dropout", "0.4", "--num_epochs", "2", "--warmup_epoch", "1", "--batch_size", "64", "--log_step", "3")
+SHORT += ("--warmup_type", "warmup", "--lr_rule", "ncr", "--fit_type", "gmm")
 KINDS = {
-    "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--fit_type", "gmm", "--drift_correction", "both"),
+    "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--drift_neighbours", "bank"),
     "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5", "--length_window", "2"),
     "dsdmr": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0", "--refit_every", "2"),
     "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--mask_matches"),
@@ -59,16 +63,37 @@ def start(root: Path, output: Path, *flags: str) -> Trainer:
     return Trainer(place.config, data, place.folder, resume=place.is_resumed)
 
 
-def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+class Asked:
+    """How often a run has asked whether a pause is due: forks count on from their parent, and it from the furthest."""
+
+    def __init__(self) -> None:
+        self.furthest = multiprocessing.Value("i", 0)
+        self.home, self.count = os.getpid(), 0
+
+    def once_more(self) -> int:
+        self.count = 1 + (self.furthest.value if os.getpid() == self.home else self.count)
+        with self.furthest.get_lock():
+            self.furthest.value = max(self.furthest.value, self.count)
+        return self.count
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Asked:
     """Ask for the end when the `number`-th pause is asked about, in this process or any fork."""
-    asked = itertools.count(1)
+    asked, check = Asked(), Running.check_interruption
 
     def is_due(self: pause.Pauses) -> bool:
-        if next(asked) == number:
+        if asked.once_more() == number:
             self._interruption.requested = signal.SIGINT
         return self._interruption.requested is not None
 
+    def check_interruption(self: Running) -> None:
+        if asked.furthest.value >= number:  # in a fork, perhaps
+            self.interruption.requested = signal.SIGINT
+        check(self)
+
     monkeypatch.setattr(pause.Pauses, "is_due", is_due)
+    monkeypatch.setattr(Running, "check_interruption", check_interruption)
+    return asked
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,22 +101,22 @@ def test_resumed_anywhere_it_is_the_same_run(
     kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
 ) -> None:
     threads(2 if kind == "side by side" else 1)
-    start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
+    with monkeypatch.context() as patch:
+        asked = interrupted_at(patch, 10**6)
+        start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
     (whole,) = (tmp_path / "whole").iterdir()
-    for number in random.Random(kind).sample(range(1, 22), 4):
+    for number in random.Random(kind).sample(range(1, asked.furthest.value + 1), 4):
         output = tmp_path / f"at {number}"
         with monkeypatch.context() as patch:
             interrupted_at(patch, number)
             trainer = start(tiny_root, output, *KINDS[kind])
-            try:
+            with pytest.raises(Stopped):
                 trainer.train()
-            except Stopped:
-                trainer.files.release()
-                patch.undo()
-                trainer = start(tiny_root, output, *KINDS[kind], "--resume")
-                trainer.train()
+        trainer.files.release()
+        start(tiny_root, output, *KINDS[kind], "--resume").train()
         (folder,) = output.iterdir()
-        assert outcome(folder) == outcome(whole), f"interrupted at {number}"
+        found, expected = (outcome(of, by_network=kind == "side by side") for of in (folder, whole))
+        assert found == expected, f"interrupted at {number}"
         assert len(list((folder / EVENTS).iterdir())) <= 2
 
 
@@ -171,7 +196,8 @@ def test_a_full_disk_costs_nothing(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every third write fails: the run warns, goes on and ends as it would have."""
-    start(tiny_root, tmp_path / "whole").train()
+    mgcs = ("--drift_correction", "division", "--drift_neighbours", "bank", "--drift_own")
+    start(tiny_root, tmp_path / "whole", *mgcs).train()
     (whole,) = (tmp_path / "whole").iterdir()
     real, count = os.fsync, itertools.count(1)
 
@@ -182,16 +208,37 @@ def test_a_full_disk_costs_nothing(
 
     monkeypatch.setattr(checkpoint.os, "fsync", failing)
     with monkeypatch.context():
-        trainer = start(tiny_root, tmp_path / "full", "--save_minutes", "0")
+        trainer = start(tiny_root, tmp_path / "full", *mgcs, "--save_minutes", "0")
         try:
             trainer.train()
         except InputError:  # the very last write may fail; what is there is resumed
             trainer.files.release()
             monkeypatch.undo()
-            start(tiny_root, tmp_path / "full", "--save_minutes", "0", "--resume").train()
+            start(tiny_root, tmp_path / "full", *mgcs, "--save_minutes", "0", "--resume").train()
     said = capsys.readouterr().out
     assert "No space left on device" in said and "training goes on" in said
     assert outcome(trainer.folder) == outcome(whole)
+
+
+def test_a_disk_that_is_full_to_the_end_still_shows_the_results(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tiny_root, tmp_path / "whole").train()
+    table = re.compile(r"^test, networks of .*?^mean .*?$", re.DOTALL | re.MULTILINE)
+    (whole,) = table.findall(capsys.readouterr().out)
+    trainer = start(tiny_root, tmp_path / "full")
+    real, written = os.fsync, itertools.count()
+
+    def full_after_the_settings(descriptor: int) -> None:
+        if next(written):
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full_after_the_settings)
+        with pytest.raises(InputError, match=r"checkpoint_dev_best.* cannot be written .* results above are not saved"):
+            trainer.train()
+    assert table.findall(capsys.readouterr().out) == [whole] and not list(trainer.folder.glob("*.pth.tar"))
 
 
 def test_what_cannot_be_resumed(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,12 +271,43 @@ def test_a_run_killed_after_its_results_is_finished(tiny_root: Path, tmp_path: P
     assert not (folder / "state-1").exists()
 
 
-def test_resume_without_a_run_starts_one(tiny_root: Path, tmp_path: Path) -> None:
-    trainer = start(tiny_root, tmp_path, "--resume")
-    assert trainer.position.stage == 0
+def test_resume_without_a_run_starts_one_and_says_so(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typing error in --id must not be a new run in silence."""
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        trainer = start(tiny_root, tmp_path, "--id", "wide")
+        with pytest.raises(Stopped):
+            trainer.train()
     trainer.files.release()
-    again = start(tiny_root, tmp_path, "--resume")  # nothing was saved in there
-    assert again.folder == trainer.folder and again.position.stage == 0
+    place = choose_folder(parse_args(tiny_flags(tiny_root, tmp_path, *SHORT, "--id", "wird", "--resume")))
+    name = "tiny_precomp_mgcs_VSE_0.2_s0"
+    assert place.is_new and not place.is_resumed and place.folder.name == f"{name}_wird"
+    (remark,) = place.remarks
+    assert remark.startswith(f"--resume: no interrupted run {name}_wird in {tmp_path}; a new one starts")
+    assert f"interrupted there: {name}_wide (--id" in remark
+    run.main(tiny_flags(tiny_root, tmp_path, *SHORT, "--id", "wird", "--resume"))  # nothing was saved in there
+    assert (
+        f"--resume: {place.folder} holds no saved state to go on from; the run starts over" in capsys.readouterr().out
+    )
+
+
+def test_the_interrupted_run_goes_on_though_a_later_one_is_finished(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        first = start(tiny_root, tmp_path)
+        with pytest.raises(Stopped):
+            first.train()
+    first.files.release()
+    start(tiny_root, tmp_path).train()
+    again = start(tiny_root, tmp_path, "--resume")
+    assert again.folder == first.folder
+    again.train()
+    with pytest.raises(InputError, match=f"{first.folder}-2 is finished"):
+        start(tiny_root, tmp_path, "--resume")
 
 
 def test_one_run_a_folder(tiny_root: Path, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_drift_factors_in_training_see_the_bank_of_the_division(
     tiny_root: Path, tmp_path: Path, two_threads: None
 ) -> None:
     """What a method remembers of a division made in another process is there when training asks for it."""
-    flags = ("--drift_correction", "both", "--noisy_start", "1", "--num_epochs", "1")
+    flags = ("--drift_correction", "both", "--drift_neighbours", "bank", "--noisy_start", "1", "--num_epochs", "1")
     _, weights = run_and_read(tiny_root, tmp_path / "a", *flags, "--side_by_side")
     torch.set_num_threads(1)
     _, other_weights = run_and_read(tiny_root, tmp_path / "b", *flags)

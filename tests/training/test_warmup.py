@@ -95,7 +95,7 @@ def test_warm_up_takes_the_mean_hinge(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str
 ) -> None:
     flags = ("--dropout", "0", "--method", "mgcs", "--warmup_type", kind, "--module_name", module)
-    trainer = make_trainer(tiny_root, tmp_path, *flags)
+    trainer = make_trainer(tiny_root, tmp_path, *flags, "--warmup_rate", "0.3")
     network = trainer.networks[0]
     batch = trainer.data.train[torch.arange(0, 100, 5)]
     network.matcher.train()

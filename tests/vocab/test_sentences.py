@@ -111,19 +111,18 @@ def has_punkt() -> bool:
     return True
 
 
-@pytest.mark.parametrize("caption", WORD_TOKENIZE)
-def test_tokens_are_those_of_word_tokenize(caption: str) -> None:
-    tokens = WORD_TOKENIZE[caption].split(" ") if WORD_TOKENIZE[caption] else []
-    assert tokenize(caption) == tokenize_by_nltk(caption) == tokens
+def test_tokens_are_those_of_word_tokenize() -> None:
+    found = {caption: (" ".join(tokenize(caption)), " ".join(tokenize_by_nltk(caption))) for caption in WORD_TOKENIZE}
+    assert found == {caption: (tokens, tokens) for caption, tokens in WORD_TOKENIZE.items()}
+    assert tokenize("") == []
 
 
-@pytest.mark.parametrize("word", sorted(ABBREVIATIONS))
-def test_an_abbreviation_keeps_its_period_and_its_sentence(word: str) -> None:
-    text = f"the {word}. and x"
-    assert split_sentences(text) == [text]
-    assert split_sentences(f"the {word}x. and x") == [f"the {word}x.", "and x"]
-    hyphenated = f"the pre-{word}. and x"
-    assert split_sentences(hyphenated) == [hyphenated]
+def test_an_abbreviation_keeps_its_period_and_its_sentence() -> None:
+    assert len(ABBREVIATIONS) > 100
+    for word in ABBREVIATIONS:
+        for text in (f"the {word}. and x", f"the pre-{word}. and x"):
+            assert split_sentences(text) == [text]
+        assert split_sentences(f"the {word}x. and x") == [f"the {word}x.", "and x"]
 
 
 @pytest.mark.parametrize(

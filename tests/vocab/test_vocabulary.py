@@ -87,10 +87,10 @@ def test_every_short_text_of_ordinary_characters_gets_nltks_tokens() -> None:
 
 
 @pytest.mark.parametrize("word", ["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
-@pytest.mark.parametrize("frame", ["{} go", "they {}", "they {}.", "x-{}-y", "{}s", "a{}", "{}, then", "{}'s hat"])
-def test_words_that_nltk_takes_apart(word: str, frame: str) -> None:
-    caption = frame.format(word)
-    assert tokenize(caption) == tokenize_by_nltk(caption)
+def test_words_that_nltk_takes_apart(word: str) -> None:
+    frames = ("{} go", "they {}", "they {}.", "x-{}-y", "{}s", "a{}", "{}, then", "{}'s hat")
+    captions = [frame.format(word) for frame in frames]
+    assert [tokenize(caption) for caption in captions] == [tokenize_by_nltk(caption) for caption in captions]
 
 
 def test_punkt_would_find_one_sentence_in_an_ordinary_caption() -> None:

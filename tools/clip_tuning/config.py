@@ -54,9 +54,11 @@ class TuningConfig:
     workers: int = flag(0, "threads that decode pictures ahead (0: none)")
     picture_cache: int = flag(1024, "MiB: prepared pictures of a split are kept in memory if they need no more")
     fold_images: int = flag(1000, "a split of more images is also ranked in folds of so many")
-    output_dir: str = flag("output", "folder in which the run's own folder is made")
+    output_dir: str = flag("output", "folder in which the run's own folder is made", metavar="DIR")
     id: str | None = flag(None, "a name for this run, added to its folder's")
-    resume: str | None = flag(None, "folder of an interrupted run to go on with; all settings are its own")
+    resume: str | None = flag(
+        None, "folder of an interrupted run to go on with; all settings are its own", metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -65,8 +67,9 @@ class TuningConfig:
         for name in ("lr_update", "fold_images"):
             check_range(self, name, low=1)
         check_range(self, "batch_size", low=2)
-        for name in ("learning_rate", "pretrain_lr", "weight_decay"):
-            check_range(self, name, low=0.0)
+        for name in ("learning_rate", "pretrain_lr"):
+            check_range(self, name, low=1e-12, high=1.0)
+        check_range(self, "weight_decay", low=0.0)
         check_range(self, "grad_clip", low=1e-12)
         check_range(self, "augment", low=0.0, high=1.0)
 

@@ -29,11 +29,11 @@ from tools.clip_tuning.pairs import SPLITS, PairsConfig, open_pairs
 class ClipEvaluationConfig:
     """Flags of the evaluation."""
 
-    clip: str | None = flag(None, "CLIP folder to evaluate, e.g. the model folder of a run (required)")
+    clip: str | None = flag(None, "CLIP folder to evaluate, e.g. the model folder of a run (required)", metavar="DIR")
     precision: str = flag("fp32", "bf16: the towers compute in bfloat16 (autocast)", choices=("fp32", "bf16"))
     split: str = flag("test", "split to evaluate", choices=SPLITS)
     fold_images: int = flag(1000, "a split of more images is also ranked in folds of so many")
-    output: str | None = flag(None, "write the results to this JSON file")
+    output: str | None = flag(None, "write the results to this JSON file", metavar="FILE")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
     workers: int = flag(0, "threads that decode pictures ahead (0: none)")
 
@@ -80,7 +80,7 @@ def ranked_tables(title: str, rows: dict[str, Ranked], fold_images: int) -> str:
     parts = [result_table(title, {name: row.whole for name, row in rows.items()})]
     folds = {name: row.folds for name, row in rows.items() if row.folds is not None}
     if folds:
-        parts.append(result_table(f"{fold_images}-image folds, mean", folds))
+        parts.append(result_table(f"{fold_images}-image\nfolds, mean", folds))
     return "\n".join(parts)
 
 

@@ -35,7 +35,9 @@ SHOWN_KEYS = 3
 class ModelConfig:
     """Flags of the model. Sizes are those of `--clip tiny`; a folder brings its own."""
 
-    clip: str = flag(TINY, "CLIP folder (config.json, model.safetensors, ...), or tiny: a small random one")
+    clip: str = flag(
+        TINY, "CLIP folder (config.json, model.safetensors, ...), or tiny: a small random one", metavar="DIR"
+    )
     picture_size: int = flag(48, "tiny: side of the pictures, in pixels")
     patch_size: int = flag(12, "tiny: side of a patch, in pixels")
     vision_width: int = flag(128, "tiny: width of the picture tower")

@@ -45,15 +45,21 @@ WRITTEN = (PAIRS_CSV, PROBABILITY, INDEX, MODES, PICTURE, ADAPTER, ADAPTED_IMAGE
 class CleanConfig:
     """Flags of what is read and written."""
 
-    images: str | None = flag(None, "image embeddings (rows, dimensions): .npy, .h5, .safetensors; FILE or FILE::NAME")
-    captions: str | None = flag(None, "caption embeddings; row k belongs to row k of --images")
+    images: str | None = flag(
+        None, "image embeddings (rows, dimensions): .npy, .h5, .safetensors; FILE or FILE::NAME", metavar="FILE"
+    )
+    captions: str | None = flag(None, "caption embeddings; row k belongs to row k of --images", metavar="FILE")
     captions_per_image: int = flag(1, "so many captions in a row belong to each image")
     similarities: str | None = flag(
-        None, "instead of embeddings, one similarity a pair: .npy, .h5, .safetensors, .txt or .csv; FILE or FILE::NAME"
+        None,
+        "instead of embeddings, one similarity a pair: .npy, .h5, .safetensors, .txt or .csv; FILE or FILE::NAME",
+        metavar="FILE",
     )
     logit_scale: float = flag(1.0, "with --similarities: what the cosines were multiplied by (CLIP: about 100)")
-    truth: str | None = flag(None, "1 for a matched pair, 0 for a mismatched one, in such a file; only for figures")
-    output: str | None = flag(None, "folder for the results (required)")
+    truth: str | None = flag(
+        None, "1 for a matched pair, 0 for a mismatched one, in such a file; only for figures", metavar="FILE"
+    )
+    output: str | None = flag(None, "folder for the results (required)", metavar="DIR")
     overwrite: bool = flag(False, "replace the results that an earlier run left in --output")
 
     def __post_init__(self) -> None:

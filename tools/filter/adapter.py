@@ -23,7 +23,7 @@ from models.losses import Margins
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
-from runtime.log import Progress
+from runtime.progress import Progress
 from runtime.seed import generator
 from tools.filter.filtering import FilterConfig, Filtered, filter_pairs, similarity_of
 
@@ -44,7 +44,7 @@ class AdapterConfig:
         for name in ("num_epochs", "hidden_size", "refit_every"):
             check_range(self, name, low=1)
         check_range(self, "batch_size", low=2)
-        check_range(self, "learning_rate", low=0.0, high=1.0)
+        check_range(self, "learning_rate", low=1e-12, high=1.0)
 
 
 class ResidualAdapter(nn.Module):

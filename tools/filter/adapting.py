@@ -39,10 +39,14 @@ LARGEST_RANKING = 2 * 2**30
 class RankingConfig:
     """Flags of the pairs that are ranked before and after the adapter."""
 
-    holdout: float = flag(0.1, "share of the images kept out of the adapter's training, with their captions; 0: none")
+    holdout: float = flag(
+        0.1, "share of the images kept out of the adapter's training, with their captions; 0: none", metavar="RATIO"
+    )
     holdout_images: int = flag(5000, "hold out so many images at most")
-    test_images: str | None = flag(None, "rank these embeddings instead of held-out ones: FILE or FILE::NAME")
-    test_captions: str | None = flag(None, "their captions, as many an image as in --captions")
+    test_images: str | None = flag(
+        None, "rank these embeddings instead of held-out ones: FILE or FILE::NAME", metavar="FILE"
+    )
+    test_captions: str | None = flag(None, "their captions, as many an image as in --captions", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_range(self, "holdout", low=0.0, high=1.0, high_open=True)

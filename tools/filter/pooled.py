@@ -35,13 +35,15 @@ IMAGES, CAPTIONS, TRUTH = "images.npy", "captions.npy", "truth.npy"
 class PooledConfig:
     """Flags of what is read and written."""
 
-    mode_path: str | None = flag(None, "checkpoint (required)")
+    mode_path: str | None = flag(None, "checkpoint (required)", metavar="FILE")
     network: str = flag("A", "which of its networks", choices=("A", "B"))
     split: str = flag("train", "split whose pairs are encoded", choices=("train", "dev", "test", "testall"))
     data_name: str | None = flag(None, "data set (default: the checkpoint's)")
-    data_path: str | None = flag(None, "folder that holds the data set's folder (default: the checkpoint's)")
-    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)")
-    output: str | None = flag(None, "folder for the files (required)")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: the checkpoint's)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)", metavar="DIR")
+    output: str | None = flag(None, "folder for the files (required)", metavar="DIR")
     overwrite: bool = flag(False, "replace what an earlier run left in --output")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import robustness
@@ -81,10 +82,12 @@ def prepare_checkpoint(folder: Path) -> Prepared:
 
 
 def prepare_lineage(folder: Path, *, old: bool) -> Prepared:
-    """Checkpoints of NCR and SGRAF, of either layout of torch."""
+    """Checkpoints of NCR, SGRAF and CRCL (SGRAF's with values of numpy), of either layout of torch."""
+    crcl = lineage_content([small_matcher("SAF")], module_name="SAF")
     contents = [
         lineage_content([small_matcher(seed=0), small_matcher(seed=1)]),
         lineage_content([small_matcher("SAF")], module_name="SAF"),
+        {**crcl, "best_rsum": np.float64(400), "move_gt": np.ones(9)},
     ]
     return Prepared([torch_bytes(content, old=old) for content in contents], _checkpoint)
 

@@ -101,7 +101,8 @@ def test_no_pickle_is_opened(fails: Fails, names: dict[str, str]) -> None:
 def test_other_contents(fails: Fails, names: dict[str, str], tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    assert f"{path} is not a" in fails({**names, "images": str(path)})
+    told = fails({**names, "images": str(path)})
+    assert f"{path} is not a" in told or f"{path} is an npy file" in told
 
 
 def test_a_file_cut_short(fails: Fails, names: dict[str, str]) -> None:

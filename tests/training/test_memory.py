@@ -1,0 +1,184 @@
+"""What a method remembers survives a resume, and a pass can be made again: for every method there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_utils.batch import Batch
+from methods import known_methods
+from methods.blocks import consensus
+from methods.blocks.method import Bank
+from methods.ncr import NCR
+from runtime.checkpoint import as_bytes
+from runtime.errors import InputError
+from runtime.torch_file import read_torch_file
+from tests.training.trainers import make_trainer
+from training import look as look_module
+from training import trainer as trainer_module
+from training.division import Division
+from training.trainer import Trainer
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    **{name: ("--method", name) for name in known_methods()},
+    **{
+        f"mgcs, bank, {where}": ("--method", "mgcs", "--drift_neighbours", "bank", "--drift_correction", where)
+        for where in ("both", "training", "division", "off")
+    },
+    "dsdmr, cumulative": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0"),
+    "dsdmr, consensus": ("--method", "dsdmr", "--filter_pool", "cumulative", "--signal", "consensus"),
+    "ncr, consensus": ("--method", "ncr", "--signal", "consensus", "--loss", "bounded"),
+}
+DIVIDING = [name for name, kind in known_methods().items() if kind.divides]
+
+RENEWED = {"config", "_fitted", "share_noisy"}
+"""Attributes that the base class sets before anything looks at them: every division, and the trainer at each epoch."""
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Compare what a method may remember."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if dataclasses.is_dataclass(one):
+        return type(one) is type(other) and all(is_same(value, vars(other)[name]) for name, value in vars(one).items())
+    return bool(one == other)
+
+
+def assert_resumes(trainer: Trainer, other: Trainer) -> None:
+    """Bring `trainer` into an epoch, `other` to its saved state; assert that both remember, divide and learn alike."""
+    trainer.warm_up(0)
+    trainer.train_epochs(0, trainer.divide(0))
+    saved = {
+        "networks": [network.state() for network in trainer.networks],
+        "divisions": {name: division.as_state() for name, division in trainer.divisions.items()},
+    }
+    read = read_torch_file(bytes(as_bytes(saved)))
+    other.divisions = {name: Division.from_state(state) for name, state in read["divisions"].items()}
+    for network, resumed, state in zip(trainer.networks, other.networks, read["networks"], strict=True):
+        resumed.restore(state)
+        for name, value in vars(network.method).items():
+            if name in RENEWED or (isinstance(value, Bank) and not network.method.state()):
+                continue  # a bank that training does not look at is made anew by each division
+            assert is_same(value, vars(resumed.method).get(name)), f"{name} is lost on resume; see Method.state"
+    divided = [t.divide(1) for t in (trainer, other)]
+    for name, division in divided[0].items():
+        for field in ("signal", "probability", "is_clean"):
+            assert np.array_equal(getattr(division, field), getattr(divided[1][name], field)), (name, field)
+    for t, divisions in zip((trainer, other), divided, strict=True):
+        t.train_epochs(1, divisions)
+    for network, resumed in zip(trainer.networks, other.networks, strict=True):
+        assert all(map(torch.equal, network.matcher.state_dict().values(), resumed.matcher.state_dict().values()))
+
+
+@pytest.fixture
+def two(tiny_root: Path, tmp_path: Path) -> Callable[..., list[Trainer]]:
+    """Make two equal trainers."""
+
+    def make(*flags: str) -> list[Trainer]:
+        folders = [tmp_path / name for name in "ab"]
+        for folder in folders:
+            folder.mkdir()
+        own = ("--noisy_start", "0", "--noise_ratio", "0.4", *flags)
+        return [make_trainer(tiny_root, folder, *own) for folder in folders]
+
+    return make
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_a_method_remembers_survives_a_resume(variant: str, two: Callable[..., list[Trainer]]) -> None:
+    assert_resumes(*two(*VARIANTS[variant]))
+
+
+class Forgetful(NCR):
+    """Keeps a number from step to step and does not say so in `state`."""
+
+    steps = 0
+
+    def loss(self, *values: Any, **named: Any) -> torch.Tensor:
+        self.steps += 1
+        return super().loss(*values, **named) / self.steps
+
+
+def test_a_method_that_forgets_is_found(two: Callable[..., list[Trainer]]) -> None:
+    trainers = two("--method", "ncr")
+    for network in itertools.chain.from_iterable(t.networks for t in trainers):
+        network.method = Forgetful(network.method.config)
+    with pytest.raises(AssertionError, match="steps is lost on resume"):
+        assert_resumes(*trainers)
+
+
+@pytest.mark.parametrize("kind", ["warmup", "co_teaching"])
+def test_every_call_makes_its_pass(kind: str, tiny_root: Path, tmp_path: Path) -> None:
+    """A second warm-up epoch, and a second epoch, train as the first did."""
+    trainer = make_trainer(tiny_root, tmp_path, "--method", "baseline", "--warmup_type", kind)
+    for one_pass in (trainer.warm_up, trainer.warm_up, *[lambda epoch: trainer.train_epochs(epoch, {})] * 2):
+        for epoch in (0, 1):
+            before = [p.clone() for network in trainer.networks for p in network.matcher.parameters()]
+            one_pass(epoch)
+            after = [p for network in trainer.networks for p in network.matcher.parameters()]
+            assert not any(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("threshold", ["0.05", "0.95"])
+@pytest.mark.parametrize("method", DIVIDING)
+def test_the_look_trusts_the_pairs_that_the_method_calls_clean(
+    method: str, threshold: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own filter and --p_threshold: pairs that are offered no new partner are those it trains on."""
+    flags = ("--method", method, "--refine", "rematch", "--p_threshold", threshold, "--noise_ratio", "0.4")
+    trainer = make_trainer(tiny_root, tmp_path, *flags, "--no_co_training", "--signal_memory", "0")
+    trusted: list[np.ndarray] = []
+    original = look_module.make_offers
+    monkeypatch.setattr(look_module, "make_offers", lambda bank, t: original(bank, trusted.append(t) or t))
+    trainer.warm_up(0)
+    trainer.warm_up(1)
+    division = trainer.divide(0)["A"]
+    assert np.array_equal(trusted[0], division.is_clean) or trusted[0].all(), "of all clean pairs NCR takes 1 % out"
+    assert np.array_equal(trusted[0], division.probability > float(threshold))
+
+
+def test_the_pool_is_what_a_consensus_left(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So little noise is allowed that pairs are called clean which the modes alone would drop."""
+    monkeypatch.setattr(consensus, "TOLERANCE", 0.1)
+    flags = ("--method", "dsdmr", "--signal", "consensus", "--filter_pool", "cumulative", "--noise_ratio", "0.4")
+    trainer = make_trainer(tiny_root, tmp_path, *flags)
+    trainer.warm_up(0)
+    for epoch in range(2):
+        division, method = trainer.divide(epoch)["A"], trainer.networks[0].method
+        assert np.array_equal(method.state()["kept"].numpy(), division.is_clean) and not division.is_clean.all()
+        untempered = method.clean_probability(division.signal) > 0.5
+        assert (division.is_clean & ~untempered).any() or epoch
+
+
+@pytest.mark.parametrize("on_nan", ["skip", "stop"])
+@pytest.mark.parametrize("module", ["SGR", "SAF"])
+def test_a_batch_that_is_not_finite_leaves_no_trace(
+    module: str, on_nan: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running statistics are updated by the forward pass, before anyone knows that the loss is NaN."""
+    trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--method", "baseline", "--on_nan", on_nan)
+    original, calls = trainer_module.warm_up_alone, itertools.count(1)
+
+    def with_a_broken_batch(network: Any, batch: Batch, settings: Any) -> float:
+        if next(calls) == 3:
+            batch = dataclasses.replace(batch, regions=batch.regions * float("inf"))
+        return original(network, batch, settings)
+
+    monkeypatch.setattr(trainer_module, "warm_up_alone", with_a_broken_batch)
+    if on_nan == "stop":
+        with pytest.raises(InputError, match="batch 3"):
+            trainer.warm_up(0)
+        weights = torch.load(tmp_path / "not_finite.pth.tar", weights_only=True)["networks"][0]["weights"]
+    else:
+        trainer.warm_up(0)
+        weights = trainer.networks[0].matcher.state_dict()
+    assert all(torch.isfinite(value).all() for value in weights.values())
