@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.bad_inputs.case import ACCEPTED, REFUSED, Case, Workshop, save_pictures
 from methods.blocks import gaussian_modes, similarity_modes
-from tests.tools.clip_tuning.models import tiny_clip
+from tests.tools.clip_tuning.made_up import tiny_clip
 from tests.tools.filter.made_up import flags, make, save
 
 ISSUE = "3. DSDMR"

@@ -20,12 +20,11 @@ from runtime.checkpoint import write_json
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 from runtime.log import table
-from tools.clip_tuning.__main__ import RESULTS, resume, start
 from tools.clip_tuning.config import ClipRunConfig, add_all_flags, config_of
-from tools.clip_tuning.library import require_transformers
-from tools.clip_tuning.objectives import CLIP_METHODS
-from tools.clip_tuning.state import STATE
-from tools.clip_tuning.trainer import PRETRAINED
+from tools.clip_tuning.processing import require_transformers
+from tools.clip_tuning.setup import CONFIG, RESULTS, STATE
+from tools.clip_tuning.step import CLIP_METHODS
+from tools.clip_tuning.trainer import PRETRAINED, ClipTrainer
 
 BASE = "zero_shot"
 TABLE = "ablation.json"
@@ -70,15 +69,15 @@ def run_row(config: ClipRunConfig) -> dict[str, Any]:
     """
     folder = Path(config.tuning.output_dir) / config.run_name()
     if not folder.exists():
-        return start(config).train()
+        return ClipTrainer.start(config).train()
     if not (folder / STATE).is_file() and not (folder / RESULTS).is_file():
         raise InputError(f"{folder} holds a run that was cut off before its first epoch was done; remove the folder")
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if stored != json.loads(json.dumps(config.as_dict())):
         raise InputError(f"{folder} holds a run with other settings; name another --output_dir or --id")
     if (folder / RESULTS).is_file():
         return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    return resume(config, folder).train()
+    return ClipTrainer.resume(config, folder).train()
 
 
 def ablation_table(results: dict[str, dict[str, Any]]) -> str:

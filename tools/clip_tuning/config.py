@@ -13,10 +13,10 @@ from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from runtime.json_text import parse_json
 from runtime.stored_settings import from_stored
-from tools.clip_tuning.filtering import FilterConfig
+from tools.clip_tuning.evaluate import RefilterConfig
 from tools.clip_tuning.model import TINY, ModelConfig
-from tools.clip_tuning.objectives import CLIP_METHODS, NEGATIVES, PLAIN_LOSSES
 from tools.clip_tuning.pairs import PairsConfig
+from tools.clip_tuning.step import CLIP_METHODS, NEGATIVES, PLAIN_LOSSES
 
 OPTIMISERS = ("adamw", "adam")
 
@@ -86,7 +86,7 @@ class ClipRunConfig:
     pairs: PairsConfig
     noise: NoiseConfig
     model: ModelConfig
-    filter: FilterConfig
+    filter: RefilterConfig
     tuning: TuningConfig
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ SECTIONS: dict[str, type] = {
     "pairs": PairsConfig,
     "noise": NoiseConfig,
     "model": ModelConfig,
-    "filter": FilterConfig,
+    "filter": RefilterConfig,
     "tuning": TuningConfig,
 }
 """Field of `ClipRunConfig` -> its type."""

@@ -6,6 +6,7 @@ Legend: B pictures or captions, D embed size, W tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -20,9 +21,19 @@ from torch import Tensor, nn
 from runtime.errors import InputError
 from runtime.flags import check_choices, check_range, flag
 from runtime.seed import seed_everything
-from tools.clip_tuning.library import CLIPConfig, CLIPModel, Tokenizer, require_transformers
-from tools.clip_tuning.preprocess import Preprocessing
-from tools.clip_tuning.tokens import MIN_TOKENS, Tokens, check_tokenizer, load_tokenizer, tokenize, train_tokenizer
+from tools.clip_tuning.processing import (
+    MIN_TOKENS,
+    CLIPConfig,
+    CLIPModel,
+    Preprocessing,
+    Tokenizer,
+    Tokens,
+    load_tokenizer,
+    reason,
+    require_transformers,
+    tokenize,
+    train_tokenizer,
+)
 
 TINY = "tiny"
 MAX_SCALE = 100.0
@@ -52,16 +63,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("picture_size", "patch_size", "vision_layers", "text_layers", "heads", "embed_size"):
-            check_range(self, name, low=1)
-        check_range(self, "max_tokens", low=3)
-        check_range(self, "vocab_size", low=MIN_TOKENS)
-        for name in ("vision_width", "text_width"):
-            check_range(self, name, low=1)
-            if getattr(self, name) % self.heads:
-                raise InputError(f"--{name} {getattr(self, name)} is no multiple of --heads {self.heads}")
-        if self.picture_size % self.patch_size:
-            raise InputError(f"--picture_size {self.picture_size} is no multiple of --patch_size {self.patch_size}")
+        at_least = {"max_tokens": 3, "vocab_size": MIN_TOKENS}
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, int):
+                check_range(self, field.name, low=at_least.get(field.name, 1))
+        for name, part in (("vision_width", "heads"), ("text_width", "heads"), ("picture_size", "patch_size")):
+            whole, step = getattr(self, name), getattr(self, part)
+            if whole % step:
+                raise InputError(f"--{name} {whole} is no multiple of --{part} {step}")
 
 
 class Clip(nn.Module):
@@ -116,7 +125,7 @@ class Clip(nn.Module):
             part.mkdir(parents=True)
             self.network.save_pretrained(part)
             self.tokenizer.save_pretrained(part)
-            self.preprocessing.save(part)
+            self.preprocessing.processor.save_pretrained(part)
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
         except OSError as error:
@@ -127,30 +136,24 @@ def build_tiny(config: ModelConfig, captions: Sequence[str], seed: int) -> Clip:
     """Return a small CLIP with random weights and a tokeniser trained on `captions`."""
     require_transformers()
     tokenizer = train_tokenizer(captions, config.vocab_size)
-    towers = {"num_attention_heads": config.heads, "hidden_act": "gelu", "projection_dim": config.embed_size}
-    text = {
-        **towers,
-        "hidden_size": config.text_width,
-        "intermediate_size": 4 * config.text_width,
-        "num_hidden_layers": config.text_layers,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": config.max_tokens,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    vision = {
-        **towers,
-        "hidden_size": config.vision_width,
-        "intermediate_size": 4 * config.vision_width,
-        "num_hidden_layers": config.vision_layers,
-        "image_size": config.picture_size,
-        "patch_size": config.patch_size,
-    }
+
+    def tower(width: int, layers: int, **own: Any) -> dict[str, Any]:
+        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+        return {**sizes, "num_attention_heads": config.heads, "hidden_act": "gelu", **own}
+
+    text = tower(
+        config.text_width,
+        config.text_layers,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=config.max_tokens,
+        **{name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    )
+    vision = tower(
+        config.vision_width, config.vision_layers, image_size=config.picture_size, patch_size=config.patch_size
+    )
     seed_everything(seed)
     network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.embed_size))
-    side = config.picture_size
-    return Clip(network, tokenizer, Preprocessing(resize=side, crop=(side, side)), config.precision)
+    return Clip(network, tokenizer, Preprocessing.square(config.picture_size), config.precision)
 
 
 def _check_weights(info: dict[str, Any], folder: Path) -> None:
@@ -195,15 +198,12 @@ def load_clip(folder: Path, precision: str) -> Clip:
             output_loading_info=True,
         )
     except Exception as error:  # a damaged file leads the library into any exception
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--clip {folder} cannot be loaded ({type(error).__name__}: {reason})") from None
+        raise InputError(f"--clip {folder} cannot be loaded ({type(error).__name__}: {reason(error)})") from None
     network, info = loaded
     _check_weights(info, folder)
-    tokenizer, preprocessing = load_tokenizer(folder), Preprocessing.load(folder)
-    text, side = network.config.text_config, network.config.vision_config.image_size
-    check_tokenizer(tokenizer, folder, vocab_size=text.vocab_size, end=text.eos_token_id)
-    if preprocessing.size != (side, side):
-        raise InputError(f"--clip {folder} takes pictures of {side} x {side}, but prepares {preprocessing.size}")
+    text = network.config.text_config
+    tokenizer = load_tokenizer(folder, vocab_size=text.vocab_size, end=text.eos_token_id)
+    preprocessing = Preprocessing.load(folder, network.config.vision_config.image_size)
     return Clip(network, tokenizer, preprocessing, precision)
 
 

@@ -1,33 +1,36 @@
-"""Picture-caption pairs from a CSV, a JSON or the suite's own data folders, and the noise put into them.
+"""Pictures and their captions: read, mismatched, made ready for a model, changed at random.
 
-- CSV: columns `image` and `caption`, a pair a row; other columns are left alone.
-- JSON, objects: [{"image": "a.jpg", "caption": "..."}, ...]; a caption may be a list of captions.
-- JSON, DSDMR's schema: {"image": [...], "caption": [...]}, parallel lists; captions are a list of lists, or a flat list
-  with the same number of captions (5 or 1) for every image.
-- a data folder with `thumbnails.h5`: `{split}_caps.txt` as for run.py.
-Images are numbered in the order of their first pair, and captions are sorted by image, so that index files of
-`--noise_file` mean what they mean to run.py. Legend: I images, C captions.
+Pairs come from a file of any of the shapes of `python -m data_utils.extract` (data_utils/extraction/listing.py), or
+from a data folder with `thumbnails.h5` and `{split}_caps.txt`, as for run.py. Of a file, images are numbered in the
+order of their first pair and captions are sorted by image, so that index files of `--noise_file` mean what they mean to
+run.py. Legend: I images, C captions, B pictures of a batch, S side of a prepared picture.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from data_utils.captions import read_captions
 from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
-from data_utils.extraction.text_files import read_json, read_text
+from data_utils.extraction.listing import captions_by_picture
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.pictures import THUMBNAILS, Pictures, picture_files, thumbnails
 from runtime.errors import InputError
 from runtime.flags import flag
 
 SPLITS = ("train", "dev", "test")
+ZOOM, TURN, SHIFT = 0.25, 0.25, 0.15
+"""Largest zoom (of the side), turn (radians) and shift (of half the side) at strength 1."""
+CONTRAST, TINT = 0.3, 0.3
+"""Largest change of contrast (a factor) and of each channel (normalised units) at strength 1."""
 
 
 @dataclass(frozen=True)
@@ -76,92 +79,21 @@ class Pairs:
         return len(self.pictures)
 
 
-def _from_csv(path: Path) -> list[tuple[str, str]]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    lacking = {"image", "caption"} - set(reader.fieldnames or ())
-    if lacking:
-        raise InputError(
-            f"{path} has no column {' and no column '.join(sorted(lacking))}; its first line names columns"
-        )
-    rows = []
-    try:
-        for row in reader:
-            if not row["image"] or not (row["caption"] or "").strip():
-                raise InputError(
-                    f"{path} line {reader.line_num}: image or caption is empty; fill it in or drop the line"
-                )
-            rows.append((row["image"], row["caption"].strip()))
-    except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is no CSV: {error}") from None
-    return rows
-
-
-def _captions_of(entry: Any, where: str) -> list[str]:
-    """Return one image's captions, given as a string or a list of strings."""
-    captions = [entry] if isinstance(entry, str) else entry
-    if not isinstance(captions, list) or not captions:
-        raise InputError(f"{where}: caption must be a string or a list of strings, not {type(entry).__name__}")
-    for caption in captions:
-        if not isinstance(caption, str) or not caption.strip():
-            raise InputError(f"{where} holds an empty caption, or one that is no string")
-    return [caption.strip() for caption in captions]
-
-
-def _from_lists(path: Path, images: Any, captions: Any) -> list[tuple[str, str]]:
-    if not isinstance(images, list) or not isinstance(captions, list):
-        raise InputError(f'{path}: "image" and "caption" must be lists')
-    if captions and isinstance(captions[0], str) and images and len(captions) % len(images) == 0:
-        each = len(captions) // len(images)
-        captions = [captions[start : start + each] for start in range(0, len(captions), each)]
-    if len(images) != len(captions):
-        raise InputError(
-            f'{path}: "image" has {len(images)} entries and "caption" has {len(captions)}; give as many lists of '
-            "captions as images, or a flat list with equally many captions for every image"
-        )
-    rows = []
-    for number, (image, own) in enumerate(zip(images, captions, strict=True)):
-        if not isinstance(image, str) or not image:
-            raise InputError(f'{path}: entry {number} of "image" is no path')
-        rows += [(image, caption) for caption in _captions_of(own, f'{path}: entry {number} of "caption"')]
-    return rows
-
-
-def _from_json(path: Path) -> list[tuple[str, str]]:
-    content = read_json(path)
-    if isinstance(content, list) and all(isinstance(entry, dict) for entry in content):
-        for number, entry in enumerate(content):
-            if not {"image", "caption"} <= set(entry):
-                raise InputError(f'{path}: entry {number} lacks "image" or "caption"; it has: {", ".join(entry)}')
-        captions = [_captions_of(entry["caption"], f"{path}: entry {number}") for number, entry in enumerate(content)]
-        return _from_lists(path, [entry["image"] for entry in content], captions)
-    if not isinstance(content, dict) or not {"image", "caption"} <= set(content):
-        raise InputError(f'{path} must be a list of objects with "image" and "caption", or one of two such lists')
-    return _from_lists(path, content["image"], content["caption"])
-
-
-READERS = {".csv": _from_csv, ".json": _from_json}
-
-
-def read_pairs(path: Path, picture_path: Path | None = None) -> Pairs:
+def read_pairs(path: Path, split: str, picture_path: Path | None = None) -> Pairs:
     """Read a file of pairs.
 
     Args:
-        path: .csv or .json.
+        path: .csv, .tsv, .txt or .json.
+        split: which pairs are taken where the file tells splits.
         picture_path: folder that relative picture paths start from; None is the file's own.
 
     Raises:
         InputError: not a file of pairs, no pair in it, or pictures that are missing (path and count).
     """
-    if path.suffix.lower() not in READERS:
-        raise InputError(f"{path} is neither .csv nor .json; give a file of pairs")
-    rows = READERS[path.suffix.lower()](path)
-    if not rows:
-        raise InputError(f"{path} holds no pair")
-    numbers: dict[str, int] = {}
-    image = np.array([numbers.setdefault(name, len(numbers)) for name, _ in rows], dtype=np.int64)
-    order = np.argsort(image, kind="stable")
-    pictures = picture_files([(picture_path or path.parent) / name for name in numbers])
-    return Pairs(str(path), pictures, [rows[k][1] for k in order], image[order])
+    captions = captions_by_picture(path, split)
+    pictures = picture_files([(picture_path or path.parent) / name for name in captions])
+    texts = [caption for own in captions.values() for caption in own]
+    return Pairs(str(path), pictures, texts, np.repeat(np.arange(len(captions)), list(map(len, captions.values()))))
 
 
 def open_pairs(config: PairsConfig, split: str) -> Pairs:
@@ -172,7 +104,7 @@ def open_pairs(config: PairsConfig, split: str) -> Pairs:
     """
     file = config.file_of(split)
     if file is not None:
-        return read_pairs(Path(file), Path(config.picture_path) if config.picture_path else None)
+        return read_pairs(Path(file), split, Path(config.picture_path) if config.picture_path else None)
     folder = locate(DataConfig(data_name=config.data_name, data_path=config.data_path))
     pictures = thumbnails(folder / THUMBNAILS, split)
     captions = read_captions(folder, split)
@@ -198,3 +130,83 @@ def inject_noise(pairs: Pairs, noise: NoiseConfig, data_name: str) -> tuple[np.n
             f"{counts.min()} to {counts.max()}"
         )
     return pairs.image_of_caption, NoiseReport(protocol="none", asked_ratio=0.0, measured_ratio=0.0)
+
+
+class PreparedPictures:
+    """Prepared pictures by number, kept once they were asked for if all of them are small enough together.
+
+    Args:
+        pictures: I of them.
+        prepare: how one is prepared: (H, W, 3) uint8 -> (3, S, S) uint8.
+        side: S.
+        cache_bytes: prepared pictures are kept if all of them take no more.
+        workers: threads that decode; 0 decodes in the caller's.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        prepare: Callable[[np.ndarray], Tensor],
+        side: int,
+        *,
+        cache_bytes: int = 2**30,
+        workers: int = 0,
+    ) -> None:
+        self.pictures, self._prepare = pictures, prepare
+        shape = (len(pictures), 3, side, side)
+        self._kept = torch.empty(shape, dtype=torch.uint8) if np.prod(shape) <= cache_bytes else None
+        self._is_kept = np.zeros(len(pictures), dtype=bool)
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+
+    def _decode(self, numbers: Iterable[int]) -> Tensor:
+        def one(number: int) -> Tensor:
+            return self._prepare(self.pictures.pixels(number))
+
+        return torch.stack(list(self._pool.map(one, numbers) if self._pool is not None else map(one, numbers)))
+
+    def batch(self, numbers: np.ndarray) -> Tensor:
+        """Return pictures (B, 3, S, S) uint8 for numbers (B,); equal numbers are decoded once."""
+        if self._kept is None:
+            unique, inverse = np.unique(numbers, return_inverse=True)
+            return self._decode(unique.tolist())[torch.from_numpy(inverse)]
+        new = np.unique(numbers[~self._is_kept[numbers]])
+        if len(new):
+            self._kept[torch.from_numpy(new)] = self._decode(new.tolist())
+            self._is_kept[new] = True
+        return self._kept[torch.from_numpy(numbers)]
+
+    def batches(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield each part of numbers with its pictures; with workers, the next part is decoded meanwhile."""
+        if self._pool is None:
+            yield from ((part, self.batch(part)) for part in parts)
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            waiting: list[tuple[np.ndarray, Future[Tensor]]] = []
+            for part in parts:
+                waiting.append((part, ahead.submit(self.batch, part)))
+                if len(waiting) > 1:
+                    first, future = waiting.pop(0)
+                    yield first, future.result()
+            yield from ((first, future.result()) for first, future in waiting)
+
+
+def augment(pictures: Tensor, strength: float, draw: torch.Generator) -> Tensor:
+    """Change each picture at random: shift, zoom, turn, brightness and colour, for models trained from nothing.
+
+    Args:
+        pictures: (B, 3, H, W) normalised float32.
+        strength: 0 returns them as they are.
+        draw: CPU generator; nine numbers a picture.
+
+    Returns:
+        (B, 3, H, W). Pixels from beyond the edge repeat the edge.
+    """
+    if strength == 0:
+        return pictures
+    unit = (2 * torch.rand(9, len(pictures), generator=draw) - 1).mul_(strength).to(pictures.device)
+    zoom, stretch, angle = 1 - ZOOM * unit[0], 1 + ZOOM / 2 * unit[1], TURN * unit[2]
+    across = torch.stack([zoom * stretch * angle.cos(), -zoom * angle.sin(), SHIFT * unit[3]], dim=1)
+    down = torch.stack([zoom * angle.sin(), zoom / stretch * angle.cos(), SHIFT * unit[4]], dim=1)
+    grid = F.affine_grid(torch.stack([across, down], dim=1), list(pictures.shape), align_corners=False)
+    moved = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return moved * (1 + CONTRAST * unit[5])[:, None, None, None] + (TINT * unit[6:9]).T[:, :, None, None]

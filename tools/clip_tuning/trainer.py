@@ -1,8 +1,8 @@
 """Pretrain, filter, fine-tune, validate, test, and go on where a run was interrupted.
 
-Epochs are counted through: first those of pretraining, then those of fine-tuning. The file of `state.py` is
-written after each. Every random choice comes from a generator of the seed and the epoch, so that a resumed run takes
-the steps of the uninterrupted one. Legend: C training pairs, B pairs of a batch.
+Epochs are counted through: first those of pretraining, then those of fine-tuning. After each, all that is needed to go
+on is written to `state.pt`. Every random choice comes from a generator of the seed and the epoch, so that a resumed run
+takes the steps of the uninterrupted one. Legend: C training pairs, B pairs of a batch.
 """
 
 from __future__ import annotations
@@ -18,29 +18,39 @@ import numpy as np
 import torch
 
 from data_utils.loaders import MIN_BATCH, shuffled_batches
-from runtime.checkpoint import write_json
+from methods.blocks.similarity_modes import SimilarityModes
+from runtime.checkpoint import save_checkpoint, write_json
 from runtime.errors import InputError
 from runtime.log import RunLog
+from runtime.run_folder import claim
 from runtime.seed import generator, seed_everything
-from tools.clip_tuning.augment import augment
-from tools.clip_tuning.config import ClipRunConfig
-from tools.clip_tuning.embedding import embed
-from tools.clip_tuning.evaluate import rank, ranked_tables
-from tools.clip_tuning.filtering import Filtered, filter_metrics, filter_pairs, similarity_of_pairs
+from tools.clip_tuning.config import ClipRunConfig, resumed
+from tools.clip_tuning.evaluate import filter_figures, filter_given_pairs, rank, ranked_tables
 from tools.clip_tuning.model import load_clip, placed
-from tools.clip_tuning.objectives import CLIP_METHODS, loss_function
-from tools.clip_tuning.setup import ClipData, build_optimiser, pretraining_rate
-from tools.clip_tuning.state import RunState, load_state, save_state
-from tools.clip_tuning.step import random_state, set_random_state, train_step
+from tools.clip_tuning.pairs import augment
+from tools.clip_tuning.setup import (
+    CONFIG,
+    RESULTS,
+    STATE,
+    ClipData,
+    RunState,
+    build_optimiser,
+    load_state,
+    pretraining_rate,
+)
+from tools.clip_tuning.step import CLIP_METHODS, loss_function, random_state, set_random_state, train_step
+from tools.filter.filtering import Filtered
 
 MODEL, PRETRAINED = "model", "pretrained"
 """Folders of the model that dev chose, and of the model after pretraining."""
 
 
 class ClipTrainer:
-    """Train as `config` says and write everything into `folder`; with `resumes`, go on with what is there."""
+    """Train as `config` says and write everything into `folder`; with a `state`, go on from there."""
 
-    def __init__(self, config: ClipRunConfig, data: ClipData, folder: Path, *, resumes: bool = False) -> None:
+    def __init__(
+        self, config: ClipRunConfig, data: ClipData, folder: Path, state: dict[str, Any] | None = None
+    ) -> None:
         self.config, self.tuning, self.data, self.folder = config, config.tuning, data, folder
         self.row = CLIP_METHODS[config.tuning.clip_method]
         self.model = data.model
@@ -48,18 +58,55 @@ class ClipTrainer:
         self.optimiser = build_optimiser(self.model, self.tuning)
         self.filtered: Filtered | None = None
         self.run = RunState()
-        if resumes:
-            self._restore(load_state(folder))
+        if state is not None:
+            self._restore(state)
         self._started = time.monotonic() - self.run.seconds
-        self.log = RunLog(folder)
-        for record in self.run.records:
-            self.log.scalars(record["step"], {name: value for name, value in record.items() if name != "step"})
+        self.log = RunLog(folder, self.run.log_size or None)
+
+    @classmethod
+    def start(cls, config: ClipRunConfig) -> ClipTrainer:
+        """Open data and model and claim a folder for a new run."""
+        data = ClipData.open(config)
+        folder = claim(Path(config.tuning.output_dir), config.run_name())
+        write_json(folder / CONFIG, config.as_dict())
+        return cls(config, data, folder)
+
+    @classmethod
+    def resume(cls, given: ClipRunConfig, folder: Path) -> ClipTrainer:
+        """Open an interrupted run.
+
+        Raises:
+            InputError: there is none, it is finished, or a flag asks for something else.
+        """
+        config = resumed(given, ClipRunConfig.read(folder / CONFIG), folder)
+        if (folder / RESULTS).is_file():
+            raise InputError(f"--resume {folder}: that run is finished; its results are in {RESULTS}")
+        state = load_state(folder)  # before the pictures are opened
+        return cls(config, ClipData.open(config), folder, state)
+
+    def _save(self) -> None:
+        self.run.seconds, self.run.log_size = time.monotonic() - self._started, self.log.size()
+        content = {
+            "run": vars(self.run),
+            "network": self.model.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "filtered": None,
+            "random": random_state(self.model.device),
+        }
+        if (found := self.filtered) is not None:
+            arrays = {
+                name: torch.from_numpy(getattr(found, name)) for name in ("similarity", "probability", "is_clean")
+            }
+            content["filtered"] = {**arrays, "modes": found.modes.as_dict()}
+        save_checkpoint(self.folder / STATE, content)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.run = state["run"]
         self.model.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.filtered = None if state["filtered"] is None else Filtered.of_state(state["filtered"])
+        if (found := state["filtered"]) is not None:
+            arrays = {name: value.numpy() for name, value in found.items() if name != "modes"}
+            self.filtered = Filtered(**arrays, modes=SimilarityModes.from_dict(found["modes"]))
         set_random_state(state["random"], self.model.device)
 
     @property
@@ -85,8 +132,7 @@ class ClipTrainer:
                 self.pretrain_epoch()
             else:
                 self.tune_epoch()
-
-    # -- epochs -------------------------------------------------------------------------------------------------
+            self._save()
 
     def pretrain_epoch(self) -> None:
         """Train an epoch with CLIP's loss on all pairs."""
@@ -94,7 +140,6 @@ class ClipTrainer:
         rate = partial(pretraining_rate, self.tuning, math.ceil(len(everything) / self.tuning.batch_size), epoch)
         loss = self._train_on(everything, "contrastive", rate)
         self._close_epoch(f"pretraining {epoch + 1}/{self.tuning.pretrain_epochs}", {"loss": loss})
-        self._save()
 
     def start_tuning(self) -> None:
         """Keep the model as it is now, see how good it is, and begin with fresh moments of the optimiser."""
@@ -109,16 +154,16 @@ class ClipTrainer:
         epoch, row = self._epoch, self.row
         assert row.loss is not None
         if row.needs_modes and epoch % self.config.filter.refit_every == 0:
-            self.filter(epoch)
+            self.filtered, figures = self._filter(f"filter {epoch + 1}", self.filtered)
+            self.run.first_filter = self.run.first_filter or figures
         chosen = np.arange(len(self.data.image_index))
         if row.filters:
             assert self.filtered is not None
-            chosen = np.flatnonzero(self.filtered.kept)
+            chosen = np.flatnonzero(self.filtered.is_clean)
         rate = self.tuning.learning_rate * 0.1 ** (epoch // self.tuning.lr_update)
         loss = self._train_on(chosen, self.tuning.plain_loss if row.loss == "plain" else row.loss, lambda step: rate)
         title, values = f"epoch {epoch + 1}/{self.tuning.tuning_epochs}", {"loss": loss, "pairs": len(chosen)}
         self._keep_best(epoch + 1, self._close_epoch(title, values))
-        self._save()
 
     def _train_on(self, chosen: np.ndarray, loss: str, rate: Callable[[int], float]) -> float:
         """Train on the pairs of these numbers once; return the mean loss.
@@ -126,25 +171,23 @@ class ClipTrainer:
         Raises:
             InputError: they are too few for a batch.
         """
-        tuning, train, done = self.tuning, self.data.splits["train"], self.run.epochs_done
+        tuning, train, done, device = self.tuning, self.data.splits["train"], self.run.epochs_done, self.model.device
         if len(chosen) < MIN_BATCH:
             raise InputError(
                 f"{len(chosen)} pairs are too few to train on; lower --p_threshold or take --filter_pool full"
             )
-        batches = [
-            b.numpy() for b in shuffled_batches(chosen, tuning.batch_size, generator(tuning.seed, "shuffle", done))
-        ]
-        draw, device = generator(tuning.seed, "augment", done), self.model.device
-        modes, posterior = None, None
-        if self.filtered is not None:
-            modes, posterior = self.filtered.modes, torch.from_numpy(self.filtered.probability).float()
-        progress = self.log.progress(f"epoch {done + 1}", len(chosen))
+        shuffled = shuffled_batches(chosen, tuning.batch_size, generator(tuning.seed, "shuffle", done))
+        batches, draw = [batch.numpy() for batch in shuffled], generator(tuning.seed, "augment", done)
+        modes = None if self.filtered is None else self.filtered.modes
+        progress, total = self.log.progress(f"epoch {done + 1}", len(chosen)), 0.0
         self.model.train()
-        total = 0.0
         pictures = train.pictures.batches(self.data.image_index[batch] for batch in batches)
         for step, (batch, (image_id, prepared)) in enumerate(zip(batches, pictures, strict=True)):
             for group in self.optimiser.param_groups:
                 group["lr"] = rate(step)
+            probability = None
+            if self.filtered is not None:
+                probability = torch.from_numpy(self.filtered.probability[batch]).float().to(device)
             loss_of = loss_function(
                 loss,
                 self.config.filter,
@@ -152,7 +195,7 @@ class ClipTrainer:
                 scale=lambda: self.model.scale,
                 image_id=torch.from_numpy(image_id).to(device),
                 hardest=tuning.negatives == "hardest",
-                probability=None if posterior is None else posterior[torch.from_numpy(batch)].to(device),
+                probability=probability,
             )
             changed = augment(self.model.preprocessing.normalise(prepared.to(device)), tuning.augment, draw)
             ids = train.tokens.rows(batch).ids.to(device)
@@ -164,29 +207,20 @@ class ClipTrainer:
         progress.close()
         return total / sum(map(len, batches))
 
-    # -- filter and validation ------------------------------------------------------------------------------------
-
-    def look_at_pairs(self, earlier: Filtered | None) -> Filtered:
-        """Filter the training pairs by the model as it is now."""
-        embeddings = embed(self.model, self.data.splits["train"])
-        return filter_pairs(similarity_of_pairs(embeddings, self.data.image_index), self.config.filter, earlier)
-
-    def filter(self, epoch: int) -> None:
-        """Filter the training pairs anew and record how good that was."""
-        self.filtered = self.look_at_pairs(self.filtered)
-        figures = self._record_filter(f"filter {epoch + 1}", self.filtered)
-        self.run.first_filter = self.run.first_filter or figures
-
-    def _record_filter(self, title: str, filtered: Filtered) -> dict[str, Any]:
-        figures = filter_metrics(filtered, self.data.is_matched)
+    def _filter(self, title: str, earlier: Filtered | None) -> tuple[Filtered, dict[str, Any]]:
+        """Filter the training pairs by the model as it is now; say, record and return how good that was."""
+        train = self.data.splits["train"]
+        found = filter_given_pairs(self.model, train, self.data.image_index, self.config.filter, earlier)
+        figures = filter_figures(found, self.data.is_matched)
         self._record({f"filter/{name}": value for name, value in figures.items()}, event="filter")
         said = f"{title}: keeps {100 * figures['share_kept']:.1f} % of the pairs, d' {figures['separation']:.2f}"
         if "residual_noise" in figures:
-            said += f", residual noise {figures['residual_noise']:.3f}, AUC {figures['auc']:.3f}"
+            auc = "-" if figures["auc"] is None else f"{figures['auc']:.3f}"
+            said += f", residual noise {figures['residual_noise']:.3f}, AUC {auc}"
         self.log.say(said)
-        if filtered.modes.note:
-            self.log.say(f"warning: {filtered.modes.note}")
-        return figures
+        if found.modes.note:
+            self.log.say(f"warning: {found.modes.note}")
+        return found, figures
 
     def _validate(self, title: str) -> dict[str, Any]:
         ranked = rank(self.model, self.data.splits["dev"], self.tuning.fold_images)
@@ -206,26 +240,11 @@ class ClipTrainer:
             self.model.save(self.folder / MODEL)
 
     def _record(self, values: dict[str, Any], *, event: str) -> None:
-        record = {"event": event, "step": self.run.epochs_done, **values}
-        self.run.records.append(record)
-        self.log.scalars(record["step"], {name: value for name, value in record.items() if name != "step"})
-
-    def _save(self) -> None:
-        self.run.seconds = time.monotonic() - self._started
-        save_state(
-            self.folder,
-            self.run,
-            network=self.model.network.state_dict(),
-            optimiser=self.optimiser.state_dict(),
-            filtered=None if self.filtered is None else self.filtered.state(),
-            random=random_state(self.model.device),
-        )
-
-    # -- the end --------------------------------------------------------------------------------------------------
+        self.log.scalars(self.run.epochs_done, {"event": event, **values})
 
     def finish(self) -> dict[str, Any]:
         """Look at all training pairs once more, test the model that dev chose, write results.json."""
-        last = self._record_filter("after training", self.look_at_pairs(None))
+        _, last = self._filter("after training", None)
         best = placed(load_clip(self.folder / MODEL, self.config.model.precision), self.model.device)
         ranked = rank(best, self.data.splits["test"], self.tuning.fold_images)
         title = f"{self.tuning.clip_method}, epoch {self.run.best['epoch']}"
@@ -245,6 +264,6 @@ class ClipTrainer:
             "after_training": last,
             "seconds": time.monotonic() - self._started,
         }
-        write_json(self.folder / "results.json", results)
+        write_json(self.folder / RESULTS, results)
         self.log.close()
         return results

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tools.clip_tuning.model import Clip, ModelConfig, build_tiny
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "white": (240, 240, 240)}
 PLACES = ("north", "east", "south", "west")
 SIDE, PATCH = 24, 12
+CAPTIONS = ["red north", "blue south east", "a white picture", "green"]
 
 
 def make_pictures(folder: Path, kinds: np.ndarray, name: str) -> list[tuple[str, str]]:
@@ -60,3 +63,15 @@ def write_json(path: Path, content: object) -> Path:
     """Write JSON."""
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def tiny_config(**changes: object) -> ModelConfig:
+    """Return the settings of a model of two layers and width 32."""
+    sizes = {"picture_size": SIDE, "patch_size": PATCH, "embed_size": 16, "vocab_size": 540, "max_tokens": 16}
+    towers = {"vision_width": 32, "vision_layers": 2, "text_width": 32, "text_layers": 2, "heads": 2}
+    return ModelConfig(**{**sizes, **towers, **changes})  # type: ignore[arg-type]
+
+
+def tiny_clip(seed: int = 0, **changes: object) -> Clip:
+    """Return a random model."""
+    return build_tiny(tiny_config(**changes), CAPTIONS, seed)

@@ -17,11 +17,9 @@ from methods.blocks.similarity_modes import Mode, SimilarityModes
 from models.losses import hardest_negative, pair_costs
 from runtime.errors import InputError
 from runtime.seed import generator, seed_everything
-from tests.tools.clip_tuning.made_up import SIDE
-from tests.tools.clip_tuning.models import CAPTIONS, tiny_clip
+from tests.tools.clip_tuning.made_up import CAPTIONS, SIDE, tiny_clip
 from tools.clip_tuning.model import Clip
-from tools.clip_tuning.objectives import CLIP_METHODS, contrastive_loss, loss_function
-from tools.clip_tuning.step import backward, random_state, train_step
+from tools.clip_tuning.step import CLIP_METHODS, backward, contrastive_loss, loss_function, random_state, train_step
 
 SIZE = 7
 MODES = SimilarityModes(

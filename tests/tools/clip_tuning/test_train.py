@@ -22,8 +22,9 @@ from tests.tools.clip_tuning.made_up import colour_flags, make_colours, write_cs
 from tools.clip_tuning import __main__ as train
 from tools.clip_tuning import ablation, evaluate
 from tools.clip_tuning.config import ClipRunConfig, parse_args
-from tools.clip_tuning.objectives import CLIP_METHODS
-from tools.clip_tuning.state import STATE
+from tools.clip_tuning.setup import STATE
+from tools.clip_tuning.step import CLIP_METHODS
+from tools.clip_tuning.trainer import ClipTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -128,7 +129,7 @@ def test_an_ablation_goes_on_where_it_was(few: Path, tmp_path: Path, capsys: pyt
     """A row that was interrupted is resumed, with the settings that the ablation gave it."""
     flags = colour_flags(few, tmp_path, "--pretrain_epochs", "2", "--num_epochs", "1", "--rows", "contrastive")
     base = parse_args([*flags[:-2], "--clip_method", "zero_shot"])
-    assert train.start(base).train(stop_after=1) == {}
+    assert ClipTrainer.start(base).train(stop_after=1) == {}
     ablation.main(flags)
     assert capsys.readouterr().out.count("pretraining 2/2") == 1
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -175,7 +176,7 @@ def test_chunks_train_the_same_model(few: Path, tmp_path: Path) -> None:
     folders = []
     for chunk in ("0", "50"):
         config = short(few, tmp_path / chunk, "--accumulate", chunk, "--optimiser", "adamw")
-        trainer = train.start(config)
+        trainer = ClipTrainer.start(config)
         trainer.train(stop_after=1)
         folders.append(trainer.model.state_dict())
     for name, weight in folders[0].items():
@@ -186,7 +187,7 @@ def test_the_order_of_pictures_on_the_way_does_not_matter(few: Path, tmp_path: P
     """Threads and the cache change when a picture is decoded, not what is learnt."""
     states = []
     for number, flags in enumerate((("--workers", "0"), ("--workers", "3", "--picture_cache", "0"))):
-        trainer = train.start(short(few, tmp_path / str(number), *flags))
+        trainer = ClipTrainer.start(short(few, tmp_path / str(number), *flags))
         trainer.train(stop_after=1)
         states.append(trainer.model.state_dict())
     assert all(torch.equal(weight, states[1][name]) for name, weight in states[0].items())
@@ -215,7 +216,7 @@ def test_learning_rates(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def interrupted(config: ClipRunConfig, epochs: int) -> Path:
     """Train so many epochs; return the run's folder."""
-    trainer = train.start(config)
+    trainer = ClipTrainer.start(config)
     assert trainer.train(stop_after=epochs) == {}
     return trainer.folder
 
@@ -223,7 +224,7 @@ def interrupted(config: ClipRunConfig, epochs: int) -> Path:
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_resumed_equals_uninterrupted(few: Path, tmp_path: Path, epochs: int) -> None:
     extra = ("--refit_every", "2", "--augment", "1", "--filter_pool", "cumulative")
-    whole = train.start(short(few, tmp_path / "whole", *extra))
+    whole = ClipTrainer.start(short(few, tmp_path / "whole", *extra))
     expected = whole.train()
     folder = interrupted(short(few, tmp_path / "parts", *extra), epochs)
     (folder / "metrics.jsonl").open("a").write('{"event": "epoch", "step": 99}\n')  # of an epoch that was cut off
@@ -306,7 +307,7 @@ def test_bad_flags(few: Path, tmp_path: Path, flag: str, value: str, message: st
 
 
 def test_no_pair_left_to_train_on(few: Path, tmp_path: Path) -> None:
-    trainer = train.start(short(few, tmp_path))
+    trainer = ClipTrainer.start(short(few, tmp_path))
     with pytest.raises(InputError, match="1 pairs are too few to train on"):
         trainer._train_on(np.array([3]), "triplet", lambda step: 0.1)
     trainer.log.close()
