@@ -53,11 +53,10 @@ class AblationConfig:
 
 def row_config(config: ClipRunConfig, name: str, pretrained: Path | None) -> ClipRunConfig:
     """Return the settings of a row; `pretrained` is the folder to start from, None the one that `--clip` names."""
-    tuning = dataclasses.replace(config.tuning, clip_method=name)
-    if pretrained is None:
-        return dataclasses.replace(config, tuning=tuning)
-    tuning = dataclasses.replace(tuning, pretrain_epochs=0)
-    model = dataclasses.replace(config.model, clip=str(pretrained))
+    tuning, model = dataclasses.replace(config.tuning, clip_method=name), config.model
+    if pretrained is not None:
+        tuning = dataclasses.replace(tuning, pretrain_epochs=0)
+        model = dataclasses.replace(model, clip=str(pretrained))
     return dataclasses.replace(config, tuning=tuning, model=model)
 
 
@@ -72,8 +71,7 @@ def run_row(config: ClipRunConfig) -> dict[str, Any]:
         return ClipTrainer.start(config).train()
     if not (folder / STATE).is_file() and not (folder / RESULTS).is_file():
         raise InputError(f"{folder} holds a run that was cut off before its first epoch was done; remove the folder")
-    stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if stored != json.loads(json.dumps(config.as_dict())):
+    if ClipRunConfig.read(folder / CONFIG) != config:
         raise InputError(f"{folder} holds a run with other settings; name another --output_dir or --id")
     if (folder / RESULTS).is_file():
         return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
@@ -91,27 +89,25 @@ def ablation_table(results: dict[str, dict[str, Any]]) -> str:
         test, after, first = result["test"], result["after_training"], result["first_filter"] or {}
         recalls = [result["dev"]["rSum"], test["rSum"], test["i2t"]["R@1"], test["t2i"]["R@1"]]
         left = first.get("residual_noise") if CLIP_METHODS[name].filters else None
-        noise = [shown(left), shown(after.get("residual_noise"))]
-        modes = [shown(after.get("auc")), shown(after["separation"], 2), f"{result['seconds']:.0f}"]
-        lines.append([name, result["epoch"], *recalls, *noise, *modes])
+        figures = [shown(value) for value in (left, after.get("residual_noise"), after.get("auc"))]
+        separation, seconds = shown(after["separation"], 2), shown(result["seconds"], 0)
+        lines.append([name, result["epoch"], *recalls, *figures, separation, seconds])
     return table(HEADER, lines)
 
 
-def ablation(config: ClipRunConfig, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Run the rows, print their table, write ablation.json; return each row's results."""
+def ablation(config: ClipRunConfig, names: Sequence[str]) -> None:
+    """Run the rows, print their table, write ablation.json."""
     require_transformers()
-    results: dict[str, dict[str, Any]] = {}
-    pretrained: Path | None = None
+    output, results, pretrained = Path(config.tuning.output_dir), {}, None
     if config.tuning.pretrain_epochs:
         base = row_config(config, BASE, None)
         results[BASE] = run_row(base)
-        pretrained = Path(config.tuning.output_dir) / base.run_name() / PRETRAINED
+        pretrained = output / base.run_name() / PRETRAINED
     for name in names:
         if name not in results:
             results[name] = run_row(row_config(config, name, pretrained))
-    write_json(Path(config.tuning.output_dir) / TABLE, results)
+    write_json(output / TABLE, results)
     print(ablation_table({name: results[name] for name in names}))
-    return results
 
 
 @exit_on_input_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,34 +97,21 @@ class ClipRunConfig:
                 f"folder as --clip, or --pretrain_epochs with --clip {TINY}"
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain nested values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ClipRunConfig:
-        """Return what `as_dict` wrote.
-
-        Raises:
-            InputError: the settings are another version's.
-        """
-        if not isinstance(values, dict):
-            raise InputError("config.json is no configuration of this version: it holds no names and values")
-        where = "config.json is no configuration of this version: its part"
-        return cls(**{name: from_stored(kind, values.get(name), f"{where} {name}") for name, kind in SECTIONS.items()})
-
     @classmethod
     def read(cls, path: Path) -> ClipRunConfig:
         """Read the config.json of a run.
 
         Raises:
-            InputError: there is none, it is no JSON, or what `from_dict` raises.
+            InputError: there is none, it is no JSON, or the settings are another version's.
         """
         try:
             values = parse_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise InputError(f"--resume {path.parent}: no {path.name} that can be read ({error})") from None
-        return cls.from_dict(values)
+        where = f"{path.name} is no configuration of this version: "
+        if not isinstance(values, dict):
+            raise InputError(f"{where}it holds no names and values")
+        return cls(**{name: from_stored(kind, values.get(name), f"{where}its part {name}") for name, kind in SECTIONS})
 
     def run_name(self) -> str:
         """Return the name of the run's folder."""
@@ -133,22 +120,16 @@ class ClipRunConfig:
         return "_".join(parts + ([self.tuning.id] if self.tuning.id else []))
 
 
-SECTIONS: dict[str, type] = {
-    "pairs": PairsConfig,
-    "noise": NoiseConfig,
-    "model": ModelConfig,
-    "filter": RefilterConfig,
-    "tuning": TuningConfig,
-}
-"""Field of `ClipRunConfig` -> its type."""
-
-HELP_TITLES = {
-    "pairs": "pairs",
-    "noise": "noise",
-    "model": "model",
-    "filter": "filter and margins",
-    "tuning": "training",
-}
+SECTIONS: tuple[tuple[str, type], ...] = (
+    ("pairs", PairsConfig),
+    ("noise", NoiseConfig),
+    ("model", ModelConfig),
+    ("filter", RefilterConfig),
+    ("tuning", TuningConfig),
+)
+"""Fields of `ClipRunConfig` and their types."""
+TITLES = {"filter": "filter and margins", "tuning": "training"}
+"""Titles in `--help` that are not the field's name."""
 
 ALWAYS_FREE = ("resume", "gpu", "workers", "picture_cache")
 """Flags that `--resume` does not take from the interrupted run."""
@@ -156,13 +137,13 @@ ALWAYS_FREE = ("resume", "gpu", "workers", "picture_cache")
 
 def add_all_flags(parser: OneLineParser) -> None:
     """Add every flag of a run, in groups."""
-    for section, kind in SECTIONS.items():
-        add_flags(parser, HELP_TITLES[section], kind)
+    for name, kind in SECTIONS:
+        add_flags(parser, TITLES.get(name, name), kind)
 
 
 def config_of(namespace: Any) -> ClipRunConfig:
     """Build the checked configuration from parsed flags."""
-    return ClipRunConfig(**{section: from_namespace(kind, namespace) for section, kind in SECTIONS.items()})
+    return ClipRunConfig(**{name: from_namespace(kind, namespace) for name, kind in SECTIONS})
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ClipRunConfig:
@@ -186,7 +167,7 @@ def resumed(given: ClipRunConfig, stored: ClipRunConfig, folder: Path) -> ClipRu
     Raises:
         InputError: a flag was given that asks for something else.
     """
-    for section, kind in SECTIONS.items():
+    for section, kind in SECTIONS:
         for field in dataclasses.fields(kind):
             new, old = getattr(getattr(given, section), field.name), getattr(getattr(stored, section), field.name)
             if field.name not in ALWAYS_FREE and new not in (field.default, old):

@@ -9,7 +9,7 @@ run.py. Legend: I images, C captions, B pictures of a batch, S side of a prepare
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from data_utils.captions import read_captions
 from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
 from data_utils.extraction.listing import captions_by_picture
+from data_utils.loaders import one_ahead
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.pictures import THUMBNAILS, Pictures, picture_files, thumbnails
 from runtime.errors import InputError
@@ -177,17 +178,11 @@ class PreparedPictures:
 
     def batches(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield each part of numbers with its pictures; with workers, the next part is decoded meanwhile."""
-        if self._pool is None:
-            yield from ((part, self.batch(part)) for part in parts)
-            return
-        with ThreadPoolExecutor(1) as ahead:
-            waiting: list[tuple[np.ndarray, Future[Tensor]]] = []
-            for part in parts:
-                waiting.append((part, ahead.submit(self.batch, part)))
-                if len(waiting) > 1:
-                    first, future = waiting.pop(0)
-                    yield first, future.result()
-            yield from ((first, future.result()) for first, future in waiting)
+
+        def with_pictures(part: np.ndarray) -> tuple[np.ndarray, Tensor]:
+            return part, self.batch(part)
+
+        return map(with_pictures, parts) if self._pool is None else one_ahead(iter(parts), with_pictures)
 
 
 def augment(pictures: Tensor, strength: float, draw: torch.Generator) -> Tensor:

@@ -84,20 +84,6 @@ def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, image_id: 
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def ranking_loss(
-    config: MarginConfig, images: Tensor, captions: Tensor, margins: Margins, image_id: Tensor, *, hardest: bool
-) -> Tensor:
-    """Return the mean hinge on cosines, of each anchor's hardest negative or over all of them, a scalar.
-
-    Other arguments as in `contrastive_loss`. Hardest negatives collapse a weak model: where they score above the match,
-    all embeddings drawing together lowers the loss.
-    """
-    scores = images @ captions.T
-    if hardest:
-        return DynamicMarginRankingLoss(config)(scores, margins, image_id=image_id)
-    return mean_over_negatives(pair_costs(scores, margins.image, image_id, caption_margin=margins.text)).mean()
-
-
 def loss_function(
     loss: str,
     config: MarginConfig,
@@ -117,14 +103,23 @@ def loss_function(
         scale: gives the logit scale, for `contrastive`.
         image_id: (B,) which picture each pair has.
         probability: (B,) clean probability, for `dynamic` with policy posterior.
-        hardest: see `ranking_loss`.
+        hardest: a hinge is that of an anchor's hardest negative, else the mean over all. Hardest negatives collapse a
+            weak model: where they score above the match, all embeddings drawing together lowers the loss.
     """
     if loss == "contrastive":
         return lambda images, captions: contrastive_loss(images, captions, scale(), image_id)
     margins = Margins(config.image_margin, config.text_margin)
     if loss == "dynamic":
         margins = dynamic_margins(config, modes, probability)
-    return lambda images, captions: ranking_loss(config, images, captions, margins, image_id, hardest=hardest)
+    hinge = DynamicMarginRankingLoss(config)
+
+    def ranking_loss(images: Tensor, captions: Tensor) -> Tensor:
+        scores = images @ captions.T
+        if hardest:
+            return hinge(scores, margins, image_id=image_id)
+        return mean_over_negatives(pair_costs(scores, margins.image, image_id, caption_margin=margins.text)).mean()
+
+    return ranking_loss
 
 
 def random_state(device: torch.device) -> list[Tensor]:

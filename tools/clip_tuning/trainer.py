@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class ClipTrainer:
         """Open data and model and claim a folder for a new run."""
         data = ClipData.open(config)
         folder = claim(Path(config.tuning.output_dir), config.run_name())
-        write_json(folder / CONFIG, config.as_dict())
+        write_json(folder / CONFIG, asdict(config))
         return cls(config, data, folder)
 
     @classmethod
@@ -146,7 +147,7 @@ class ClipTrainer:
         if self.tuning.pretrain_epochs:
             self.model.save(self.folder / PRETRAINED)
         self.optimiser = build_optimiser(self.model, self.tuning)
-        if self.row.loss is None:
+        if not self.tuning.tuning_epochs:
             self._keep_best(0, self._validate("zero-shot"))
 
     def tune_epoch(self) -> None:

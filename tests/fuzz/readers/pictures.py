@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def _tiny_arguments(folder: Path) -> ClipRunConfig:
 def prepare_clip_config(folder: Path) -> Prepared:
     """The settings of a run that is gone on with."""
     given = parse_args(["--resume", str(folder)])
-    told = _tiny_arguments(folder).as_dict()
+    told = asdict(_tiny_arguments(folder))
 
     def read(path: Path) -> None:
         resumed(given, ClipRunConfig.read(path), folder)

@@ -51,16 +51,14 @@ def embeddings(model: Clip) -> tuple[Tensor, Tensor]:
         return model.embed_pictures(pictures()), model.embed_captions(model.tokens(CAPTIONS).ids)
 
 
-def test_saved_and_loaded_it_embeds_the_same(stored: Path) -> None:
-    before, after = embeddings(tiny_clip()), embeddings(load_clip(stored, "fp32"))
+def test_saved_and_loaded_it_embeds_the_same_and_another_seed_does_not(stored: Path) -> None:
+    device = torch.device("cpu")
+    folder = open_clip(tiny_config(clip=str(stored)), [], 5, device)
+    before, after = embeddings(open_clip(tiny_config(), CAPTIONS, 0, device)), embeddings(folder)
     for one, two in zip(before, after, strict=True):
         assert torch.equal(one, two) and one.shape[1] == 16
         torch.testing.assert_close(one.norm(dim=1), torch.ones(len(one)))
-
-
-def test_the_seed_decides() -> None:
-    one, same, other = (embeddings(tiny_clip(seed))[0] for seed in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.allclose(one, other)
+    assert not torch.allclose(before[0], embeddings(tiny_clip(1))[0])
 
 
 def test_scores_are_those_of_the_library(stored: Path) -> None:
@@ -73,13 +71,6 @@ def test_scores_are_those_of_the_library(stored: Path) -> None:
         expected = network(input_ids=tokens.ids, attention_mask=mask, pixel_values=pictures()).logits_per_image
     images, captions = embeddings(model)
     torch.testing.assert_close(model.scale * images @ captions.T, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_padding_does_not_matter(stored: Path) -> None:
-    model = load_clip(stored, "fp32").eval()
-    with torch.no_grad():
-        alone = torch.cat([model.embed_captions(model.tokens([caption]).ids) for caption in CAPTIONS])
-    torch.testing.assert_close(alone, embeddings(model)[1], rtol=1e-5, atol=1e-6)
 
 
 def test_bf16_is_close_and_leaves_in_float32() -> None:
@@ -110,13 +101,6 @@ def test_a_model_in_half_precision_is_loaded_in_float32(broken: Path) -> None:
     assert {p.dtype for p in load_clip(broken, "fp32").parameters()} == {torch.float32}
 
 
-def test_open_clip_by_name(stored: Path) -> None:
-    device = torch.device("cpu")
-    folder = open_clip(tiny_config(clip=str(stored)), [], 5, device)
-    assert torch.equal(embeddings(folder)[0], embeddings(tiny_clip())[0])
-    assert torch.equal(embeddings(open_clip(tiny_config(), CAPTIONS, 0, device))[0], embeddings(tiny_clip())[0])
-
-
 # -- folders that do not fit ------------------------------------------------------------------------
 
 
@@ -133,18 +117,15 @@ def test_weights_that_do_not_fit_are_named(broken: Path) -> None:
         weights["foo.bar"] = torch.zeros(2)
 
     change_weights(broken, change)
-    with pytest.raises(InputError) as caught:
+    told = (
+        r"text_projection\.weight is missing; visual_projection\.weight is \(8, 32\) instead of \(16, 32\); foo\.bar is"
+    )
+    with pytest.raises(InputError, match=told):
         load_clip(broken, "fp32")
-    message = str(caught.value)
-    assert "text_projection.weight is missing" in message and "foo.bar is unknown" in message
-    assert "visual_projection.weight is (8, 32) instead of (16, 32)" in message
-
-
-def test_of_many_weights_the_first_are_named(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] = 3
     (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"layers\.2\.\S+ is missing; .*\(and 13 more\)"):
+    with pytest.raises(InputError, match=r"layers\.2\.\S+ is missing; .*\(and 16 more\)"):
         load_clip(broken, "fp32")
 
 
