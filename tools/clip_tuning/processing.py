@@ -208,9 +208,8 @@ class Preprocessing:
         except Exception as error:  # whatever a wrong value leads the library into
             raise InputError(f"{folder}: {SETTINGS[0]} cannot be followed ({reason(error)})") from None
         if white.shape != (3, side, side):
-            raise InputError(
-                f"--clip {folder} takes pictures of {side} x {side}, but prepares {tuple(white.shape[1:])}"
-            )
+            made = tuple(white.shape[1:])
+            raise InputError(f"{folder}: the model takes pictures of {side} x {side}, {SETTINGS[0]} makes them {made}")
         if not is_number or not (white == 255).all():
             raise InputError(
                 f"{folder}: {SETTINGS[0]} leaves pictures with a border, or with no finite numbers; resize to at least "

@@ -140,13 +140,12 @@ def prepare_preprocessor(folder: Path) -> Prepared:
     """How a model's pictures are prepared."""
     Preprocessing.square(24).processor.save_pretrained(folder)
     sample = (folder / SETTINGS[0]).read_bytes()
-    nested = json.dumps({"image_processor": json.loads(sample)}).encode()
 
     def read(path: Path) -> None:
         found = Preprocessing.load(folder, 24)
         found.normalise(found.prepare(np.zeros((8, 10, 3), np.uint8))[None])
 
-    return Prepared([sample, nested], read)
+    return Prepared([sample], read)
 
 
 def _texts(texts: list[str], read: Callable[[Path], object]) -> Callable[[Path], Prepared]:

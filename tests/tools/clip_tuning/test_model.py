@@ -159,7 +159,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken weights": (write(WEIGHTS, "not safetensors at all"), "cannot be loaded"),
     "no tokeniser": (remove("tokenizer.json"), "no tokeniser|has .* tokens, the model|pools captions"),
     "no preprocessing": (remove("preprocessor_config.json"), r"has no preprocessor_config\.json"),
-    "another picture size": (set_picture_size, r"takes pictures of 24 x 24, but prepares \(20, 20\)"),
+    "another picture size": (set_picture_size, r"the model takes pictures of 24 x 24, .* makes them \(20, 20\)"),
 }
 
 

@@ -106,14 +106,14 @@ WHOLE = {"size": 24, "crop_size": 24}
 BAD = {
     "no resizing": ({**WHOLE, "do_resize": False}, "leaves pictures with a border"),
     "larger crop": ({"size": 20, "crop_size": 24}, "leaves pictures with a border"),
-    "smaller crop": ({"size": 24, "crop_size": 20}, r"takes pictures of 24 x 24, but prepares \(20, 20\)"),
-    "no crop": ({"size": 24, "do_center_crop": False}, r"prepares \(24, 48\)"),
+    "smaller crop": ({"size": 24, "crop_size": 20}, r"the model takes pictures of 24 x 24, .* makes them \(20, 20\)"),
+    "no crop": ({"size": 24, "do_center_crop": False}, r"makes them \(24, 48\)"),
     "resampling": ({**WHOLE, "resample": 99}, "cannot be followed"),
     "two means": ({**WHOLE, "image_mean": [0.5, 0.5]}, "cannot be followed"),
     "no deviation": ({**WHOLE, "image_std": [0, 1, 1]}, "no finite numbers"),
     "huge": ({"size": 10**9, "crop_size": 24}, r"cannot be followed \(sides of .* are not all of 1 \.\. 4096"),
     "huge border": ({**WHOLE, "do_pad": True, "pad_size": {"height": 10**6, "width": 10**6}}, "cannot be followed"),
-    "no size": ({}, r"prepares \(224, 224\)"),
+    "no size": ({}, r"makes them \(224, 224\)"),
     "no object": ([], "cannot be followed"),
 }
 
