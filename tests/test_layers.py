@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
-    *("runtime", "vocab", "data_utils", "models", "methods", "training", "embeddings", "clip", "pages"),
-    *("auditing", "searching", "reporting", "benchmarks"),
+    *("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "embeddings", "clip"),
+    *("pages", "auditing", "searching", "reporting", "benchmarks"),
 )
 ENTRIES = ("evaluation", "run", "audit", "search", "report")
 PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), *ENTRIES)
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "methods": {"runtime", "vocab", "data_utils", "models", "methods"},
     "training": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
+    "tools": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training", "tools"},
     "embeddings": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "embeddings"},
     "clip": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "clip"},
     "pages": {"runtime", "data_utils", "pages"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
 ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
-    "reporting/results.py": {"benchmarks.comparable", "benchmarks.result_rows", "benchmarks.table"},  # the same table
+    "reporting/results.py": {"tools.result_rows", "tools.table"},  # the same table
 }
 CATALOGUE = "data_utils/catalog.py"
 BUILDING_NOTHING = {"vocab", "data_utils", "models", "methods", "training"}
@@ -57,8 +58,8 @@ PRINTING = (
     *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
-    *("data_utils/emoji_builder/", "data_utils/set_builder/", "data_utils/tiles_builder/"),
-    *("benchmarks/", "clip/ablation.py", "clip/evaluate.py"),
+    *("benchmarks/", "tools/emoji_set/", "tools/table.py", "tools/sweep.py", "tools/drift.py"),
+    *("clip/ablation.py", "clip/evaluate.py"),
 )
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
 NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")
