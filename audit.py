@@ -12,9 +12,12 @@ Nothing needs a matrix of all scores: 29,000 images x 145,000 captions fit a sma
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from auditing.cleaned import Cleaned, cleaned_index, write_cleaned
 from auditing.columns import CSV, PARQUET, audit_table, check_tables, write_tables
@@ -23,8 +26,9 @@ from auditing.exports import FIFTYONE, LABELS, PRED_PROBS, write_cleanlab, write
 from auditing.page import PAGE, audit_page
 from auditing.subject import Audit, Ordered
 from auditing.trained import TrainedRun, audit_run, subject_of
-from data_utils.captions import parse_captions, read_captions
+from data_utils.captions import parse_captions, read_caption_file
 from data_utils.catalog import DataConfig, locate
+from data_utils.counts import number_images
 from data_utils.noise_index import sidecar_of
 from data_utils.pictures import Pictures
 from data_utils.stored import give_noise, open_for_all
@@ -132,9 +136,14 @@ def open_run(config: AuditConfig) -> TrainedRun:
     return TrainedRun(checkpoint, path, matchers, stored, noise, device)
 
 
+def note(text: str) -> None:
+    """Print what could not be shown."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def pictures_of(config: AuditConfig, folder: Path, num_images: int) -> Pictures | None:
     """Return the training pictures of a data set; None where it has none, or none are wanted."""
-    return None if config.no_pictures else find_pictures(folder, "train", num_images, config.pictures)
+    return None if config.no_pictures else find_pictures(folder, "train", num_images, config.pictures, note)
 
 
 def audit_of_run(config: AuditConfig, scratch: Path) -> tuple[Audit, Pictures | None]:
@@ -153,26 +162,32 @@ def audit_of_embeddings(config: AuditConfig, filtering: FilterConfig) -> tuple[A
     """Audit stored embeddings."""
     assert config.images is not None and config.captions is not None
     pairs = EmbeddingPairs.open(config.images, config.captions, config.captions_per_image)
-    texts, pictures, name = None, None, Path(config.images).name
+    file, pictures, name = None, None, Path(config.images).name
     if config.texts is not None:
         if not Path(config.texts).is_file():
             raise InputError(f"--texts {config.texts} is no file")
-        texts = parse_captions(Path(config.texts), Path(config.texts).read_bytes())
+        file = parse_captions(Path(config.texts), Path(config.texts).read_bytes())
     elif config.data_name is not None:
         folder = locate(DataConfig(data_name=config.data_name, data_path=config.data_path))
-        texts, name = read_captions(folder, "train"), config.data_name
+        file, name = read_caption_file(folder, "train"), config.data_name
         pictures = pictures_of(config, folder, len(pairs.images))
     elif config.data_path is not None or config.pictures is not None:
         raise InputError("--data_path and --pictures need --data_name, the data set that the embeddings are of")
-    if texts is not None and len(texts) != len(pairs):
-        raise InputError(f"{config.texts or config.data_name} has {len(texts)} captions, there are {len(pairs)} pairs")
+    if file is not None and len(file.texts) != len(pairs):
+        raise InputError(f"{file.path} has {len(file.texts)} captions, there are {len(pairs)} pairs")
+    if file is not None and file.ids is not None and pairs.captions_per_image > 1:
+        if not np.array_equal(number_images(file.ids), pairs.image_of_caption):
+            raise InputError(
+                f"the image ids in {file.path} do not go {pairs.captions_per_image} by {pairs.captions_per_image}, as "
+                "--captions_per_image says; give embeddings in that order, or one image row a caption and no such flag"
+            )
     truth = None if config.truth is None else ~read_truth(config.truth, len(pairs))
     with contextlib.ExitStack() as stack:
         audit = audit_embeddings(
             pairs,
             filtering,
             name=name,
-            texts=texts,
+            texts=None if file is None else file.texts,
             is_mismatched=truth,
             duplicate_cosine=config.duplicate_cosine,
             progressing=progress_bars(stack),
@@ -237,7 +252,7 @@ def audit(config: AuditConfig, filtering: FilterConfig) -> None:
         if subject.has_real_noise:
             print(f"no {CLEANED}: run.py takes no --noise_file for {subject.name}, whose noise is real")
         else:
-            write_cleaned(folder / CLEANED, cleaned, subject.captions_per_image)
+            write_cleaned(folder / CLEANED, cleaned, subject.image_of_caption)
         write_json(folder / SUMMARY, summary(ordered, cleaned, config))
         written = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"{output}: {written}")

@@ -121,7 +121,7 @@ class EvaluationConfig:
         for path, count in Counter(Path(path).resolve() for path in self.paths()).items():
             if count > 1:
                 raise InputError(
-                    f"--mode_path and --mode_path1 name {path} {count} times, so that it would count as much in the "
+                    f"--mode_path and --mode_path1 name {path} {count} times, so that it would count so often in the "
                     "mean; name each checkpoint once"
                 )
         check_range(self, "shortlist", low=0)
@@ -147,9 +147,20 @@ class Opened:
 
 def ground_truth(path: Path, split: PrecomputedSplit) -> GroundTruth:
     """Read `--relevance` for a split."""
-    size = (split.num_images, len(split))
-    pairs = read_relevance(path, *size, lambda: read_image_ids(split.regions.path.parent, split.name, *size))
-    return GroundTruth(Relevance.of(*pairs.i2t), Relevance.of(*reversed(pairs.t2i)))
+    lines, folder = split.line_of_caption, split.regions.path.parent
+    numbers = np.full(int(lines.max()) + 1, -1)
+    numbers[lines] = np.arange(len(lines))
+
+    def image_ids() -> dict[str, int]:
+        ids = read_image_ids(folder, split.name, split.counts.image_of_caption)
+        return {name: image for name, image in ids.items() if image < split.num_images}
+
+    pairs = read_relevance(path, split.num_images, len(numbers), image_ids)
+    for _, caption in (pairs.i2t, pairs.t2i):
+        if unused := caption[numbers[caption] < 0].tolist():
+            raise InputError(f"--relevance {path}: caption {unused[0]} is of an image that {split.name} does not use")
+    (image, caption), (shown, read) = pairs.i2t, pairs.t2i
+    return GroundTruth(Relevance.of(image, numbers[caption]), Relevance.of(numbers[read], shown))
 
 
 def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[str, Any]]) -> Opened:

@@ -37,7 +37,9 @@ class ReportConfig:
 
     output: str = flag("report.html", "the file to write (an existing one is replaced)", metavar="FILE")
     pictures: str | None = flag(
-        None, "folder that the paths in {split}_images.txt start from (default: the data set's folder)", metavar="DIR"
+        None,
+        "folder that the paths in {split}_images.txt start from (default: the data set's, or what was extracted from)",
+        metavar="DIR",
     )
     no_pictures: bool = flag(False, "leave out everything with pictures")
     grid: int | None = flag(
@@ -78,7 +80,8 @@ def open_runs(runs: Sequence[Run], sources: Sources) -> tuple[list[Opened], list
 def build(runs: Sequence[Run], config: ReportConfig) -> tuple[Page, list[str]]:
     """Return the report's page and what could not be shown."""
     runs = list(runs)
-    opened, remarks = open_runs(runs, config.sources())
+    sources = config.sources()
+    opened, remarks = open_runs(runs, sources)
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
     lead = ", ".join(f"{run.label} ({run.folder})" for run in runs)
     page = Page(f"Report: {title}", lead=lead)
@@ -91,6 +94,7 @@ def build(runs: Sequence[Run], config: ReportConfig) -> tuple[Page, list[str]]:
         page.section("Retrieval", *retrieval_section(opened, config.queries))
         page.section("Attention", *attention_section(opened, config.queries))
         page.section("Training pairs", *pairs_section(opened, config.queries))
+    remarks += dict.fromkeys(sources.remarks)
     if remarks:
         page.section("Left out", *remarks)
     return page, remarks

@@ -12,6 +12,7 @@ then stays on disk. An index whose checkpoint or gallery has changed is noticed 
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -109,6 +110,11 @@ class Opened:
     device: torch.device
 
 
+def note(text: str) -> None:
+    """Print what could not be shown."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def open_gallery(config: SearchConfig) -> Opened:
     """Open the checkpoint and the split that is searched.
 
@@ -126,9 +132,12 @@ def open_gallery(config: SearchConfig) -> Opened:
         matcher.to(device)
     prepare_scoring(matchers, ScoringConfig(), device)
     folder = split.regions.path.parent
-    pictures = None if config.no_pictures else find_pictures(folder, split.name, split.num_images, config.pictures)
-    captions = read_captions(folder, split.name)[: len(split)]
-    gallery = Gallery(f"{data.data_name} {split.name}", captions, split.captions_per_image, pictures)
+    pictures = None
+    if not config.no_pictures:
+        pictures = find_pictures(folder, split.name, split.num_images, config.pictures, note)
+    lines = read_captions(folder, split.name)
+    captions = [lines[k] for k in split.line_of_caption.tolist()]
+    gallery = Gallery(f"{data.data_name} {split.name}", captions, split.image_of_caption, pictures)
     return Opened(checkpoint, matchers, split, Vocabulary.load(vocabulary_file(data)), gallery, device)
 
 

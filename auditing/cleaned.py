@@ -11,7 +11,7 @@ Legend: N pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,15 @@ def cleaned_index(
     return Cleaned(np.where(is_moved, better_image, image_of_pair).astype(np.int64), is_suspect, is_moved)
 
 
-def write_cleaned(path: Path, cleaned: Cleaned, captions_per_image: int) -> None:
+def write_cleaned(path: Path, cleaned: Cleaned, image_of_caption: np.ndarray) -> None:
     """Write the index, and its JSON beside it, as `--noise_file` reads them.
+
+    Args:
+        path: where to.
+        cleaned: the index.
+        image_of_caption: (N,) the image each caption was written for.
 
     The ratio it names is the measured one: captions whose image is not the one that the data set's files give them.
     """
-    report = measure(cleaned.index, captions_per_image, 0.0)
-    save_index(path, cleaned.index, measure(cleaned.index, captions_per_image, report.measured_ratio), seed=0)
+    report = measure(cleaned.index, image_of_caption, 0.0)
+    save_index(path, cleaned.index, replace(report, asked_ratio=report.measured_ratio), seed=0)

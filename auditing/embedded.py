@@ -71,7 +71,7 @@ def audit_embeddings(
     subject = Subject(
         name=name,
         image_of_pair=pairs.image_of_caption,
-        captions_per_image=pairs.captions_per_image,
+        image_of_caption=pairs.image_of_caption,
         texts=texts,
         text_group=equal_rows(pairs.captions) if texts is None else text_groups(texts),
         image_group=near_groups(images, duplicate_cosine),

@@ -184,7 +184,7 @@ def _image_groups(audit: Audit, thumbnails: Thumbnails | None) -> list[Markup]:
     for members in _largest(subject.image_group):
         shown = []
         for number in members[:MOST_MEMBERS].tolist():
-            own = number * subject.captions_per_image  # the files' caption, whatever it was trained with
+            own = int(np.argmax(subject.image_of_caption == number))  # the files' first, whatever it was trained with
             shown.append(Markup("{} {}").format(_picture(thumbnails, number), _caption(audit, own)))
         if len(members) > MOST_MEMBERS:
             shown.append(Markup("and {} more").format(len(members) - MOST_MEMBERS))

@@ -25,7 +25,7 @@ class Subject:
     Attributes:
         name: what they are called.
         image_of_pair: (N,) the image each caption is trained with.
-        captions_per_image: in the data set's files.
+        image_of_caption: (N,) the image each caption was written for, as the data set's files say.
         texts: N captions, None if they are not known.
         text_group: (N,) number of the first caption with the same words.
         image_group: (I,) number of the first of the near-duplicate images.
@@ -37,7 +37,7 @@ class Subject:
 
     name: str
     image_of_pair: np.ndarray
-    captions_per_image: int
+    image_of_caption: np.ndarray
     texts: list[str] | None
     text_group: np.ndarray
     image_group: np.ndarray

@@ -89,12 +89,13 @@ def subject_of(run: TrainedRun, duplicate_cosine: float) -> Subject:
     Raises:
         InputError: `--duplicate_cosine` is too low.
     """
-    split, texts = run.split, read_captions(run.folder, run.split.name)[: len(run.split)]
+    split, lines = run.split, read_captions(run.folder, run.split.name)
+    texts = [lines[k] for k in split.line_of_caption.tolist()]
     unknown = unknown_words(split)
     return Subject(
         name=run.stored.data_name,
         image_of_pair=split.image_of_pair,
-        captions_per_image=split.captions_per_image,
+        image_of_caption=split.image_of_caption,
         texts=texts,
         text_group=text_groups(texts),
         image_group=near_groups(mean_features(split), duplicate_cosine),

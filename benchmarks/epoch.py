@@ -94,7 +94,7 @@ def first_images(config: RunConfig, data: RunData, share: float) -> RunData:
     count = max(2, int(share * data.train.num_images))
     train = PrecomputedSplit(locate(config.data), "train", data.vocabulary, count)
     has_real_noise = protocol(config.data.data_name).has_real_noise
-    index, noise = inject(config.noise, count, train.captions_per_image, has_real_noise=has_real_noise)
+    index, noise = inject(config.noise, train.image_of_caption, has_real_noise=has_real_noise)
     train.set_images(index)
     return replace(data, train=train, noise=noise)
 

@@ -119,7 +119,7 @@ def evaluate(matcher: Matcher, split: PrecomputedSplit, *, block: int = 128) -> 
         regions[chosen] = encoded.regions.cpu().numpy()
         words[chosen, : encoded.words.shape[1]] = encoded.words.cpu().numpy()
     assert regions is not None
-    images = regions[:: split.captions_per_image]
+    images = regions[np.unique(split.image_of_caption, return_index=True)[1]]
     sims = np.zeros((len(images), len(split)))
     for i in range(0, len(images), 100):
         for j in range(0, len(split), 100):

@@ -112,8 +112,8 @@ def _scan(splits: dict[str, Inventory], findings: Findings, *, all_rows: bool) -
     for name, (features, rows) in plans.items():
         try:
             counts = splits[name].counts
-            per_image = len(features) if counts is None else counts.rows_per_image
-            scans[name] = scan_rows(features, rows, progress.advance, per_image)
+            image_of_row = np.zeros(len(features), dtype=np.int64) if counts is None else counts.image_of_row
+            scans[name] = scan_rows(features, rows, progress.advance, image_of_row)
             judge_rows(name, splits[name], scans[name], findings)
         except InputError as error:
             findings.faults.append(str(error))
@@ -153,7 +153,7 @@ def split_table(report: Report, rules: Protocol) -> str:
     for name, split in report.splits.items():
         counts, lengths, captions = split.counts, word_lengths(split), split.captions
         unknown = unknown_share(split, report.vocabulary)
-        per_row = "-" if counts is None else "an image" if counts.rows_per_image == 1 else "a caption"
+        per_row = "-" if counts is None else "a caption" if counts.is_row_a_caption else "an image"
         words: list[object] = ["-"] * 4
         if lengths is not None:
             words = [int(lengths.min()), f"{np.median(lengths):g}", float(lengths.mean()), int(lengths.max())]
@@ -163,7 +163,7 @@ def split_table(report: Report, rules: Protocol) -> str:
                 "-" if counts is None else counts.images,
                 rules.images.get(name, "-"),
                 "-" if captions is None else len(captions),
-                "-" if counts is None else counts.captions_per_image,
+                "-" if counts is None else counts.each,
                 per_row,
                 *words,
                 "-" if captions is None else 100 * len(set(captions)) / len(captions),

@@ -4,11 +4,11 @@
     python -m data_utils.extract --images pictures --captions captions.json --output data/mine_precomp --split dev \\
         --backbone models/dinov2-base --boxes boxes.json --num_boxes 36
 
-Writes `{split}_ims.h5` (or npy), `{split}_caps.txt` and `{split}_images.txt`, whole or not at all. Regions are the
-cells of a grid, or boxes. The backbone is EfficientNet-Lite0, a transformers folder, or an ONNX file. All pictures are
-decoded once before the first is computed, so that a broken one, or a box outside, is told in minutes. Pictures are
-taken as they are stored: a camera's note that a picture is to be turned is not followed, and boxes are in stored
-pixels.
+Writes `{split}_ims.h5` (or npy), `{split}_caps.txt`, `{split}_images.txt` (the pictures' names) and
+`{split}_images_folder.txt` (where they are, in full), whole or not at all. Regions are the cells of a grid, or boxes.
+The backbone is EfficientNet-Lite0, a transformers folder, or an ONNX file. All pictures are decoded once before the
+first is computed, so that a broken one, or a box outside, is told in minutes. Pictures are taken as they are stored: a
+camera's note that a picture is to be turned is not followed, and boxes are in stored pixels.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def extract(config: ExtractConfig) -> list[str]:
     if Image is None:
         raise InputError(f"data_utils.extract needs Pillow, which is not installed; run: {INSTALL}")
     folder, path = Path(config.images or ""), Path(config.captions or "")
-    target = SplitFiles(Path(config.output or ""), config.split, f".{config.format}", np.dtype(config.dtype))
+    target = SplitFiles(Path(config.output or ""), config.split, f".{config.format}", np.dtype(config.dtype), folder)
     listing = read_listing(path, config.split, config.captions_per_image)
     boxes: dict[str, np.ndarray] | None = None
     if config.boxes is not None:

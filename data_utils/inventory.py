@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.captions import captions_file, read_captions
+from data_utils.captions import CaptionFile, captions_file, read_caption_file
 from data_utils.counts import Counts, count
 from data_utils.regions import RegionFile, regions_file
 from data_utils.tokens import Tokens, read_tokens
@@ -41,7 +41,7 @@ class Inventory:
         features: its features; None where there are none, or they cannot be read.
         captions: its captions in file order; None likewise.
         captions_path: where they are.
-        counts: images, captions and rows an image; None where features or captions are missing or do not fit.
+        counts: the captions and the row of each image; None where features or captions are missing or do not fit.
         tokens: the captions as ids, None without a vocabulary.
     """
 
@@ -68,7 +68,7 @@ def take_inventory(
 ) -> Inventory:
     """Read what there is of a split; faults and remarks on its files go to `findings`."""
     features: RegionFile | None = None
-    captions: list[str] | None = None
+    captions: CaptionFile | None = None
     path: Path | None = None
     counts: Counts | None = None
     tokens: Tokens | None = None
@@ -78,21 +78,23 @@ def take_inventory(
         findings.faults.append(str(error))
     try:
         path = captions_file(folder, split)
-        captions = read_captions(folder, split)
+        captions = read_caption_file(folder, split)
         tokens = None if vocabulary is None else read_tokens(path, vocabulary, token_cache)
     except InputError as error:
         findings.faults.append(str(error))
-    if features is not None and captions is not None and path is not None:
+    if captions is not None and captions.has_addresses:
+        findings.remarks.append(f"{captions.path.name}: the third field of its lines, an address, is ignored")
+    if features is not None and captions is not None:
         try:
-            counts = count(features, len(captions), path)
+            counts = count(features, len(captions.texts), captions.path, captions.ids)
         except InputError as error:
             findings.faults.append(str(error))
-        _look_at_ids(folder / f"{split}_ids.txt", len(captions), len(features), findings)
+        _look_at_ids(folder / f"{split}_ids.txt", len(captions.texts), len(features), findings)
     for stem, suffixes in ((f"{split}_ims", FEATURE_SUFFIXES), (f"{split}_caps", CAPTION_SUFFIXES)):
         there = [stem + suffix for suffix in suffixes if (folder / (stem + suffix)).is_file()]
         if len(there) > 1:
             findings.remarks.append(f"{there[0]} and {there[1]} are both there; {there[0]} is read")
-    return Inventory(split, features, captions, path, counts, tokens)
+    return Inventory(split, features, None if captions is None else captions.texts, path, counts, tokens)
 
 
 def _look_at_ids(path: Path, num_captions: int, num_rows: int, findings: Findings) -> None:

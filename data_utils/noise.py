@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.captions import captions_file, read_captions
+from data_utils.captions import read_caption_file
 from data_utils.catalog import DataConfig, locate, protocol
 from data_utils.counts import Counts, count
 from data_utils.noise_index import (
     IndexFile,
     NoiseReport,
     disagreements,
+    is_shuffle,
     load_index,
     make_index,
     measure,
@@ -61,9 +62,14 @@ class NoiseConfig:
 
 
 def inject(
-    config: NoiseConfig, num_images: int, captions_per_image: int, *, has_real_noise: bool = False
+    config: NoiseConfig, image_of_caption: np.ndarray, *, has_real_noise: bool = False
 ) -> tuple[np.ndarray, NoiseReport]:
     """Return the image of each training caption, and what was measured.
+
+    Args:
+        config: what is asked for.
+        image_of_caption: (captions,) int64, the image each was written for.
+        has_real_noise: the data set takes no noise.
 
     Raises:
         InputError: an index file that does not fit, one that is not there and no ratio to make it by, or noise asked
@@ -73,12 +79,12 @@ def inject(
         raise InputError("this data set has real noise: --noise_ratio must be 0 and --noise_file left out")
     path = Path(config.noise_file) if config.noise_file else None
     if path is not None and path.is_file():
-        index = load_index(path, num_images, captions_per_image)
-        return index, measure(index, captions_per_image, config.noise_ratio)
+        index = load_index(path, image_of_caption)
+        return index, measure(index, image_of_caption, config.noise_ratio)
     if path is not None and not config.noise_ratio:
         raise InputError(f"--noise_file {path} is not there; name an index that is, or have one made by --noise_ratio")
-    index = make_index(num_images, captions_per_image, config.noise_ratio, config.noise_protocol, config.noise_seed)
-    report = measure(index, captions_per_image, config.noise_ratio)
+    index = make_index(image_of_caption, config.noise_ratio, config.noise_protocol, config.noise_seed)
+    report = measure(index, image_of_caption, config.noise_ratio)
     if path is not None:
         save_index(path, index, report, config.noise_seed)
     return index, report
@@ -101,8 +107,8 @@ def training_counts(data: DataConfig) -> tuple[Path, Counts]:
         InputError: files missing or broken, or counts that do not fit together.
     """
     folder = locate(data)
-    captions = len(read_captions(folder, "train"))
-    return folder, count(RegionStore(folder, "train"), captions, captions_file(folder, "train"))
+    captions = read_caption_file(folder, "train")
+    return folder, count(RegionStore(folder, "train"), len(captions.texts), captions.path, captions.ids)
 
 
 def kind(file: IndexFile, report: NoiseReport, counts: Counts) -> str:
@@ -126,20 +132,19 @@ def inspect(path: Path, data: DataConfig, noise: NoiseConfig) -> bool:
     if not path.is_file():
         raise InputError(f"no index file at {path}; give one, or make it: python -m data_utils.noise make {path} ...")
     folder, counts = training_counts(data)
-    file = read_index(path, counts.images, counts.captions_per_image)
-    report = measure(file.index, counts.captions_per_image, noise.noise_ratio)
+    file = read_index(path, counts.image_of_caption)
+    own = counts.image_of_caption
+    report = measure(file.index, own, noise.noise_ratio)
     wrong = round(report.measured_ratio * len(file.index))
-    own = np.arange(len(file.index)) // counts.captions_per_image
-    is_shuffle = np.array_equal(np.sort(file.index), own)
     per = "an image" if file.entries == counts.images else "a caption"
     print(f"{path}: {file.entries} entries, {file.dtype}, one {per}")
-    print(f"{folder} train: {counts.images} images, {counts.captions_per_image} captions an image")
+    print(f"{folder} train: {counts.images} images, {counts.each} captions an image")
     print(f"protocol: {kind(file, report, counts)}")
     print(f"mismatched: {100 * report.measured_ratio:.2f} % of the captions ({wrong} of {len(file.index)})")
-    if counts.captions_per_image > 1 and wrong:
-        together = share_moved_together(file.index, counts.captions_per_image)
+    if counts.captions_per_image != 1 and wrong:
+        together = share_moved_together(file.index, own)
         print(f"moved together: all captions of {100 * together:.2f} % of the images that are hit")
-    print(f"a shuffle: {'yes' if is_shuffle else 'no: some images are used more often than others'}")
+    print(f"a shuffle: {'yes' if is_shuffle(file.index, own) else 'no: some images are used more often than others'}")
     if noise.noise_ratio and abs(report.measured_ratio - noise.noise_ratio) > MAX_RATIO_ERROR:
         print(f"warning: --noise_ratio is {noise.noise_ratio:g}")
     if protocol(data.data_name).has_real_noise:
@@ -168,7 +173,7 @@ def make(path: Path, data: DataConfig, noise: NoiseConfig) -> None:
     _, counts = training_counts(data)
     real = protocol(data.data_name).has_real_noise
     config = replace(noise, noise_file=str(path))
-    _, report = inject(config, counts.images, counts.captions_per_image, has_real_noise=real)
+    _, report = inject(config, counts.image_of_caption, has_real_noise=real)
     print(f"{path}: {report.protocol} noise, {100 * report.measured_ratio:.2f} % of the captions mismatched")
 
 

@@ -36,49 +36,63 @@ class NoiseReport:
     measured_ratio: float
 
 
-def make_index(num_images: int, captions_per_image: int, ratio: float, protocol: str, seed: int) -> np.ndarray:
+def make_index(image_of_caption: np.ndarray, ratio: float, protocol: str, seed: int) -> np.ndarray:
     """Return (captions,) int64: the image of each caption after shuffling.
+
+    Args:
+        image_of_caption: (captions,) int64, the image each was written for; any number of them an image.
+        ratio: share of captions, or of images, that is shuffled.
+        protocol: `caption` or `image`.
+        seed: of the shuffle.
 
     `RandomState` is used because numpy guarantees its stream for ever: the same seed gives the same index on every
     machine and numpy version.
     """
     random = np.random.RandomState(seed)
-    own = np.repeat(np.arange(num_images), captions_per_image)
+    own = image_of_caption.copy()
     if protocol == "caption":
         picked = random.permutation(len(own))[: int(ratio * len(own))]
         own[picked] = own[random.permutation(picked)]
         return own
+    num_images = int(own.max()) + 1
     moved = np.arange(num_images)
     picked = random.permutation(num_images)[: int(ratio * num_images)]
     moved[picked] = random.permutation(picked)
     return moved[own]
 
 
-def measure(index: np.ndarray, captions_per_image: int, asked_ratio: float) -> NoiseReport:
+def measure(index: np.ndarray, image_of_caption: np.ndarray, asked_ratio: float) -> NoiseReport:
     """Tell an index's protocol and true ratio.
 
     With several captions an image, the image protocol gives all captions of an image that is hit the same wrong image;
     the caption protocol does so by rare chance, at any ratio.
     """
-    is_wrong = index != np.arange(len(index)) // captions_per_image
+    is_wrong = index != image_of_caption
     if not is_wrong.any():
         kind = "none"
     else:
-        kind = (
-            "image" if captions_per_image > 1 and share_moved_together(index, captions_per_image) > 0.5 else "caption"
-        )
+        kind = "image" if share_moved_together(index, image_of_caption) > 0.5 else "caption"
     return NoiseReport(protocol=kind, asked_ratio=asked_ratio, measured_ratio=float(is_wrong.mean()))
 
 
-def share_moved_together(index: np.ndarray, captions_per_image: int) -> float:
+def share_moved_together(index: np.ndarray, image_of_caption: np.ndarray) -> float:
     """Return the share, among images with a mismatched caption, of those whose captions all got one and the same image.
 
-    0 where nothing is mismatched.
+    Images of one caption say nothing and are left out. 0 where nothing is mismatched.
     """
-    by_image = index.reshape(-1, captions_per_image)
-    is_hit = (by_image != np.arange(len(by_image))[:, None]).any(axis=1)
-    hit = by_image[is_hit]
-    return float((hit == hit[:, :1]).all(axis=1).mean()) if len(hit) else 0.0
+    first = np.unique(image_of_caption, return_index=True)[1]
+    is_split = np.bincount(image_of_caption, index != index[first][image_of_caption]) > 0
+    hit = (np.bincount(image_of_caption) > 1) & (np.bincount(image_of_caption, index != image_of_caption) > 0)
+    return float((~is_split[hit]).mean()) if hit.any() else 0.0
+
+
+def is_shuffle(index: np.ndarray, image_of_caption: np.ndarray) -> bool:
+    """Tell whether captions changed their images among themselves, or images their captions, all of them together."""
+    if np.array_equal(np.sort(index), np.sort(image_of_caption)):
+        return True
+    images, first = np.unique(image_of_caption, return_index=True)
+    moves_whole = np.array_equal(index, index[first][image_of_caption])
+    return moves_whole and np.array_equal(np.sort(index[first]), images)
 
 
 @dataclass(frozen=True)
@@ -96,14 +110,14 @@ class IndexFile:
     dtype: str
 
 
-def read_index(path: Path, num_images: int, captions_per_image: int) -> IndexFile:
+def read_index(path: Path, image_of_caption: np.ndarray) -> IndexFile:
     """Read an index file, one entry a caption or one an image.
 
     Raises:
         InputError: not an integer npy file, another length, or entries that are no image.
     """
     index = open_npy(path, f"--noise_file {path}")
-    captions = num_images * captions_per_image
+    captions, num_images = len(image_of_caption), int(image_of_caption.max()) + 1
     if index.ndim != 1 or index.dtype.kind not in "iu" or len(index) not in (captions, num_images):
         raise InputError(
             f"--noise_file {path} has shape {index.shape} and type {index.dtype}; it must be a list of whole numbers, "
@@ -115,12 +129,12 @@ def read_index(path: Path, num_images: int, captions_per_image: int) -> IndexFil
             f"0 to {num_images - 1}"
         )
     entries, dtype, index = len(index), str(index.dtype), index.astype(np.int64)
-    return IndexFile(index if entries == captions else np.repeat(index, captions_per_image), entries, dtype)
+    return IndexFile(index if entries == captions else index[image_of_caption], entries, dtype)
 
 
-def load_index(path: Path, num_images: int, captions_per_image: int) -> np.ndarray:
+def load_index(path: Path, image_of_caption: np.ndarray) -> np.ndarray:
     """Read an index file as (captions,) int64; raises what `read_index` raises."""
-    return read_index(path, num_images, captions_per_image).index
+    return read_index(path, image_of_caption).index
 
 
 def sidecar_of(path: Path) -> Path:

@@ -62,14 +62,14 @@ def rows_to_read(features: RegionFile, all_rows: bool) -> np.ndarray:
 
 
 def scan_rows(
-    features: RegionFile, rows: np.ndarray, advance: Callable[[int], None], rows_per_image: int = 1
+    features: RegionFile, rows: np.ndarray, advance: Callable[[int], None], image_of_row: np.ndarray
 ) -> RowScan:
     """Read rows and note what is wrong with them.
 
     Args:
         rows: (n,) which ones, in order.
         advance: told of every block how many rows it has.
-        rows_per_image: so many rows in a row are one image's, and equal as published.
+        image_of_row: (rows of the file,) whose image each row is; rows of one image are equal as published.
 
     Raises:
         InputError: the file is damaged.
@@ -87,7 +87,7 @@ def scan_rows(
                 zero.append(number)
                 continue
             first = hashes.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), number)
-            if first // rows_per_image != number // rows_per_image:
+            if image_of_row[first] != image_of_row[number]:
                 equal.append((number, first))
             if not np.isfinite(row).all():
                 not_finite.append(number)

@@ -100,15 +100,19 @@ def _is_there(path: Path) -> bool:
         return False
 
 
+class MissingPictures(InputError):
+    """Some picture files are not there."""
+
+
 def picture_files(paths: Sequence[Path]) -> Pictures:
     """Return the pictures of these files.
 
     Raises:
-        InputError: some are missing: tells the first one and how many.
+        MissingPictures: some are missing: tells the first one and how many.
     """
     missing = [path for path in paths if not _is_there(path)]
     if missing:
-        raise InputError(f"{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}")
+        raise MissingPictures(f"{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}")
     return Pictures([str(path) for path in paths], lambda number: picture_bytes(paths[number]), paths)
 
 

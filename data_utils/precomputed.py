@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data_utils.batch import Batch
-from data_utils.captions import captions_file, read_captions, unsegmented
+from data_utils.captions import captions_file, image_ids, read_captions, unsegmented
 from data_utils.counts import count
 from data_utils.regions import RegionStore
 from data_utils.tokens import read_tokens
@@ -38,9 +38,11 @@ class PrecomputedSplit:
         token_cache: folder that keeps tokenised captions; None is the user's cache, `off` none.
 
     Attributes:
-        image_of_caption: (captions,) int64, the image each caption was written for, as the files say.
+        image_of_caption: (captions,) int64, the image each caption was written for, as the files say: in any order, any
+            number an image.
         image_of_pair: the same, or what a noise index made of it (`set_images`).
-        captions_per_image: how many captions each image has.
+        line_of_caption: (captions,) int64, the line of the caption file, from 0.
+        counts: images and captions of the whole files, whatever `max_images`.
         lengths: (captions,) int64, ids of each caption, `<start>` and `<end>` included.
         unknown_share: share of the captions' words that the vocabulary does not know.
 
@@ -61,13 +63,14 @@ class PrecomputedSplit:
         self.regions = RegionStore(folder, split)
         path = captions_file(folder, split)
         tokens = read_tokens(path, vocabulary, token_cache)
-        counts = count(self.regions, len(tokens), path)
-        self._rows_per_image, self.captions_per_image = counts.rows_per_image, counts.captions_per_image
-        self.num_images = min(counts.images, max_images) if max_images else counts.images
-        tokens = tokens.first(self.num_images * self.captions_per_image)
+        self.counts = count(self.regions, len(tokens), path, image_ids(path))
+        self.num_images = min(self.counts.images, max_images) if max_images else self.counts.images
+        is_used = self.counts.image_of_caption < self.num_images
+        tokens = tokens if is_used.all() else tokens.only(is_used)
         self._tokens, self.lengths = tokens.ids, tokens.lengths
         self._offsets = np.cumsum(self.lengths) - self.lengths
-        self.image_of_caption = np.arange(len(tokens)) // self.captions_per_image
+        self.line_of_caption = np.flatnonzero(is_used)
+        self.image_of_caption = self.counts.image_of_caption[is_used]
         self.image_of_pair = self.image_of_caption
 
         words = len(self._tokens) - 2 * len(tokens)
@@ -115,6 +118,7 @@ class PrecomputedSplit:
         other = copy.copy(self)
         other.lengths, other._offsets = self.lengths[caption], self._offsets[caption]
         other.image_of_caption, other.image_of_pair = self.image_of_caption[caption], image
+        other.line_of_caption = self.line_of_caption[caption]
         return other
 
     @property
@@ -124,7 +128,7 @@ class PrecomputedSplit:
 
     def read_images(self, images: np.ndarray) -> torch.Tensor:
         """Return the regions of `images` (n,) as (n, R, D) float32."""
-        return torch.from_numpy(self.regions.read(images * self._rows_per_image))
+        return torch.from_numpy(self.regions.read(self.counts.row_of_image[images]))
 
     def tokens(self, captions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return token ids (n, W), zero-padded, and lengths (n,) of `captions` (n,)."""

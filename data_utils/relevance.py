@@ -1,7 +1,8 @@
 """Which captions fit which images, from a file: ground truths of more than one owner a caption (ECCV Caption, CxC).
 
-- `.tsv` and `.csv`: columns `image` (its number in the split, from 0) or `image_id` (looked up in `{split}_ids.txt`),
-  and `caption` (its line in the split, from 0); others are passed over. Without a header, two columns of numbers;
+- `.tsv` and `.csv`: columns `image` (its number in the split, from 0) or `image_id` (looked up in `{split}_ids.txt`, or
+  else in `{split}_caps.tsv`), and `caption` (its line in the split, from 0); others are passed over. Without a header,
+  two columns of numbers;
 - `.json`: a list of such pairs or of such records; or {"i2t": {image: [captions]}, "t2i": {caption: [images]}} with
   numbers, where the two directions have queries of their own.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.captions import captions_file, image_ids
 from runtime.errors import InputError
 from runtime.json_text import parse_json
 
@@ -28,27 +30,33 @@ class RelevantPairs:
     t2i: tuple[np.ndarray, np.ndarray]
 
 
-def read_image_ids(folder: Path, split: str, num_images: int, num_captions: int) -> dict[str, int]:
-    """Return the number of each image by its id in `{split}_ids.txt`, one line an image or a caption.
+def read_image_ids(folder: Path, split: str, image_of_caption: np.ndarray) -> dict[str, int]:
+    """Return the number of each image by its id in `{split}_ids.txt`, or where there is none in `{split}_caps.tsv`.
+
+    Args:
+        folder: the data set's.
+        split: its name.
+        image_of_caption: (captions,) the image of each line of the split's caption file.
 
     Raises:
-        InputError: no such file, or another number of lines.
+        InputError: neither file, not as many lines as images or captions, or an id of two images.
     """
     path = folder / f"{split}_ids.txt"
     try:
-        ids = path.read_text(encoding="utf-8-sig").split()
+        found = None if path.exists() else image_ids(captions_file(folder, split))
+        ids = path.read_text(encoding="utf-8-sig").split() if found is None else found
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"image ids need {path}, one line an image or a caption; it cannot be read: {error}") from None
-    if len(ids) < num_images:
+    images, first = np.unique(image_of_caption, return_index=True)
+    if len(ids) not in (len(images), len(image_of_caption)):
         raise InputError(
-            f"{path} holds {len(ids)} ids for {num_images} images with {num_captions} captions; it must hold one line "
-            "an image or a caption"
+            f"{path} holds {len(ids)} ids for {len(images)} images with {len(image_of_caption)} captions; it must hold "
+            "one line an image or a caption"
         )
-    step = num_captions // num_images if len(ids) >= num_captions else 1
     numbers: dict[str, int] = {}
-    for k in range(num_images):
-        if numbers.setdefault(ids[k * step], k) != k:
-            raise InputError(f"{path}: the id {ids[k * step]!r} names two images, {numbers[ids[k * step]]} and {k}")
+    for k, name in enumerate(ids if len(ids) == len(images) else [ids[line] for line in first.tolist()]):
+        if numbers.setdefault(name, k) != k:
+            raise InputError(f"{path}: the id {name!r} names two images, {numbers[name]} and {k}")
     return numbers
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_utils.catalog import DataConfig, locate, protocol, split_name, vocabulary_file
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import PrecomputedSplit
@@ -100,10 +102,8 @@ def open_for_all(
         opened, own_digest = open_split(data, split, checkpoint, path), Vocabulary.load(vocabulary_file(data)).digest()
         if found is None:
             found, digest = StoredData(opened, data.data_name), own_digest
-        if (len(opened), opened.num_images) != (len(found.split), found.split.num_images):
-            raise InputError(
-                f"{path} evaluates on another number of pairs than {paths[0]}; name one --data_name for both"
-            )
+        if not np.array_equal(opened.image_of_caption, found.split.image_of_caption):
+            raise InputError(f"{path} evaluates on other pairs than {paths[0]}; name one --data_name for both")
         if own_digest != digest:
             raise InputError(
                 f"{path} goes with another vocabulary than {paths[0]}, so that they read the same captions "
@@ -151,9 +151,7 @@ def give_noise(
             f"{source} {told['noise_file']}, which is not there; copy it there (audit.py takes another --noise_file)"
         )
     split = stored.split
-    index, report = inject(
-        NoiseConfig(**told), split.num_images, split.captions_per_image, has_real_noise=has_real_noise
-    )
+    index, report = inject(NoiseConfig(**told), split.image_of_caption, has_real_noise=has_real_noise)
     split.set_images(index)
     is_recorded = recorded is not None or noise_file is not None
     return StoredNoise(report, is_known=is_recorded and not has_real_noise)

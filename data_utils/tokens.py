@@ -31,8 +31,8 @@ BYTES_A_LETTER = 20
 LARGEST_PACKED = 2**16
 """Bytes for the key and the headers of the arrays."""
 
-FORMAT = 2
-"""Raised whenever captions become other tokens, or the file another layout."""
+FORMAT = 3
+"""Raised whenever captions become other tokens, are refused that were not, or the file gets another layout."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def first(self, captions: int) -> Tokens:
-        """Return the first `captions` captions."""
-        lengths = self.lengths[:captions]
-        return Tokens(self.ids[: lengths.sum()], lengths)
+    def only(self, is_wanted: np.ndarray) -> Tokens:
+        """Return the captions of a mask (captions,), in their order."""
+        return Tokens(self.ids[np.repeat(is_wanted, self.lengths)], self.lengths[is_wanted])
 
 
 def cache_folder(token_cache: str | None) -> Path | None:
@@ -79,12 +78,12 @@ def read_tokens(path: Path, vocabulary: Vocabulary, token_cache: str | None = No
     content = path.read_bytes()
     folder = cache_folder(token_cache)
     if folder is None:
-        return Tokens(*vocabulary.encode_all(parse_captions(path, content)))
+        return Tokens(*vocabulary.encode_all(parse_captions(path, content).texts))
     key = _key(path, content, vocabulary)
     place = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     tokens = _load(place, key, len(vocabulary), LARGEST_PACKED + BYTES_A_LETTER * len(content))
     if tokens is None:
-        tokens = Tokens(*vocabulary.encode_all(parse_captions(path, content)))
+        tokens = Tokens(*vocabulary.encode_all(parse_captions(path, content).texts))
         with contextlib.suppress(OSError, InputError):
             folder.mkdir(parents=True, exist_ok=True)
             _save(place, key, tokens)

@@ -59,10 +59,11 @@ def judge_counts(splits: Mapping[str, Inventory], rules: Protocol, data_name: st
 
 
 def usual_captions(splits: Mapping[str, Inventory], rules: Protocol) -> int | None:
-    """Return how many captions an image has: as published, or in most splits."""
+    """Return how many captions an image has: as published, or in most splits where every image has as many."""
     if rules.captions_per_image is not None:
         return rules.captions_per_image
-    found = Counter(split.counts.captions_per_image for split in splits.values() if split.counts is not None)
+    even = [split.counts.captions_per_image for split in splits.values() if split.counts is not None]
+    found = Counter(number for number in even if number is not None)
     return found.most_common(1)[0][0] if found else None
 
 
@@ -72,13 +73,14 @@ def _judge_mixture(splits: Mapping[str, Inventory], rules: Protocol, data_name: 
     for name, split in splits.items():
         if split.features is None or split.captions is None or usual is None:
             continue
-        per_image = None if split.counts is None else split.counts.captions_per_image
-        if per_image == usual:
+        is_counted = split.counts is not None
+        if split.counts is not None and split.counts.captions_per_image == usual:
             continue
+        is_uneven = split.counts is not None and split.counts.captions_per_image is None  # as the image ids say
         hints = [
             f"{other.name} has the {what} that would fit"
             for other in splits.values()
-            if other.name != name
+            if other.name != name and not is_uneven
             for what, fits in (
                 ("captions", other.captions is not None and len(other.captions) == usual * len(split.features)),
                 ("features", other.features is not None and len(split.captions) == usual * len(other.features)),
@@ -90,9 +92,9 @@ def _judge_mixture(splits: Mapping[str, Inventory], rules: Protocol, data_name: 
             findings.faults.append(
                 f"{told}; {' and '.join(hints)}: files of different splits are mixed; copy them again"
             )
-        elif rules.captions_per_image is not None and per_image is not None:
+        elif rules.captions_per_image is not None and is_counted:
             findings.faults.append(f"{told} as the published {data_name}; copy its features and captions again")
-        elif per_image is not None:
+        elif is_counted:
             findings.remarks.append(f"{told} as the other splits")
 
 

@@ -4,7 +4,7 @@ faiss and not usearch: its lists are built by one pass over the rows and read th
 beside torch (both bring an OpenMP of their own under Linux; neither waits for the other's threads).
 Lists hold 8 bits a dimension, or coarsely 2: what they find is to be put in order by the rows themselves. Coarse codes
 (4 bits for two dimensions, compared through tables in registers) are read eight times as fast, and need many more
-candidates for the same share of the true ones: for as many queries as rows (benchmarks/neighbours.py).
+candidates for the same share of the true ones: for as many queries as rows (benchmarks/RESULTS.md).
 Legend: N rows, K dimensions, Q queries.
 """
 

@@ -2,18 +2,20 @@
 
 A data set has pictures if its folder holds `thumbnails.h5` (data_utils/pictures.py), or `{split}_images.txt`: one
 picture a line, in the order of the features, as data_utils.extract writes it. Their paths are relative to the folder
-given by `--pictures`, or else to the data set's folder.
+given by `--pictures`, or else to the data set's folder, or to the one that `{split}_images_folder.txt` names.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from data_utils.pictures import THUMBNAILS, Image, Pictures, picture_files, thumbnails
+from data_utils.pictures import THUMBNAILS, Image, MissingPictures, Pictures, picture_files, thumbnails
 from pages.text import Piece, joined
 from runtime.errors import InputError
 
@@ -26,29 +28,55 @@ def index_file(folder: Path, split: str) -> Path:
     return folder / f"{split}_images.txt"
 
 
-def find_pictures(folder: Path, split: str, num_images: int, pictures: str | None = None) -> Pictures | None:
-    """Return the pictures of a split in the order of its features; None if the data set has none.
+def picture_folders(folder: Path, split: str) -> list[Path]:
+    """Return where the pictures of a split may be: with the features, or where they were when those were extracted."""
+    try:
+        extracted_from = (folder / f"{split}_images_folder.txt").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return [folder]
+    return [folder, Path(extracted_from)]
+
+
+def _listed(names: Sequence[str], roots: Sequence[Path]) -> Pictures:
+    """Return the pictures of these names in the first folder that has them all; raises what `picture_files` raises."""
+    for root in roots[:-1]:
+        with contextlib.suppress(MissingPictures):
+            return picture_files([root / name for name in names])
+    return picture_files([roots[-1] / name for name in names])
+
+
+def find_pictures(
+    folder: Path, split: str, num_images: int, pictures: str | None, say: Callable[[str], None]
+) -> Pictures | None:
+    """Return the pictures of a split in the order of its features; None if the data set has none, or some are missing.
 
     Args:
         folder: the data set's folder.
         split: `train`, `dev`, ...
         num_images: how many first images are in use; more pictures than that are those of images left out.
         pictures: folder that the paths in `{split}_images.txt` start from (`--pictures`).
+        say: told in a line that pictures are missing.
 
     Raises:
-        InputError: fewer pictures than images, files that are missing, or Pillow is not installed.
+        InputError: fewer pictures than images, files that are missing in `pictures`, or Pillow is not installed.
     """
     index = index_file(folder, split)
     if (folder / THUMBNAILS).is_file() and pictures is None:
         found, source = thumbnails(folder / THUMBNAILS, split), folder / THUMBNAILS
     elif index.is_file():
-        root, source = Path(pictures) if pictures is not None else folder, index
+        source = index
         try:
             lines = index.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{index} cannot be read: {error}; write one picture a line, in UTF-8") from None
         names = [line for line in lines if line.strip()]
-        found = picture_files([root / name for name in names])
+        try:
+            found = _listed(names, picture_folders(folder, split) if pictures is None else [Path(pictures)])
+        except MissingPictures as error:
+            if pictures is not None:
+                raise
+            say(f"pictures of {split} are left out: {error}; --pictures DIR names the folder that they are in")
+            return None
     elif pictures is not None:
         raise InputError(f"--pictures: {index} is not there; it lists the pictures of {split}, one a line")
     else:

@@ -2,7 +2,7 @@
 
 The drift of a pair is f - g, its pooled image vector minus its pooled caption vector. Dispersion: standard deviation,
 in degrees, of the angles between the drifts of the captions of one image.
-Legend: I images, K captions an image, D embed size.
+Legend: I images of K captions each, C captions, D embed size.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from reporting.opened import Opened
 
 PUBLISHED = (("Flickr30K, as published", 6.91), ("MS-COCO, as published", 6.13), ("uniform angles", 51.96))
 BLOCK = 256
+FEWEST = 3
+"""With fewer captions an image has one angle or none, and nothing spreads."""
 
 
 def pairwise_angles(drift: Tensor) -> Tensor:
@@ -39,48 +41,71 @@ class Dispersion:
     """How much the angles between drifts spread.
 
     Attributes:
-        angles: (I, K (K - 1) / 2) degrees.
+        angles: degrees, (I, K (K - 1) / 2) of the images of each number K of captions.
     """
 
-    angles: Tensor
+    angles: list[Tensor]
 
     @property
     def within(self) -> float:
         """The standard deviation within an image, averaged over the images (*reading* of Table 1)."""
-        return float(self.angles.std(dim=1, correction=0).mean())
+        return float(torch.cat([angles.std(dim=1, correction=0) for angles in self.angles]).mean())
 
     @property
     def pooled(self) -> float:
         """The standard deviation of all images' angles together (the other reading)."""
-        return float(self.angles.std(correction=0))
+        return float(self.all.std(correction=0))
 
     @property
     def mean(self) -> float:
         """The mean angle."""
-        return float(self.angles.mean())
+        return float(self.all.mean())
+
+    @property
+    def all(self) -> Tensor:
+        """All images' angles, flat."""
+        return torch.cat([angles.flatten() for angles in self.angles])
 
 
 @torch.no_grad()
 def drifts_of_split(matcher: Matcher, split: PrecomputedSplit, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return f (I, D) of a split's images and g (I, K, D) of their own captions."""
+    """Return f of a split's images and g (C, D) of their own captions, sorted by image."""
     images, captions = [], []
+    by_image, ends = np.argsort(split.image_of_caption, kind="stable"), np.cumsum(np.bincount(split.image_of_caption))
     with evaluating(matcher):
         for start in range(0, split.num_images, BLOCK):
             numbers = np.arange(start, min(start + BLOCK, split.num_images))
             images.append(matcher.image_means(split.read_images(numbers).to(device)).cpu())
-            per = split.captions_per_image
-            tokens, lengths = split.tokens((numbers[:, None] * per + np.arange(per)).ravel())
-            captions.append(matcher.caption_means(tokens.to(device), lengths).cpu().view(len(numbers), per, -1))
+            own = by_image[ends[start - 1] if start else 0 : ends[numbers[-1]]]
+            tokens, lengths = split.tokens(own)
+            captions.append(matcher.caption_means(tokens.to(device), lengths).cpu())
     return torch.cat(images), torch.cat(captions)
 
 
 def _own_and_others(opened: Opened, name: str) -> tuple[Dispersion, Dispersion]:
     """Return the dispersion of the test images' own captions, and of captions drawn from all."""
-    image, caption = drifts_of_split(opened.matchers[name], opened.data.test, opened.sources.device)
-    drawn = torch.from_numpy(np.random.RandomState(0).permutation(caption.shape[0] * caption.shape[1]))
-    others = caption.flatten(0, 1)[drawn].view_as(caption)
-    own, mixed = (pairwise_angles(image[:, None] - g) for g in (caption, others))
+    test = opened.data.test
+    image, caption = drifts_of_split(opened.matchers[name], test, opened.sources.device)
+    others = caption[torch.from_numpy(np.random.RandomState(0).permutation(len(caption)))]
+    counts = np.bincount(test.image_of_caption)
+    own, mixed = (drift_angles(image, g, counts) for g in (caption, others))
     return Dispersion(own), Dispersion(mixed)
+
+
+def drift_angles(image: Tensor, caption: Tensor, counts: np.ndarray) -> list[Tensor]:
+    """Return the angles between the drifts of images with as many captions, for each such number from three on.
+
+    Args:
+        image: (images, D) f.
+        caption: (C, D) g, the captions of an image one after another.
+        counts: (images,) how many those are.
+    """
+    starts, found = np.cumsum(counts) - counts, []
+    for number in np.unique(counts[counts >= FEWEST]).tolist():
+        images = np.flatnonzero(counts == number)
+        own = torch.from_numpy(starts[images][:, None] + np.arange(number))
+        found.append(pairwise_angles(image[torch.from_numpy(images)][:, None] - caption[own]))
+    return found
 
 
 def dispersion_part(all_opened: list[Opened]) -> list[Piece]:
@@ -88,8 +113,12 @@ def dispersion_part(all_opened: list[Opened]) -> list[Piece]:
     charts, rows = [], []
     notes: list[Piece] = []
     for opened in all_opened:
-        if opened.data.test.captions_per_image < 3:
-            notes.append(note(f"{opened.run.label}: an image needs three captions or more for angles to spread."))
+        has_few = np.bincount(opened.data.test.image_of_caption) < FEWEST
+        if has_few.any():
+            left_out = "" if has_few.all() else f" {has_few.sum()} of {len(has_few)} images are left out."
+            needed = "an image needs three captions or more for angles to spread."
+            notes.append(note(f"{opened.run.label}: {needed}{left_out}"))
+        if has_few.all():
             continue
         for name in opened.matchers:
             own, others = _own_and_others(opened, name)
@@ -97,8 +126,8 @@ def dispersion_part(all_opened: list[Opened]) -> list[Piece]:
             if name != next(iter(opened.matchers)):
                 continue
             values = {
-                "own captions": own.angles.flatten().numpy(),
-                "captions of any image": others.angles.flatten().numpy(),
+                "own captions": own.all.numpy(),
+                "captions of any image": others.all.numpy(),
             }
             points = shares(values, 0.0, min(180.0, 10.0 * np.ceil(max(v.max() for v in values.values()) / 10)))
             charts.append(

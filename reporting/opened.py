@@ -34,6 +34,7 @@ class Sources:
         wants_pictures: False leaves pictures out.
         grid: regions are grid x grid cells of the picture; None: told by the data set.
         device: where the networks run.
+        remarks: gathers what is to be said of pictures.
     """
 
     data_path: str | None = None
@@ -42,6 +43,7 @@ class Sources:
     wants_pictures: bool = True
     grid: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class Opened:
     sources: Sources
 
     def captions(self, split: str) -> list[str]:
-        """Return the captions of a split as they were written."""
-        return read_captions(self.folder, split)
+        """Return the captions of a split's pairs as they were written."""
+        lines = read_captions(self.folder, split)
+        return [lines[k] for k in getattr(self.data, split).line_of_caption.tolist()]
 
     @cached_property
     def galleries(self) -> dict[str, Gallery]:
@@ -72,7 +75,7 @@ class Opened:
         if not self.sources.wants_pictures:
             return None
         num_images = getattr(self.data, split).num_images
-        found = find_pictures(self.folder, split, num_images, self.sources.pictures)
+        found = find_pictures(self.folder, split, num_images, self.sources.pictures, self.sources.remarks.append)
         return None if found is None else Thumbnails(found)
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.comparable import Section, over_seeds, sections
-from benchmarks.result_rows import read_published, read_results
-from benchmarks.table import IN_TITLE, cells, legend
 from evaluation import RECALLS
 from pages.table import table
 from pages.text import Piece, details, heading, note
 from reporting.runs import Run
+from tools.result_rows import Section, over_seeds, read_published, read_results, sections
+from tools.table import IN_TITLE, cells, legend
 
 WHAT, HOW = ("method", "similarity"), ("source", "noise protocol", "networks", "seeds", "epoch", "chosen on")
 WHY_NOT = "not comparable"

@@ -32,7 +32,9 @@ from runtime.checkpoint import write_json
 from runtime.errors import InputError
 from searching.vectors import EXACT_ROWS, Found, build_lists, search
 
-FORMAT = 1
+FORMAT = 2
+"""Raised whenever the same files give other keys, or the index has another layout."""
+
 IMAGES, CAPTIONS = "images", "captions"
 KEYS, LISTS, ABOUT, ESTIMATE = "keys.npy", "lists.faiss", "index.json", "estimate.npz"
 SAVED_EVERY = 4096

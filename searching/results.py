@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from data_utils.pictures import Pictures
@@ -33,13 +34,13 @@ class Gallery:
     Attributes:
         name: of the data set and split.
         captions: all of them.
-        captions_per_image: of each image.
+        image_of_caption: (captions,) the image each was written for.
         pictures: of the images, None if there are none.
     """
 
     name: str
     captions: list[str]
-    captions_per_image: int
+    image_of_caption: np.ndarray
     pictures: Pictures | None
 
     def image_name(self, number: int) -> str:
@@ -49,8 +50,7 @@ class Gallery:
 
     def of_image(self, number: int) -> list[str]:
         """Return an image's captions."""
-        first = number * self.captions_per_image
-        return self.captions[first : first + self.captions_per_image]
+        return [self.captions[k] for k in np.flatnonzero(self.image_of_caption == number).tolist()]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def caption_table(result: Result, gallery: Gallery) -> str:
     """Return the captions found for an image, as text."""
     rows: list[list[Any]] = []
     for rank, (number, score) in enumerate(zip(result.numbers, result.scores, strict=True), start=1):
-        own = number // gallery.captions_per_image
+        own = int(gallery.image_of_caption[number])
         mark = " (its own)" if own == result.image else ""
         rows.append([str(rank), f"{score:.4f}", f"{gallery.image_name(own)}{mark}", _cut(gallery.captions[number])])
     return _left(["rank", "score", "of image", "caption"], rows)
@@ -149,7 +149,7 @@ def _card(result: Result, place: int, gallery: Gallery, thumbnails: Thumbnails |
 def _caption_rows(result: Result, gallery: Gallery, thumbnails: Thumbnails | None) -> Markup:
     rows: list[list[Cell]] = []
     for rank, (number, score) in enumerate(zip(result.numbers, result.scores, strict=True), start=1):
-        own = number // gallery.captions_per_image
+        own = int(gallery.image_of_caption[number])
         picture = gallery.image_name(own) if thumbnails is None else thumbnails.image(own, f"image {own}")
         mark = Markup(" <strong>(its own)</strong>") if own == result.image else Markup("")
         rows.append([rank, f"{score:.4f}", Markup("{}{}").format(gallery.captions[number], mark), picture])

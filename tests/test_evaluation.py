@@ -116,7 +116,7 @@ def test_where_the_networks_come_from_is_told(
     sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Evaluated(tmp_path, capsys, sgr_path)
-    (line,) = [line for line in found.text.splitlines() if str(sgr_path) in line]
+    (line,) = [line for line in found.text.splitlines() if f": {sgr_path}:" in line]
     noise = found.record["noise"][0]
     assert line.startswith(f"A B: {sgr_path}: mgcs, SGR, {found.record['epoch_titles'][0]}, chosen on dev, seed 0; ")
     assert line.endswith(f"noise: protocol caption, 20 % asked, {100 * noise['measured_ratio']:.2f} % measured")
@@ -191,6 +191,9 @@ def test_folds_are_cut_from_the_full_matrix(
         assert found.record["fold_results"][name] == mean_retrieval(folds_of(found.sims[name], owners, 8)).as_dict()
     assert found.record["fold_images"] == 8 and "8-image  " in found.text
     assert scoring.call_count == 2, "each network scores once"
+    monkeypatch.setitem(catalog.PROTOCOLS, "tiny_precomp", catalog.Protocol(fold_images=24))
+    found = Evaluated(tmp_path, capsys, folder / "checkpoint_dev_best.pth.tar", "--split", "testall")
+    assert "fold_results" not in found.record and "-image folds" not in found.text, "one fold is the whole"
 
 
 def test_relevance_from_a_file(

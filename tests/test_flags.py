@@ -334,9 +334,8 @@ def test_help_does_without_torch_and_a_start_says_so_before_it(
     assert found.returncode == 0 and found.stdout.endswith(capsys.readouterr().out)
     assert "torch._meta_registrations" not in found.stdout and "methods.blocks.drift" in found.stdout
     found = started("--margin", "0")
-    assert found.returncode == 2 and found.stdout.index("starting ...") < found.stdout.index(
-        "torch._meta_registrations"
-    )
+    word, loading = found.stdout.index("starting ..."), found.stdout.index("torch._meta_registrations")
+    assert found.returncode == 2 and word < loading
     loaded = {line.rpartition("|")[2].strip() for line in found.stdout.splitlines()}
     assert not loaded & {"sklearn", "scipy.stats", "scipy.special", "nltk", "faiss", "tensorboard", "matplotlib"}
 

@@ -45,7 +45,7 @@ MAY_IMPORT = {
 ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
-    "reporting/results.py": {"benchmarks.comparable", "benchmarks.result_rows", "benchmarks.table"},  # the same table
+    "reporting/results.py": {"tools.result_rows", "tools.table"},  # the same table
 }
 CATALOGUE = "data_utils/catalog.py"
 BUILDING_NOTHING = {"vocab", "data_utils", "models", "methods", "training"}
@@ -56,8 +56,8 @@ PRINTING = (
     *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
-    *("data_utils/emoji_builder/", "data_utils/set_builder/", "data_utils/tiles_builder/"),
-    *("benchmarks/", "tools/clip_tuning/ablation.py", "tools/clip_tuning/evaluate.py"),
+    *("benchmarks/", "tools/emoji_set/", "tools/table.py", "tools/sweep.py", "tools/drift.py"),
+    *("tools/clip_tuning/ablation.py", "tools/clip_tuning/evaluate.py"),
 )
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
 NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")

@@ -122,7 +122,7 @@ def test_words_are_looked_up() -> None:
 
 
 def test_an_images_own_caption_is_marked() -> None:
-    gallery = Gallery("g", ["one", "two", "three", "four"], 2, None)
+    gallery = Gallery("g", ["one", "two", "three", "four"], np.array([0, 1, 0, 1]), None)
     text = text_of(Result("image 1", "", 1, [3, 0], [0.5, 0.25]), gallery, is_image=True)
     assert text.splitlines()[3].split() == ["1", "0.5000", "1", "(its", "own)", "four"]
     assert text.splitlines()[4].split() == ["2", "0.2500", "0", "one"]

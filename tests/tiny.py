@@ -63,6 +63,27 @@ def make_tiny_data(
     return root
 
 
+def scatter(root: Path, name: str = "tiny_precomp", *, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Make tiny data uneven: an image keeps 1 to 4 captions, images are named by ids, and the lines are shuffled.
+
+    Feature rows are put in the order in which the ids first appear. Return, for each split, the features (R, D) of each
+    id, as they were before anything was moved.
+    """
+    found, random = {}, np.random.RandomState(seed)
+    for path in sorted((root / "data" / name).glob("*_caps.txt")):
+        split = path.stem.removesuffix("_caps")
+        features = np.load(path.with_name(f"{split}_ims.npy"))
+        captions, each = path.read_text(encoding="utf-8").splitlines(), 5
+        lines = [(f"{split} {i}.jpg", captions[i * each + k]) for i in range(len(features)) for k in range(1 + i % 4)]
+        lines = [lines[k] for k in random.permutation(len(lines))]
+        path.unlink()
+        path.with_suffix(".tsv").write_text("".join(f"{i}\t{c}\n" for i, c in lines), encoding="utf-8")
+        order = [int(i.removesuffix(".jpg").split()[1]) for i in dict.fromkeys(i for i, _ in lines)]
+        np.save(path.with_name(f"{split}_ims.npy"), features[order])
+        found[split] = {f"{split} {i}.jpg": features[i] for i in range(len(features))}
+    return found
+
+
 def tiny_flags(root: Path, output: Path, *extra: str, name: str = "tiny_precomp") -> list[str]:
     """Return run.py's arguments for a small network on the data under `root`; later flags win."""
     return [

@@ -61,8 +61,13 @@ class RunData:
         return replace(self, train=self.train.with_pairs(matched, self.train.image_of_pair[matched]))
 
     def digest(self) -> str:
-        """Return a digest of which image every training pair has."""
-        return hashlib.sha256(np.ascontiguousarray(self.train.image_of_pair, dtype="<i8").tobytes()).hexdigest()
+        """Return a digest of which image every training pair has, and of image ids that say more than position does."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.train.image_of_pair, dtype="<i8").tobytes())
+        for split in (self.train, self.dev, self.test):
+            if not split.counts.is_by_position:
+                digest.update(split.name.encode())
+                digest.update(np.ascontiguousarray(split.image_of_caption, dtype="<i8").tobytes())
+        return digest.hexdigest()
 
 
 def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> RunData:
@@ -89,6 +94,6 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
             f"{train.region_shape[1]} dimensions; leave the flag out"
         )
     made = Path(noise.noise_file) if noise.noise_file and not Path(noise.noise_file).is_file() else None
-    index, report = inject(noise, train.num_images, train.captions_per_image, has_real_noise=rules.has_real_noise)
+    index, report = inject(noise, train.image_of_caption, has_real_noise=rules.has_real_noise)
     train.set_images(index)
     return RunData(vocabulary, train, dev, test, report, not rules.has_real_noise, made)

@@ -1,5 +1,6 @@
 """The files of a split in the suite's layout: `{split}_ims`, `{split}_caps.txt`, `{split}_images.txt`.
 
+The last one names the pictures as the captions did, and `{split}_images_folder.txt` the folder that they are in.
 Features are filled in as `{split}_ims.h5.part` (or npy) and get their name last, when all three are whole.
 Legend: N pictures, R regions, D channels.
 """
@@ -29,17 +30,19 @@ class SplitFiles:
         split: `train`, `dev`, ...
         kind: suffix of the features: .h5 or .npy.
         dtype: type of the numbers, float32 or float16.
+        images: the folder that the pictures' names start from; None writes none down.
 
     Raises:
         InputError: the split is there already.
     """
 
-    def __init__(self, folder: Path, split: str, kind: str, dtype: np.dtype) -> None:
-        self.folder, self.dtype = folder, dtype
+    def __init__(self, folder: Path, split: str, kind: str, dtype: np.dtype, images: Path | None = None) -> None:
+        self.folder, self.dtype, self.images = folder, dtype, images
         self.features = folder / f"{split}_ims{kind}"
         self.captions, self.pictures = folder / f"{split}_caps.txt", folder / f"{split}_images.txt"
+        self.images_folder = folder / f"{split}_images_folder.txt"
         others = [folder / f"{split}_ims{other}" for other in WRITERS] + [folder / f"{split}_caps.tsv"]
-        for path in (*others, self.captions, self.pictures):
+        for path in (*others, self.captions, self.pictures, self.images_folder):
             if path.exists():
                 raise InputError(f"--output: {path} exists; nothing is written over: delete it or name another folder")
 
@@ -74,6 +77,8 @@ class SplitFiles:
             captions = [caption for own in listing.captions for caption in own]
             write_atomically(self.captions, ("\n".join(captions) + "\n").encode())
             write_atomically(self.pictures, ("\n".join(listing.pictures) + "\n").encode())
+            if self.images is not None:
+                write_atomically(self.images_folder, f"{self.images.resolve()}\n".encode())
             os.replace(part, self.features)
         except OSError as error:
             self._leave_nothing(part, made)
@@ -90,7 +95,7 @@ class SplitFiles:
         return narrowed(block, self.dtype, self.pictures, start)
 
     def _leave_nothing(self, part: Path, made: list[Path]) -> None:
-        for path in (part, self.captions, self.pictures):
+        for path in (part, self.captions, self.pictures, self.images_folder):
             with contextlib.suppress(OSError):
                 path.unlink()
         for folder in made:

@@ -22,7 +22,7 @@ from methods.blocks.unit_rows import UnitRows
 from models.inverted_lists import can_build_lists
 
 EXACT_ROWS = 50_000
-"""Among more rows lists are quicker on a CPU: twice at 145,000 x 1024 (benchmarks/neighbours.py)."""
+"""Among more rows lists are quicker on a CPU: twice at 145,000 x 1024 (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)

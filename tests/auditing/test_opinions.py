@@ -87,7 +87,7 @@ def test_noise_is_the_runs_own(checkpoint_path: Path, tmp_path: Path) -> None:
     assert noise.is_known and noise.report.measured_ratio == pytest.approx(0.2, abs=0.03)
     assert (~stored.split.is_matched).mean() == noise.report.measured_ratio
     own = tmp_path / "own.npy"
-    np.save(own, np.arange(len(stored.split)) // stored.split.captions_per_image)
+    np.save(own, stored.split.image_of_caption)
     assert give_noise(stored, checkpoint, "c", noise_file=str(own)).report.measured_ratio == 0
     del checkpoint["config"]["noise"]
     assert not give_noise(stored, checkpoint, "c").is_known

@@ -63,10 +63,10 @@ def test_suspects_get_the_image_that_fits_better() -> None:
 
 def test_the_written_index_is_a_noise_file(tmp_path: Path) -> None:
     cleaned = cleaned_index(np.array([0, 0, 1, 2, 2, 1]), np.zeros(6), np.array([2, NOBODY, 0, 1, 1, 0]), 0.5)
-    path = tmp_path / "cleaned_index.npy"
-    write_cleaned(path, cleaned, captions_per_image=2)
-    index, report = inject(NoiseConfig(noise_file=str(path)), num_images=3, captions_per_image=2)
+    path, own = tmp_path / "cleaned_index.npy", np.array([0, 0, 1, 1, 2, 2])
+    write_cleaned(path, cleaned, own)
+    index, report = inject(NoiseConfig(noise_file=str(path)), own)
     np.testing.assert_array_equal(index, cleaned.index)
     sidecar = read_sidecar(path)
-    assert sidecar is not None and disagreements(path, measure(index, 2, 0.0), sidecar) == []
+    assert sidecar is not None and disagreements(path, measure(index, own, 0.0), sidecar) == []
     assert sidecar["ratio"] == report.measured_ratio == 4 / 6

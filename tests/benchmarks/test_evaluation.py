@@ -53,7 +53,7 @@ def test_a_made_up_split_is_what_was_asked_for_and_leaves_nothing() -> None:
     before = sorted(cache.glob("*"))
     with published_split(3, 4, num_regions=2, region_dim=5) as split:
         folder = split.regions.path.parent
-        assert (split.num_images, len(split), split.region_shape, split.captions_per_image) == (3, 12, (2, 5), 4)
+        assert (split.num_images, len(split), split.region_shape, split.counts.captions_per_image) == (3, 12, (2, 5), 4)
         assert split.lengths.min() >= SHORTEST and split.lengths.max() <= LONGEST
         assert split.read_images(np.arange(3)).std() > 0.5
         assert folder.is_dir()

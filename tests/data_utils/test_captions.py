@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.captions import captions_file, read_captions
+from data_utils.captions import captions_file, read_caption_file, read_captions
 from runtime.errors import InputError
 
 
@@ -30,9 +30,22 @@ def test_captions(tmp_path: Path, content: bytes) -> None:
 
 
 def test_tsv(tmp_path: Path) -> None:
-    write(tmp_path, b"\xef\xbb\xbf17\ta dog\r\n18\ta cat\twith a tab\r\n", "train_caps.tsv")
-    assert read_captions(tmp_path, "train") == ["a dog", "a cat\twith a tab"]
-    assert captions_file(tmp_path, "train").name == "train_caps.tsv"
+    write(tmp_path, b"\xef\xbb\xbf17\ta dog\r\n 18 \ta cat\t\r\n17\tdogs", "train_caps.tsv")
+    found = read_caption_file(tmp_path, "train")
+    assert (found.texts, found.ids, found.has_addresses) == (["a dog", "a cat", "dogs"], ["17", "18", "17"], False)
+    assert found.path == captions_file(tmp_path, "train") == tmp_path / "train_caps.tsv"
+
+
+def test_an_address_on_every_line_of_a_tsv_is_ignored(tmp_path: Path) -> None:
+    """As in NCR's public list of cc152k."""
+    write(tmp_path, b"17\ta dog\thttps://x.example/1?a=b\n18\ta cat\tHTTP://x.example/2\n", "train_caps.tsv")
+    found = read_caption_file(tmp_path, "train")
+    assert (found.texts, found.ids, found.has_addresses) == (["a dog", "a cat"], ["17", "18"], True)
+
+
+def test_a_txt_has_no_ids(tmp_path: Path) -> None:
+    found = read_caption_file(write(tmp_path, b"17\ta dog\n"), "train")
+    assert (found.texts, found.ids) == (["17\ta dog"], None)
 
 
 def test_unicode_line_separators_do_not_split_a_caption(tmp_path: Path) -> None:
@@ -50,6 +63,11 @@ def test_unicode_line_separators_do_not_split_a_caption(tmp_path: Path) -> None:
         (b"a\nb\xff\n", "train_caps.txt", "line 2 is not UTF-8"),
         (b"1\ta\n2 b\n", "train_caps.tsv", "line 2 has no tab"),
         (b"1\ta\n2\t \n", "train_caps.tsv", "line 2"),
+        (b"1\ta\n\tb\n", "train_caps.tsv", "line 2 has no tab"),
+        (b"1\ta\n2\tb\twith a tab\n", "train_caps.tsv", "line 2 has a third field, 'with a tab'; a line is: image id"),
+        (b"1\ta\thttp://x\ty\n", "train_caps.tsv", "line 1 has 4 fields; a line is"),
+        (b"1\ta\thttp://x\n2\tb\n", "train_caps.tsv", "line 2 has 2 fields, line 1 has 3"),
+        (b"1\ta\n2\tb\thttp://x\n", "train_caps.tsv", "line 2 has 3 fields, line 1 has 2"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path: Path, content: bytes, name: str, message: str) -> None:

@@ -14,7 +14,7 @@ from data_utils import catalog, check, overlap
 from data_utils.catalog import DataConfig, Protocol
 from data_utils.overlap import scan_rows
 from data_utils.regions import RegionFile
-from tests.tiny import make_tiny_data
+from tests.tiny import make_tiny_data, scatter
 from vocab.vocabulary import Vocabulary
 
 COUNTS = {"train": 40, "dev": 8, "test": 10}
@@ -87,7 +87,7 @@ def test_rows_stored_once_a_caption(tmp_path: Path, capsys: pytest.CaptureFixtur
     root = make_tiny_data(tmp_path, images=COUNTS, repeat_rows=True)
     report = look(root)
     assert not report.findings.faults
-    assert {n: s.counts.rows_per_image for n, s in report.splits.items() if s.counts} == dict.fromkeys(COUNTS, 5)
+    assert all(s.counts is not None and s.counts.is_row_a_caption for s in report.splits.values())
     assert "a caption" in check.split_table(report, Protocol())
 
 
@@ -209,6 +209,16 @@ def test_the_published_number_of_captions(root: Path, folder: Path, monkeypatch:
     captions = (folder / "test_caps.txt").read_text().splitlines()
     (folder / "test_caps.txt").write_text("\n".join(captions[::5]) + "\n")
     assert "not 5 an image as the published tiny_precomp; copy" in the_fault(root)
+
+
+def test_images_of_different_numbers_of_captions(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image ids say which they are; only a published set has a number to differ from."""
+    scatter(root)
+    report = look(root)
+    assert not report.findings.faults and not any("an image" in remark for remark in report.findings.remarks)
+    assert [line.split()[4] for line in check.split_table(report, Protocol()).splitlines()[2:]] == ["1-4"] * 3
+    monkeypatch.setitem(catalog.PROTOCOLS, NAME, Protocol(captions_per_image=5))
+    assert "train has 100 captions for 40 feature rows, not 5 an image as the published tiny_precomp" in faults(root)[0]
 
 
 def test_dimensions_that_differ(root: Path, folder: Path) -> None:
@@ -448,7 +458,7 @@ def test_a_scan_against_its_slow_twin(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(overlap, "BLOCK_BYTES", block * features[0].nbytes)
     told: list[int] = []
     add: Callable[[int], None] = told.append
-    scan = scan_rows(RegionFile(tmp_path / "x.npy"), np.arange(30), add)
+    scan = scan_rows(RegionFile(tmp_path / "x.npy"), np.arange(30), add, np.arange(30))
     assert (scan.not_finite, scan.zero, list(scan.hashes.values())) == slow_scan(features)
     assert sum(told) == 30 and scan.is_whole
 

@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks import convert as benchmark
 from data_utils import conversion, convert
 from data_utils.conversion import narrowed
 from data_utils.region_writers import WRITERS, Hdf5Writer, NpyWriter
@@ -173,7 +172,6 @@ def test_a_killed_conversion_goes_on(tmp_path: Path, suffix: str) -> None:
     source, target = write(tmp_path / "in", "npy"), tmp_path / f"out{suffix}"
     code = f"""
 import os, signal
-from benchmarks import convert as benchmark
 from data_utils import conversion, convert
 from data_utils.region_writers import WRITERS
 conversion.BLOCK_BYTES = {3 * FEATURES[0].nbytes}
@@ -349,33 +347,3 @@ def test_the_largest_float16_passes() -> None:
     assert narrowed(values, np.dtype(np.float16), Path("x"), 0).tolist() == [[[65504.0]], [[65504.0]]]
     with pytest.raises(InputError, match="row 6 holds 65520"):
         narrowed(np.float32([[[1]], [[-65520]]]), np.dtype(np.float16), Path("x"), 5)
-
-
-# -- the benchmark ----------------------------------------------------------------------------------------------------
-
-
-def test_the_benchmark_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(benchmark, "REGIONS", 3)
-    monkeypatch.setattr(benchmark, "DIMS", 64)
-    benchmark.main(
-        ["--gigabytes", "0.001", "--tsv_images", "3", "--folder", str(tmp_path), "--json", str(tmp_path / "x.json")]
-    )
-    rows = json.loads((tmp_path / "x.json").read_text())
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"] and len(rows) == 3
-    for row in rows:
-        assert 0 < row["max_error"] <= 2.0**-11 and row["imported_mib"] > 20 and row["beyond_mib"] >= 0
-    assert "values agree to float16 (2^-11 = 4.88e-04): yes" in capsys.readouterr().out
-
-
-def test_the_benchmark_sees_wrong_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "REGIONS", 3)
-    monkeypatch.setattr(benchmark, "DIMS", 8)
-    benchmark.make_npy(tmp_path / "x.npy", 40)
-    assert benchmark.largest_error(RegionFile(tmp_path / "x.npy"), benchmark.EVERY) == 0
-    for row, factor, expected in ((16, 1.5, 0.5), (17, 1.0, np.inf)):
-        values = np.load(tmp_path / "x.npy")
-        values[row, 2, 5] = factor * values[row, 2, 5] if row == 16 else 1e-6
-        np.save(tmp_path / "y.npy", values)
-        assert benchmark.largest_error(RegionFile(tmp_path / "y.npy"), benchmark.EVERY) == pytest.approx(expected)

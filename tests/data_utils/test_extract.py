@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import audit
+import report
 import run
+import search
 from data_utils import check, extract
 from data_utils.extraction import cells, lite0
 from data_utils.extraction.listing import Listing
@@ -98,7 +101,8 @@ def test_the_files_of_a_split(
 ) -> None:
     extract.main(flags(root, "train", "--grid", "2", "--batch_size", batch_size, "--format", kind, "--dtype", dtype))
     folder = root / "data" / NAME
-    assert files(folder) == ["train_caps.txt", "train_images.txt", f"train_ims.{kind}"]
+    assert files(folder) == ["train_caps.txt", "train_images.txt", "train_images_folder.txt", f"train_ims.{kind}"]
+    assert (folder / "train_images_folder.txt").read_text() == f"{(root / 'pictures').resolve()}\n"
     with open(root / "train.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     names = list(dict.fromkeys(name for name, _ in rows))
@@ -152,6 +156,38 @@ def test_own_pictures_train(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     run.main([*common, *small, *rest, "--output_dir", str(root / "runs"), "--noise_ratio", "0.2"])
     (folder,) = (root / "runs").iterdir()
     assert json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_own_pictures_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures -> regions -> vocabulary -> a run -> report, audit and search, which find the pictures again."""
+    for split in ("train", "dev", "test"):
+        extract.main(flags(root, split, "--grid", "2"))
+    (root / "data").rename(root / "moved")
+    common = ["--data_path", str(root / "moved"), "--data_name", NAME, "--vocab_path", str(root / "vocab")]
+    build.main(common)
+    small = ["--module_name", "VSE", "--word_dim", "8", "--embed_size", "16", "--batch_size", "16", "--gpu", "cpu"]
+    rest = ["--warmup_epoch", "0", "--num_epochs", "1", "--noise_ratio", "0.2", "--output_dir", str(root / "runs")]
+    run.main([*common, *small, *rest])
+    (folder,) = (root / "runs").iterdir()
+    checkpoint = ["--mode_path", str(folder / "checkpoint_dev_best.pth.tar"), "--gpu", "cpu"]
+    pages = [root / "report.html", root / "audit" / "audit.html", root / "search.html"]
+
+    def show(*more: str) -> list[int]:
+        """Make the three pages; return how many pictures each has."""
+        capsys.readouterr()
+        report.main([str(folder), "--output", str(pages[0]), "--gpu", "cpu", *more])
+        audit.main([*checkpoint, "--output", str(pages[1].parent), "--overwrite", *more])
+        search.main([*checkpoint, "red dog", "--html", str(pages[2]), *more])
+        return [page.read_text(encoding="utf-8").count("data:image/webp") for page in pages]
+
+    assert min(show()) > 0 and not capsys.readouterr().err
+    (root / "pictures").rename(root / "elsewhere")
+    assert show() == [0, 0, 0]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(told) == 4, "the report of train and of test"
+    assert all("pictures are missing" in line and "--pictures DIR" in line for line in told)
+    assert min(show("--pictures", str(root / "elsewhere"))) > 0 and not capsys.readouterr().err
 
 
 # -- pictures that cannot be read ------------------------------------------------------------------------------------
@@ -253,7 +289,9 @@ def test_without_pillow(root: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert "pip install -r requirements-extract.txt" in fails(capsys, flags(root))
 
 
-@pytest.mark.parametrize("name", ["dev_ims.h5", "dev_ims.npy", "dev_caps.txt", "dev_caps.tsv", "dev_images.txt"])
+@pytest.mark.parametrize(
+    "name", ["dev_ims.h5", "dev_ims.npy", "dev_caps.txt", "dev_caps.tsv", "dev_images.txt", "dev_images_folder.txt"]
+)
 def test_nothing_is_written_over(root: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     folder = root / "data" / NAME
     folder.mkdir(parents=True)
@@ -276,11 +314,11 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path, kind: str, fault: BaseEx
 
     folder = tmp_path / "new" / "deep"
     with pytest.raises(type(fault)):
-        SplitFiles(folder, "dev", kind, np.dtype(np.float32)).write(LISTING, (3, 2, 2), blocks())
+        SplitFiles(folder, "dev", kind, np.dtype(np.float32), tmp_path).write(LISTING, (3, 2, 2), blocks())
     assert not files(tmp_path)
     (tmp_path / "test_caps.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(type(fault)):
-        SplitFiles(tmp_path, "dev", kind, np.dtype(np.float32)).write(LISTING, (3, 2, 2), blocks())
+        SplitFiles(tmp_path, "dev", kind, np.dtype(np.float32), tmp_path).write(LISTING, (3, 2, 2), blocks())
     assert files(tmp_path) == ["test_caps.txt"]
 
 

@@ -17,8 +17,8 @@ from data_utils.extraction.cells import Regions, grid_of, resized
 from data_utils.extraction.lite0 import Lite0
 from data_utils.extraction.model_folder import ModelFolder
 from data_utils.extraction.onnx_file import OnnxFile
-from data_utils.set_builder.cells import FeatureMaps
 from runtime.errors import InputError
+from tools.emoji_set.features import FeatureMaps
 
 CPU = torch.device("cpu")
 FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10

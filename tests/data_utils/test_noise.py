@@ -14,6 +14,7 @@ from data_utils.catalog import Protocol
 from data_utils.noise import NoiseConfig, inject
 from data_utils.noise_index import (
     NoiseReport,
+    is_shuffle,
     load_index,
     make_index,
     measure,
@@ -22,7 +23,7 @@ from data_utils.noise_index import (
     share_moved_together,
 )
 from runtime.errors import InputError
-from tests.tiny import make_tiny_data
+from tests.tiny import make_tiny_data, scatter
 
 
 def own(num_images: int, captions_per_image: int) -> np.ndarray:
@@ -31,16 +32,16 @@ def own(num_images: int, captions_per_image: int) -> np.ndarray:
 
 def test_the_stream_never_changes() -> None:
     """Recorded: the same seed gives the same noise on every machine and numpy version."""
-    assert make_index(4, 2, 0.5, "caption", 7).tolist() == [1, 0, 3, 1, 2, 2, 0, 3]
-    assert make_index(4, 2, 0.5, "image", 7).tolist() == [0, 0, 2, 2, 1, 1, 3, 3]
+    assert make_index(own(4, 2), 0.5, "caption", 7).tolist() == [1, 0, 3, 1, 2, 2, 0, 3]
+    assert make_index(own(4, 2), 0.5, "image", 7).tolist() == [0, 0, 2, 2, 1, 1, 3, 3]
     expected = [0, 0, 0, 0, 2, 1, 1, 0, 5, 1, 2, 5, 4, 2, 2, 3, 3, 3, 1, 3, 4, 1, 4, 4, 4, 5, 5, 2, 5, 3]
-    assert make_index(6, 5, 0.4, "caption", 123).tolist() == expected
+    assert make_index(own(6, 5), 0.4, "caption", 123).tolist() == expected
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.37, 0.6, 0.99])
 @pytest.mark.parametrize("captions_per_image", [1, 5])
 def test_caption_protocol(ratio: float, captions_per_image: int) -> None:
-    index = make_index(300, captions_per_image, ratio, "caption", 123)
+    index = make_index(own(300, captions_per_image), ratio, "caption", 123)
     true = own(300, captions_per_image)
     moved = int((index != true).sum())
     picked = int(ratio * len(true))
@@ -48,12 +49,12 @@ def test_caption_protocol(ratio: float, captions_per_image: int) -> None:
     assert sorted(index) == sorted(true), "images are shuffled, none is lost or doubled"
     # a picked caption keeps its image with probability of about captions_per_image / captions
     assert picked - 12 <= moved <= picked
-    assert measure(index, captions_per_image, ratio).measured_ratio == moved / len(true)
+    assert measure(index, true, ratio).measured_ratio == moved / len(true)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.6])
 def test_image_protocol(ratio: float) -> None:
-    index = make_index(300, 5, ratio, "image", 123)
+    index = make_index(own(300, 5), ratio, "image", 123)
     by_image = index.reshape(300, 5)
     assert (by_image == by_image[:, :1]).all(), "the captions of an image move together"
     assert sorted(by_image[:, 0]) == list(range(300))
@@ -62,39 +63,41 @@ def test_image_protocol(ratio: float) -> None:
 
 
 def test_another_seed_is_another_noise() -> None:
-    one, other = (make_index(50, 5, 0.4, "caption", seed) for seed in (1, 2))
+    one, other = (make_index(own(50, 5), 0.4, "caption", seed) for seed in (1, 2))
     assert (one != other).any()
-    assert np.array_equal(one, make_index(50, 5, 0.4, "caption", 1))
+    assert np.array_equal(one, make_index(own(50, 5), 0.4, "caption", 1))
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.6])
 @pytest.mark.parametrize("kind", ["caption", "image"])
 def test_the_protocol_is_told_from_the_index(kind: str, ratio: float) -> None:
-    report = measure(make_index(500, 5, ratio, kind, 3), 5, ratio)
+    report = measure(make_index(own(500, 5), ratio, kind, 3), own(500, 5), ratio)
     assert report.protocol == kind and report.asked_ratio == ratio
     assert abs(report.measured_ratio - ratio) < 0.01
 
 
 def test_measured_by_hand() -> None:
     # 3 images x 2 captions: captions 1 and 4 carry another image
-    assert measure(np.array([0, 2, 1, 1, 0, 2]), 2, 0.5) == NoiseReport("caption", 0.5, 2 / 6)
-    assert measure(np.array([1, 1, 0, 0, 2, 2]), 2, 0.5) == NoiseReport("image", 0.5, 4 / 6)
-    assert measure(np.array([0, 0, 1, 1, 2, 2]), 2, 0.5) == NoiseReport("none", 0.5, 0.0)
-    assert measure(np.array([1, 0, 2]), 1, 0.5).protocol == "caption", "one caption an image: the two are the same"
+    assert measure(np.array([0, 2, 1, 1, 0, 2]), own(3, 2), 0.5) == NoiseReport("caption", 0.5, 2 / 6)
+    assert measure(np.array([1, 1, 0, 0, 2, 2]), own(3, 2), 0.5) == NoiseReport("image", 0.5, 4 / 6)
+    assert measure(np.array([0, 0, 1, 1, 2, 2]), own(3, 2), 0.5) == NoiseReport("none", 0.5, 0.0)
+    assert measure(np.array([1, 0, 2]), own(3, 1), 0.5).protocol == "caption", (
+        "one caption an image: the two are the same"
+    )
 
 
 def test_no_noise_is_the_identity() -> None:
-    index, report = inject(NoiseConfig(), 7, 5)
+    index, report = inject(NoiseConfig(), own(7, 5))
     assert index.tolist() == own(7, 5).tolist()
     assert report == NoiseReport("none", 0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["caption", "image"])
 def test_save_and_load(tmp_path: Path, kind: str) -> None:
-    index = make_index(40, 5, 0.4, kind, 9)
+    index = make_index(own(40, 5), 0.4, kind, 9)
     path = tmp_path / "new" / "noise_0.4.npy"
-    save_index(path, index, measure(index, 5, 0.4), 9)
-    assert np.array_equal(load_index(path, 40, 5), index)
+    save_index(path, index, measure(index, own(40, 5), 0.4), 9)
+    assert np.array_equal(load_index(path, own(40, 5)), index)
     record = json.loads((tmp_path / "new" / "noise_0.4.json").read_text(encoding="utf-8"))
     assert record == {
         "protocol": kind,
@@ -109,17 +112,17 @@ def test_save_and_load(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
 def test_an_index_by_image_moves_all_captions(tmp_path: Path, dtype: type) -> None:
     np.save(tmp_path / "n.npy", np.array([2, 1, 0], dtype=dtype))
-    index = load_index(tmp_path / "n.npy", 3, 2)
+    index = load_index(tmp_path / "n.npy", own(3, 2))
     assert index.tolist() == [2, 2, 1, 1, 0, 0] and index.dtype == np.int64
 
 
 def test_a_file_that_does_not_exist_is_made_and_then_used(tmp_path: Path) -> None:
     path = tmp_path / "made.npy"
-    first, report = inject(NoiseConfig(noise_ratio=0.4, noise_file=str(path)), 40, 5)
+    first, report = inject(NoiseConfig(noise_ratio=0.4, noise_file=str(path)), own(40, 5))
     assert path.is_file() and report.protocol == "caption"
-    assert np.array_equal(first, make_index(40, 5, 0.4, "caption", 123))
+    assert np.array_equal(first, make_index(own(40, 5), 0.4, "caption", 123))
     other = NoiseConfig(noise_ratio=0.4, noise_file=str(path), noise_seed=5, noise_protocol="image")
-    again, same = inject(other, 40, 5)
+    again, same = inject(other, own(40, 5))
     assert np.array_equal(again, first) and same == report, "the file wins over the seed and the protocol"
 
 
@@ -138,21 +141,21 @@ def test_a_file_that_does_not_exist_is_made_and_then_used(tmp_path: Path) -> Non
 def test_indices_that_do_not_fit(tmp_path: Path, content: np.ndarray) -> None:
     np.save(tmp_path / "n.npy", content)
     with pytest.raises(InputError, match="--noise_file .*n.npy"):
-        load_index(tmp_path / "n.npy", 3, 2)
+        load_index(tmp_path / "n.npy", own(3, 2))
 
 
 def test_an_index_that_is_no_npy_file(tmp_path: Path) -> None:
     for content in (b"", b"text", b"\x93NUMPY"):
         (tmp_path / "n.npy").write_bytes(content)
         with pytest.raises(InputError, match="--noise_file"):
-            load_index(tmp_path / "n.npy", 3, 2)
+            load_index(tmp_path / "n.npy", own(3, 2))
 
 
 def test_real_noise_is_not_added_to() -> None:
     for config in (NoiseConfig(noise_ratio=0.2), NoiseConfig(noise_file="x.npy")):
         with pytest.raises(InputError, match="real noise"):
-            inject(config, 5, 1, has_real_noise=True)
-    index, _ = inject(NoiseConfig(), 5, 1, has_real_noise=True)
+            inject(config, own(5, 1), has_real_noise=True)
+    index, _ = inject(NoiseConfig(), own(5, 1), has_real_noise=True)
     assert index.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -205,34 +208,82 @@ def test_the_three_published_kinds(tmp_path: Path, kind: str) -> None:
     protocol, entries, _, _ = KINDS[kind]
     index = published(kind)
     np.save(tmp_path / "n.npy", index)
-    file = read_index(tmp_path / "n.npy", IMAGES, PER_IMAGE)
+    file = read_index(tmp_path / "n.npy", own(IMAGES, PER_IMAGE))
     assert file.entries == entries == len(index) and len(file.index) == IMAGES * PER_IMAGE
-    report = measure(file.index, PER_IMAGE, RATIO)
+    report = measure(file.index, own(IMAGES, PER_IMAGE), RATIO)
     assert report == NoiseReport(protocol, RATIO, slow_mismatch(index))
     assert 0.36 < report.measured_ratio <= RATIO
-    assert share_moved_together(file.index, PER_IMAGE) == pytest.approx(1.0 if protocol == "image" else 0.0, abs=0.02)
+    assert share_moved_together(file.index, own(IMAGES, PER_IMAGE)) == pytest.approx(
+        1.0 if protocol == "image" else 0.0, abs=0.02
+    )
 
 
 @pytest.mark.parametrize("ratio", [0.9, 0.97, 0.999])
 @pytest.mark.parametrize("kind", ["caption", "image"])
 def test_the_protocol_is_told_at_high_ratios(kind: str, ratio: float) -> None:
     """Most images then have all their captions wrong under either; but under one only they are all given one image."""
-    assert measure(make_index(300, 5, ratio, kind, 1), 5, ratio).protocol == kind
+    assert measure(make_index(own(300, 5), ratio, kind, 1), own(300, 5), ratio).protocol == kind
 
 
 def test_a_few_edited_captions_do_not_hide_the_protocol() -> None:
-    index = make_index(300, 5, 0.4, "image", 1)
+    index = make_index(own(300, 5), 0.4, "image", 1)
     index[[0, 5, 10, 700]] = (3, 4, 5, 6)
-    assert measure(index, 5, 0.4).protocol == "image"
-    index = make_index(300, 5, 0.4, "caption", 1)
+    assert measure(index, own(300, 5), 0.4).protocol == "image"
+    index = make_index(own(300, 5), 0.4, "caption", 1)
     index[:10] = 299
-    assert measure(index, 5, 0.4).protocol == "caption"
+    assert measure(index, own(300, 5), 0.4).protocol == "caption"
 
 
 def test_moved_together_by_hand() -> None:
     # image 0: both captions to image 1; image 1: one wrong; image 2: both wrong, apart; image 3: as it was
-    assert share_moved_together(np.array([1, 1, 1, 2, 0, 1, 3, 3]), 2) == 1 / 3
-    assert share_moved_together(np.array([0, 0, 1, 1]), 2) == 0.0
+    assert share_moved_together(np.array([1, 1, 1, 2, 0, 1, 3, 3]), own(4, 2)) == 1 / 3
+    assert share_moved_together(np.array([0, 0, 1, 1]), own(2, 2)) == 0.0
+
+
+UNEVEN = np.array([0, 1, 0, 2, 1, 0])
+"""Three captions of image 0, two of 1, one of 2, in mixed order."""
+
+
+@pytest.mark.parametrize("kind", ["caption", "image"])
+def test_images_of_different_numbers_of_captions(tmp_path: Path, kind: str) -> None:
+    uneven = np.random.RandomState(0).permutation(np.repeat(np.arange(300), 1 + np.arange(300) % 5))
+    index = make_index(uneven, 0.5, kind, 4)
+    report = measure(index, uneven, 0.5)
+    assert report.protocol == kind and report.measured_ratio == pytest.approx(0.5, abs=0.05)
+    given = [set(index[uneven == image].tolist()) for image in range(300)]
+    if kind == "image":
+        assert sorted(image for (image,) in given) == list(range(300)), "a shuffle of images, each whole"
+        assert share_moved_together(index, uneven) == 1.0
+    else:
+        assert sorted(index) == sorted(uneven) and share_moved_together(index, uneven) < 0.1
+    assert is_shuffle(index, uneven)
+    index[np.flatnonzero(index == 4)[0]] = 3
+    assert not is_shuffle(index, uneven)
+    np.save(tmp_path / "n.npy", index)
+    assert load_index(tmp_path / "n.npy", uneven).tolist() == index.tolist()
+
+
+def test_uneven_by_hand(tmp_path: Path) -> None:
+    np.save(tmp_path / "n.npy", np.array([1, 2, 0]))
+    index = load_index(tmp_path / "n.npy", UNEVEN)
+    assert index.tolist() == [1, 2, 1, 0, 2, 1]
+    assert measure(index, UNEVEN, 0.0) == NoiseReport("image", 0.0, 1.0)
+    # image 0 is split, image 1 moves whole, image 2 has one caption and does not count
+    assert share_moved_together(np.array([0, 2, 1, 0, 2, 0]), UNEVEN) == 0.5
+    assert measure(np.array([0, 1, 0, 1, 1, 0]), UNEVEN, 0.0) == NoiseReport("caption", 0.0, 1 / 6)
+    np.save(tmp_path / "n.npy", np.arange(4) % 3)
+    with pytest.raises(InputError, match=r"one a caption \(6\) or one an image \(3\)"):
+        load_index(tmp_path / "n.npy", UNEVEN)
+
+
+def test_inspect_of_uneven_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tiny_data(tmp_path)
+    scatter(root)
+    np.save(tmp_path / "n.npy", np.roll(np.arange(40), 1))
+    assert run(root, "inspect", tmp_path / "n.npy") == 0
+    told = capsys.readouterr().out
+    assert "train: 40 images, 1-4 captions an image\nprotocol: image, as" in told and "a shuffle: yes" in told
+    assert "mismatched: 100.00 % of the captions (100 of 100)" in told
 
 
 # -- python -m data_utils.noise ------------------------------------------------------------------------------------
@@ -275,7 +326,7 @@ def test_make_then_inspect(root: Path, tmp_path: Path, capsys: pytest.CaptureFix
     path = tmp_path / "made.npy"
     flags = ("--noise_ratio", "0.4", "--noise_protocol", "image", "--noise_seed", "8")
     assert run(root, "make", "--noise_file", path, *flags) == 0
-    assert np.array_equal(np.load(path), make_index(IMAGES, PER_IMAGE, 0.4, "image", 8)), "as run.py makes it"
+    assert np.array_equal(np.load(path), make_index(own(IMAGES, PER_IMAGE), 0.4, "image", 8)), "as run.py makes it"
     assert "made.npy: image noise, 40.00 % of the captions mismatched" in capsys.readouterr().out
     assert run(root, "inspect", path, "--noise_ratio", "0.4") == 0
     out = capsys.readouterr().out
@@ -289,7 +340,7 @@ def test_make_then_inspect(root: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_sidecar_that_disagrees(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "made.npy"
     run(root, "make", path, "--noise_ratio", "0.4")
-    np.save(path, make_index(IMAGES, PER_IMAGE, 0.2, "image", 7))
+    np.save(path, make_index(own(IMAGES, PER_IMAGE), 0.2, "image", 7))
     assert run(root, "inspect", path) == 1
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("made.json: disagrees: sha256 is ") and "protocol is caption beside it, image in" in line

@@ -12,7 +12,7 @@ import torch
 
 from data_utils import catalog
 from data_utils.catalog import DataConfig, Protocol, locate, protocol, vocabulary_file
-from data_utils.counts import Counts, count, repeated_rows
+from data_utils.counts import count, repeated_rows
 from data_utils.noise import NoiseConfig
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
@@ -38,7 +38,7 @@ def test_a_batch(tiny_root: Path) -> None:
     captions = (tiny_root / "data" / "tiny_precomp" / "train_caps.txt").read_text(encoding="utf-8").splitlines()
     numbers = torch.tensor([7, 0, 199, 3, 7])
     batch = split[numbers]
-    assert len(split) == 200 and split.num_images == 40 and split.captions_per_image == 5
+    assert len(split) == 200 and split.num_images == 40 and split.counts.captions_per_image == 5
     assert len(batch) == 5 and split.region_shape == (4, 12)
     assert batch.index.tolist() == numbers.tolist()
     assert batch.image_id.tolist() == [1, 0, 39, 0, 1]
@@ -107,7 +107,7 @@ def test_rows_stored_once_a_caption_give_the_same_pairs(tiny_root: Path, tmp_pat
     once = open_split(tiny_root)
     again = open_split(make_tiny_data(tmp_path, repeat_rows=True))
     assert len(again.regions) == 200 and len(once.regions) == 40
-    assert (again.num_images, again.captions_per_image) == (40, 5)
+    assert (again.num_images, again.counts.captions_per_image) == (40, 5)
     numbers = torch.tensor([0, 13, 199, 4, 5])
     one, other = once[numbers], again[numbers]
     for name in ("regions", "tokens", "lengths", "image_id"):
@@ -117,7 +117,7 @@ def test_rows_stored_once_a_caption_give_the_same_pairs(tiny_root: Path, tmp_pat
 
 def test_one_caption_an_image_is_not_taken_for_repeats(tmp_path: Path) -> None:
     split = open_split(make_tiny_data(tmp_path, captions_per_image=1, tsv=True))
-    assert (split.num_images, split.captions_per_image, len(split)) == (40, 1, 40)
+    assert (split.num_images, split.counts.captions_per_image, len(split)) == (40, 1, 40)
 
 
 def test_two_equal_images_at_the_start_are_not_taken_for_repeats(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_two_equal_images_at_the_start_are_not_taken_for_repeats(tmp_path: Path)
     features = np.load(path)
     features[1] = features[0]
     np.save(path, features)
-    assert open_split(root).captions_per_image == 1
+    assert open_split(root).counts.captions_per_image == 1
 
 
 def test_repeats_that_do_not_come_out_even_are_none(tmp_path: Path) -> None:
@@ -210,7 +210,8 @@ def test_counts(tmp_path: Path, rows: int) -> None:
     root = make_tiny_data(tmp_path, repeat_rows=rows == 5)
     folder = root / "data" / "tiny_precomp"
     found = count(RegionFile(folder / "train_ims.npy"), 200, folder / "train_caps.txt")
-    assert found == Counts(images=40, captions_per_image=5, rows_per_image=rows)
+    assert (found.images, found.each, found.is_row_a_caption) == (40, "5", rows == 5)
+    assert found.row_of_image.tolist() == list(range(0, 40 * rows, rows))
 
 
 def test_real_noise_has_no_known_truth(tmp_path: Path) -> None:

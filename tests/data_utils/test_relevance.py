@@ -88,32 +88,42 @@ def test_a_missing_file_or_another_encoding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "images", "captions"),
+    ("lines", "image_of_caption"),
     [
-        (["a", "a", "b", "b", "c", "c"], 3, 6),
-        (["a", "b", "c"], 3, 6),
-        (["a", "b", "c", "d"], 3, 6),  # an id an image, and fewer images used than there are
-        (["a", "a", "b", "b", "c", "c", "d", "d"], 3, 6),
-        (["a", "b", "c"], 3, 3),
+        (["a", "a", "b", "b", "c", "c"], [0, 0, 1, 1, 2, 2]),
+        (["a", "b", "c"], [0, 0, 1, 1, 2, 2]),
+        (["a", "b", "c"], [0, 1, 2]),
+        (["a", "b", "a", "c"], [0, 1, 0, 2]),
+        (["a", "b", "c"], [0, 1, 0, 2]),
     ],
 )
-def test_image_ids_by_caption_or_by_image(tmp_path: Path, lines: list[str], images: int, captions: int) -> None:
+def test_image_ids_by_caption_or_by_image(tmp_path: Path, lines: list[str], image_of_caption: list[int]) -> None:
     (tmp_path / "test_ids.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert read_image_ids(tmp_path, "test", images, captions) == {"a": 0, "b": 1, "c": 2}
+    assert read_image_ids(tmp_path, "test", np.array(image_of_caption)) == {"a": 0, "b": 1, "c": 2}
 
 
-def test_image_ids_that_are_missing_or_too_few(tmp_path: Path) -> None:
+def test_image_ids_are_those_of_the_tsv_where_there_is_no_file_of_ids(tmp_path: Path) -> None:
+    (tmp_path / "test_caps.tsv").write_text("x 1.jpg\tone\ny\ttwo\nx 1.jpg\tthree\n", encoding="utf-8")
+    assert read_image_ids(tmp_path, "test", np.array([0, 1, 0])) == {"x 1.jpg": 0, "y": 1}
+
+
+OWN = np.array([0, 0, 1, 1, 2, 2])
+
+
+def test_image_ids_that_are_missing_or_of_another_number(tmp_path: Path) -> None:
+    (tmp_path / "test_caps.txt").write_text("one\n" * 6, encoding="utf-8")
     with pytest.raises(InputError, match="image ids need .*test_ids.txt"):
-        read_image_ids(tmp_path, "test", 3, 6)
-    (tmp_path / "test_ids.txt").write_text("a\nb\n", encoding="utf-8")
-    with pytest.raises(InputError, match="test_ids.txt holds 2 ids for 3 images"):
-        read_image_ids(tmp_path, "test", 3, 6)
+        read_image_ids(tmp_path, "test", OWN)
+    for lines in ("a\nb\n", "a\nb\nc\nd\n"):
+        (tmp_path / "test_ids.txt").write_text(lines, encoding="utf-8")
+        with pytest.raises(InputError, match=f"test_ids.txt holds {len(lines) // 2} ids for 3 images"):
+            read_image_ids(tmp_path, "test", OWN)
 
 
 def test_an_id_that_stands_for_two_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test_ids.txt").write_text("a\na\nb\n", encoding="utf-8")
     with pytest.raises(InputError, match="'a' names two images"):
-        read_image_ids(tmp_path, "test", 3, 6)
+        read_image_ids(tmp_path, "test", OWN)
 
 
 def test_pairs_are_whole_numbers(tmp_path: Path) -> None:

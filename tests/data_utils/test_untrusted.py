@@ -58,7 +58,7 @@ def written(path: Path, content: bytes) -> Path:
 
 READERS: list[Callable[[Path], object]] = [
     RegionFile,
-    lambda path: read_index(path, 3, 2),
+    lambda path: read_index(path, np.array([0, 0, 1, 1, 2, 2])),
     lambda path: open_embeddings(str(path)),
     lambda path: read_similarities(str(path)),
 ]

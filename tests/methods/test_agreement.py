@@ -23,7 +23,10 @@ from methods.blocks.agreement import (
 
 
 def make_bank(images: int = 7, captions: int = 18, size: int = 5, *, seed: int = 0, copies: bool = False) -> PairBank:
-    """Draw a bank; with `copies`, image 1 is image 0 to the last bit."""
+    """Draw a bank; with `copies`, image 1 is the same picture as image 0, and nearest to it.
+
+    Its vector differs a little: of two equal ones, rounding would choose which is the nearer to a third.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -32,7 +35,7 @@ def make_bank(images: int = 7, captions: int = 18, size: int = 5, *, seed: int =
     x = draw(images, size)
     picture = torch.arange(images)
     if copies:
-        x[1], picture[1] = x[0], 0
+        x[1], picture[1] = x[0] + 0.01 * x[1], 0
     given = torch.randint(images, (captions,), generator=random)
     return PairBank(x, draw(captions, size), draw(size).abs(), draw(images), draw(captions), given, picture)
 

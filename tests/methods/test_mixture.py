@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from benchmarks import mixture as benchmark
 from methods.blocks import chunks
 from methods.blocks.beta import TINY, BetaMixture
 from methods.blocks.mixture import FITS, clean_probability, divide, fit_bmm, min_max
@@ -105,11 +102,14 @@ def test_the_order_of_pairs_does_not_matter() -> None:
 
 @pytest.mark.parametrize("monotone", [False, True])
 @pytest.mark.parametrize("extra", [-1, 0, 1])
-def test_around_a_full_chunk_bmm_is_the_published_one(extra: int, monotone: bool) -> None:
-    loss = benchmark.two_modes(2 * chunks.CHUNK + extra)
-    ours, published = clean_probability(loss, "bmm", monotone=monotone), benchmark.published_bmm(loss)
-    inner = (min_max(loss) > 0.01) & (min_max(loss) < 0.99) if monotone else np.full(len(loss), True)
-    np.testing.assert_allclose(ours[inner], published[inner], rtol=0, atol=1e-5 if monotone else 1e-10)
+def test_around_a_full_chunk_bmm_is_the_published_one(
+    extra: int, monotone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 100)
+    loss = 3 * two_modes(200 + extra)
+    ours, twin = clean_probability(loss, "bmm", monotone=monotone), reference.beta_mixture(loss, monotone=monotone)
+    inner = (min_max(loss) > 0) & (min_max(loss) < 1)
+    np.testing.assert_allclose(ours[inner], twin["clean_probability"][inner], rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("fit_type", FITS)
@@ -290,24 +290,3 @@ def test_everybody_may_be_noisy_and_one_pair_alone_stays_clean() -> None:
     assert divide(np.full(200, 0.3), 0.5).tolist() == [False] * 200
     assert divide(np.array([0.9]), 0.5).tolist() == [True]
     assert divide(np.ones(300), 0.5).sum() == 297, "equal probabilities too"
-
-
-def test_the_benchmark_compares_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "LARGE", 900)
-    target = tmp_path / "rows.json"
-    benchmark.main(["--sizes", "400,900", "--repeats", "2", "--json", str(target)])
-    rows = json.loads(target.read_text(encoding="utf-8"))
-    assert [row["name"] for row in rows] == [
-        "gmm, 400 pairs",
-        "bmm, 400 pairs",
-        "gmm, 900 pairs (published once)",
-        "bmm, 900 pairs (published once)",
-    ]
-    assert all(row["max_diff"] < 1e-10 for row in rows)
-
-
-@pytest.mark.parametrize("sizes", ["", "1", "a", "100,,200", "-5", "1e6"])
-def test_the_benchmarks_sizes_are_checked(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        benchmark.main(["--sizes", sizes])
-    assert "--sizes" in capsys.readouterr().err

@@ -152,6 +152,10 @@ def picture(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (2
     Image.new("RGB", size, colour).save(path)
 
 
+def never(text: str) -> None:
+    raise AssertionError(text)
+
+
 def indexed(folder: Path, count: int) -> Path:
     for k in range(count):
         picture(folder / "photos" / f"{k}.png", (k, 100, 200))
@@ -160,33 +164,39 @@ def indexed(folder: Path, count: int) -> Path:
 
 
 def test_pictures_of_an_index_file(tmp_path: Path) -> None:
-    found = find_pictures(indexed(tmp_path, 3), "test", 3)
+    found = find_pictures(indexed(tmp_path, 3), "test", 3, None, never)
     assert found is not None and len(found) == 3
     assert found.pixels(2)[0, 0].tolist() == [2, 100, 200]
     thumbs = Thumbnails(found, size=50)
     head, _, content = thumbs.uri(1).partition(",")
     assert head == "data:image/webp;base64" and len(content) < 3000
     assert 'alt="&lt;a&gt;"' in thumbs.image(0, "<a>")
-    assert find_pictures(tmp_path, "dev", 3) is None
+    assert find_pictures(tmp_path, "dev", 3, None, never) is None
 
 
 def test_pictures_elsewhere(tmp_path: Path) -> None:
     indexed(tmp_path / "set", 2)
     (tmp_path / "set" / "photos").rename(tmp_path / "photos")
-    found = find_pictures(tmp_path / "set", "test", 2, str(tmp_path))
+    found = find_pictures(tmp_path / "set", "test", 2, str(tmp_path), never)
     assert found is not None and len(found) == 2
     with pytest.raises(InputError, match="2 of 2 pictures are missing"):
-        find_pictures(tmp_path / "set", "test", 2)
+        find_pictures(tmp_path / "set", "test", 2, str(tmp_path / "set"), never)
+    said: list[str] = []
+    assert find_pictures(tmp_path / "set", "test", 2, None, said.append) is None
+    (line,) = said
+    assert "pictures of test are left out: 2 of 2 pictures are missing" in line and "--pictures DIR" in line
+    (tmp_path / "set" / "test_images_folder.txt").write_text(f"{tmp_path}\n", encoding="utf-8")
+    assert find_pictures(tmp_path / "set", "test", 2, None, never) is not None, "where they were extracted from"
     with pytest.raises(InputError, match="dev_images.txt is not there"):
-        find_pictures(tmp_path / "set", "dev", 2, str(tmp_path))
+        find_pictures(tmp_path / "set", "dev", 2, str(tmp_path), never)
 
 
 def test_a_picture_index_that_does_not_match(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 2 pictures of test, the features have 3 images"):
-        find_pictures(indexed(tmp_path, 2), "test", 3)
+        find_pictures(indexed(tmp_path, 2), "test", 3, None, never)
     (tmp_path / "test_images.txt").write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match="in UTF-8"):
-        find_pictures(tmp_path, "test", 1)
+        find_pictures(tmp_path, "test", 1, None, never)
 
 
 def test_thumbnails_of_a_data_set_come_first(tmp_path: Path) -> None:
@@ -195,5 +205,5 @@ def test_thumbnails_of_a_data_set_come_first(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "thumbnails.h5", "w") as file:
         file["test/bytes"] = np.frombuffer(content * 2, dtype=np.uint8)
         file["test/offsets"] = np.array([0, len(content), 2 * len(content)])
-    found = find_pictures(tmp_path, "test", 2)
+    found = find_pictures(tmp_path, "test", 2, None, never)
     assert found is not None and len(found) == 2

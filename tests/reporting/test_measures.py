@@ -11,7 +11,7 @@ from methods.blocks.normal import NormalMixture
 from reporting.attention import word_weights
 from reporting.calibration import calibration, expected_error, roc_points
 from reporting.curves import thinned
-from reporting.dispersion import Dispersion, pairwise_angles
+from reporting.dispersion import Dispersion, drift_angles, pairwise_angles
 from reporting.division import chosen_epochs, threshold
 from reporting.histograms import shares
 from reporting.pairs import extremes
@@ -59,21 +59,31 @@ def slow_angles(drift: np.ndarray) -> list[list[float]]:
 def test_angles_and_dispersion() -> None:
     drift = np.random.RandomState(0).randn(6, 4, 5)
     expected = slow_angles(drift)
-    found = Dispersion(pairwise_angles(torch.from_numpy(drift)))
-    np.testing.assert_allclose(found.angles.numpy(), expected, rtol=1e-9)
+    found = Dispersion([pairwise_angles(torch.from_numpy(drift))])
+    np.testing.assert_allclose(found.all.numpy(), np.ravel(expected), rtol=1e-9)
     assert found.within == pytest.approx(np.mean([np.std(angles) for angles in expected]))
     assert found.pooled == pytest.approx(np.std(expected)) and found.mean == pytest.approx(np.mean(expected))
 
 
+def test_images_of_different_numbers_of_captions() -> None:
+    random, counts = np.random.RandomState(0), np.array([4, 1, 3, 2, 4, 5])
+    image, caption = random.randn(6, 5), random.randn(counts.sum(), 5)
+    own = [image[k] - caption[counts[:k].sum() : counts[: k + 1].sum()] for k in range(6)]
+    expected = [slow_angles(drift[None])[0] for drift in own if len(drift) > 2]
+    found = Dispersion(drift_angles(torch.from_numpy(image), torch.from_numpy(caption), counts))
+    assert sorted(found.all.tolist()) == pytest.approx(sorted(angle for angles in expected for angle in angles))
+    assert found.within == pytest.approx(np.mean([np.std(angles) for angles in expected]))
+
+
 def test_drifts_that_are_alike_do_not_spread() -> None:
-    same = Dispersion(pairwise_angles(torch.ones(2, 5, 3)))
+    same = Dispersion([pairwise_angles(torch.ones(2, 5, 3))])
     assert same.mean == pytest.approx(0, abs=1e-4) and same.within == pytest.approx(0, abs=1e-4)
     right = torch.eye(3)[None]  # three drifts at right angles
     assert pairwise_angles(right).tolist() == [[90.0, 90.0, 90.0]]
 
 
 def test_uniform_angles_have_the_published_baseline() -> None:
-    assert Dispersion(torch.linspace(0, 180, 20_001)[None].double()).pooled == pytest.approx(51.96, abs=0.01)
+    assert Dispersion([torch.linspace(0, 180, 20_001)[None].double()]).pooled == pytest.approx(51.96, abs=0.01)
 
 
 def slow_weights(regions: np.ndarray, words: np.ndarray, factor: float, words_ask: bool) -> np.ndarray:

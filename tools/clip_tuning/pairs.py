@@ -1,9 +1,9 @@
 """Pictures and their captions: read, mismatched, made ready for a model, changed at random.
 
-Pairs come from a file of any of the shapes of `python -m data_utils.extract` (data_utils/extraction/listing.py), or
-from a data folder with `thumbnails.h5` and `{split}_caps.txt`, as for run.py. Of a file, images are numbered in the
-order of their first pair and captions are sorted by image, so that index files of `--noise_file` mean what they mean to
-run.py. Legend: I images, C captions, B pictures of a batch, S side of a prepared picture.
+Pairs come from a file of any of the shapes of `python -m data_utils.extract` (data_utils/extraction/listing.py), with
+images numbered in the order of their first pair and captions sorted by image, or from a data folder with
+`thumbnails.h5` and `{split}_caps.txt` or `.tsv`, as for run.py, so that index files of `--noise_file` mean what they
+mean there. Legend: I images, C captions, B pictures of a batch, S side of a prepared picture.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_utils.captions import read_captions
+from data_utils.captions import read_caption_file
 from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
+from data_utils.counts import number_images
 from data_utils.extraction.listing import captions_by_picture
 from data_utils.loaders import one_ahead
 from data_utils.noise import NoiseConfig, NoiseReport, inject
@@ -67,7 +68,7 @@ class Pairs:
         name: what messages call it.
         pictures: I of them.
         captions: C.
-        image_of_caption: (C,) int64, the picture each caption was written for, never decreasing.
+        image_of_caption: (C,) int64, the picture each caption was written for.
     """
 
     name: str
@@ -108,29 +109,29 @@ def open_pairs(config: PairsConfig, split: str) -> Pairs:
         return read_pairs(Path(file), split, Path(config.picture_path) if config.picture_path else None)
     folder = locate(DataConfig(data_name=config.data_name, data_path=config.data_path))
     pictures = thumbnails(folder / THUMBNAILS, split)
-    captions = read_captions(folder, split)
-    each, rest = divmod(len(captions), len(pictures))
-    if rest or not each:
-        raise InputError(f"{folder}: {len(captions)} captions cannot be shared evenly by {len(pictures)} pictures")
-    return Pairs(f"{config.data_name} {split}", pictures, captions, np.repeat(np.arange(len(pictures)), each))
+    listed = read_caption_file(folder, split)
+    each, rest = divmod(len(listed.texts), len(pictures))
+    if listed.ids is not None:
+        image = number_images(listed.ids)
+    elif rest or not each:
+        raise InputError(f"{folder}: {len(listed.texts)} captions cannot be shared evenly by {len(pictures)} pictures")
+    else:
+        image = np.repeat(np.arange(len(pictures)), each)
+    if len(np.unique(image)) != len(pictures):
+        raise InputError(
+            f"{listed.path} holds {len(np.unique(image))} different image ids for {len(pictures)} pictures in "
+            f"{folder / THUMBNAILS}; there must be one id a picture"
+        )
+    return Pairs(f"{config.data_name} {split}", pictures, listed.texts, image)
 
 
 def inject_noise(pairs: Pairs, noise: NoiseConfig, data_name: str) -> tuple[np.ndarray, NoiseReport]:
     """Return the picture that each caption is trained with (C,), and what was measured.
 
     Raises:
-        InputError: noise is asked for where images have different numbers of captions, or what `inject` raises.
+        InputError: what `inject` raises.
     """
-    counts = np.bincount(pairs.image_of_caption, minlength=pairs.num_images)
-    if counts.min() == counts.max():
-        has_real_noise = protocol(data_name).has_real_noise
-        return inject(noise, pairs.num_images, int(counts[0]), has_real_noise=has_real_noise)
-    if noise.noise_ratio or noise.noise_file:
-        raise InputError(
-            f"--noise_ratio and --noise_file need equally many captions for every image; {pairs.name} has from "
-            f"{counts.min()} to {counts.max()}"
-        )
-    return pairs.image_of_caption, NoiseReport(protocol="none", asked_ratio=0.0, measured_ratio=0.0)
+    return inject(noise, pairs.image_of_caption, has_real_noise=protocol(data_name).has_real_noise)
 
 
 class PreparedPictures:

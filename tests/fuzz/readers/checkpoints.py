@@ -14,8 +14,6 @@ import numpy as np
 import torch
 
 from benchmarks import robustness
-from benchmarks.grid import read_rows
-from benchmarks.table import FORMATS, TableConfig, build
 from data_utils.noise import NoiseReport
 from models.restored import restore
 from runtime.checkpoint import FORMAT, load_checkpoint
@@ -26,9 +24,10 @@ from runtime.lock import FolderLock
 from runtime.log import RunLog
 from runtime.provenance import provenance, provenance_lines
 from runtime.torch_file import requested_names
-from tests.benchmarks.test_table import evaluation_record, run_record
 from tests.fuzz.trial import Prepared, Reader
 from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
+from tests.tools.test_table import evaluation_record, run_record
+from tools.table import FORMATS, TableConfig, build
 from training.config import RunConfig, parse_args
 from training.saved_state import NAMES, SavedState
 
@@ -144,7 +143,12 @@ def prepare_results(folder: Path, *, config: bool) -> Prepared:
 def prepare_rows(folder: Path) -> Prepared:
     """The CSV of robustness.py."""
     rows = (Path(robustness.__file__).with_name("robustness_vse.csv")).read_bytes().splitlines(keepends=True)[:6]
-    return Prepared([b"".join(rows)], lambda path: print(robustness.summary(read_rows(path))))
+
+    def read(path: Path) -> None:
+        found = robustness.read_rows(path)
+        print(robustness.summary(found, list(dict.fromkeys(row["row"] for row in found))))
+
+    return Prepared([b"".join(rows)], read)
 
 
 def prepare_arguments(folder: Path) -> Prepared:

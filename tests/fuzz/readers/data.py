@@ -30,6 +30,7 @@ from vocab.vocabulary import SPECIAL, Vocabulary
 WORDS = ("a", "red", "dog", "outside", "two", "cats")
 CAPTIONS = ["a red dog", "two cats outside", "a dog, a cat's dog", "Red. DOG? outside!", "cannot a red", "dog"]
 FEATURES = np.random.RandomState(0).randn(3, 2, 4).astype(np.float32)
+OWN = np.array([0, 0, 1, 1, 2, 2])
 """Three images, two regions each; two captions an image."""
 
 
@@ -142,13 +143,13 @@ def prepare_noise_index(folder: Path) -> Prepared:
     """An index by caption and one by image."""
     by_caption = np.array([0, 1, 0, 1, 2, 2])
     arrays = [by_caption, by_caption.astype(np.uint8), np.array([1, 0, 2])]
-    return Prepared([npy_bytes(a) for a in arrays], lambda path: measure(read_index(path, 3, 2).index, 2, 0.2))
+    return Prepared([npy_bytes(a) for a in arrays], lambda path: measure(read_index(path, OWN).index, OWN, 0.2))
 
 
 def prepare_sidecar(folder: Path) -> Prepared:
     """The JSON beside an index."""
     place, index = folder / "noise.npy", np.array([0, 1, 0, 1, 2, 2])
-    report = measure(index, 2, 0.2)
+    report = measure(index, OWN, 0.2)
     save_index(place, index, report, 7)
 
     def read(path: Path) -> None:

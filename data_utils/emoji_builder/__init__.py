@@ -1,6 +1,0 @@
-"""Builder of the embedded emoji set in `data/emoji_precomp`.
-
-Users never need it: the finished set is part of the repository. It fetches five artists' icon packages and
-a package of emoji names at pinned versions, renders the drawings, computes region features, and writes
-features, captions, splits and thumbnails. The same packages give the same features, captions and splits.
-"""
