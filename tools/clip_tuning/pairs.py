@@ -41,9 +41,11 @@ class PairsConfig:
 
     data_name: str = flag(EMBEDDED, "data folder with thumbnails.h5, read for splits without a --*_pairs file")
     data_path: str | None = flag(None, "folder that holds the data set's folder (default: data)", metavar="DIR")
-    train_pairs: str | None = flag(None, "pairs to train on: .csv (image, caption) or .json", metavar="FILE")
-    dev_pairs: str | None = flag(None, "pairs that choose the epoch: .csv or .json", metavar="FILE")
-    test_pairs: str | None = flag(None, "pairs to test on: .csv or .json", metavar="FILE")
+    train_pairs: str | None = flag(
+        None, "pairs to train on: .csv (image, caption), .tsv, .txt or .json", metavar="FILE"
+    )
+    dev_pairs: str | None = flag(None, "pairs that choose the epoch, likewise", metavar="FILE")
+    test_pairs: str | None = flag(None, "pairs to test on, likewise", metavar="FILE")
     picture_path: str | None = flag(
         None, "folder that picture paths start from (default: the folder of their file)", metavar="DIR"
     )
