@@ -24,8 +24,8 @@ from data_utils.npy_file import open_npy
 from data_utils.pictures import Image, picture_bytes, picture_files, thumbnails
 from data_utils.regions import RegionFile
 from data_utils.tokens import read_tokens
-from embeddings.files import open_embeddings, read_similarities
 from runtime.errors import InputError
+from tools.filter.files import open_embeddings, read_similarities
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary
 

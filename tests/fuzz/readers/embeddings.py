@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from embeddings.clean import CleanConfig, pair_similarities
-from embeddings.files import Stored, open_embeddings, read_truth
-from embeddings.pairs import EmbeddingPairs
 from tests.fuzz.readers.data import hdf5_bytes, npy_bytes
 from tests.fuzz.trial import Prepared, Reader
+from tools.filter.__main__ import CleanConfig, pair_similarities
+from tools.filter.files import Stored, open_embeddings, read_truth
+from tools.filter.filtering import EmbeddingPairs
 
 ROWS = np.random.RandomState(1).randn(5, 4).astype(np.float32)
 COSINES = np.array([0.5, -0.25, 0.75, 0.125, 1.0])

@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clip.config import ClipRunConfig, parse_args, resumed
-from clip.pairs import inject_noise, read_pairs
-from clip.preprocess import Preprocessing
-from clip.state import STATE, RunState, load_state, save_state
 from data_utils.extraction.boxes import check_inside, chosen_boxes, read_boxes
 from data_utils.extraction.listing import read_listing
 from data_utils.noise import NoiseConfig
 from data_utils.pictures import Image, picture_files, thumbnails
+from runtime.checkpoint import save_checkpoint
 from tests.fuzz.readers.data import hdf5_bytes
 from tests.fuzz.trial import Prepared, Reader
+from tools.clip_tuning.config import ClipRunConfig, parse_args, resumed
+from tools.clip_tuning.pairs import inject_noise, read_pairs
+from tools.clip_tuning.processing import SETTINGS, CLIPModel, Preprocessing
+from tools.clip_tuning.setup import STATE, RunState, load_state
 
 LISTINGS = {
     "listing.csv": [
@@ -71,7 +72,7 @@ def prepare_pairs(folder: Path, texts: list[str]) -> Prepared:
         (folder / name).write_bytes(picture_bytes("PNG"))
 
     def read(path: Path) -> None:
-        pairs = read_pairs(path)
+        pairs = read_pairs(path, "train")
         inject_noise(pairs, NoiseConfig(), "tiny")
         for number in range(min(2, pairs.num_images)):
             pairs.pictures.pixels(number)
@@ -118,7 +119,7 @@ def _tiny_arguments(folder: Path) -> ClipRunConfig:
 def prepare_clip_config(folder: Path) -> Prepared:
     """The settings of a run that is gone on with."""
     given = parse_args(["--resume", str(folder)])
-    told = _tiny_arguments(folder).as_dict()
+    told = asdict(_tiny_arguments(folder))
 
     def read(path: Path) -> None:
         resumed(given, ClipRunConfig.read(path), folder)
@@ -130,30 +131,21 @@ def prepare_clip_state(folder: Path) -> Prepared:
     """The state of a CLIP run."""
     network = {"a.weight": torch.zeros(3, 4), "b": torch.ones(2)}
     optimiser = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
-    save_state(
-        folder,
-        RunState(),
-        network=network,
-        optimiser=optimiser,
-        filtered=None,
-        random=[torch.zeros(8, dtype=torch.uint8)],
-    )
+    content = {"run": vars(RunState()), "network": network, "optimiser": optimiser, "filtered": None, "random": []}
+    save_checkpoint(folder / STATE, content)
     return Prepared([(folder / STATE).read_bytes()], lambda path: load_state(folder))
 
 
 def prepare_preprocessor(folder: Path) -> Prepared:
     """How a model's pictures are prepared."""
-    Preprocessing(resize=24, crop=(24, 24)).save(folder)
-    (sample,) = (path.read_bytes() for path in folder.iterdir())
-    nested = json.dumps({"image_processor": json.loads(sample)}).encode()
+    Preprocessing.square(24).processor.save_pretrained(folder)
+    sample = (folder / SETTINGS[0]).read_bytes()
 
     def read(path: Path) -> None:
-        found = Preprocessing.load(folder)
-        asdict(found)
-        if max(found.size) <= 64:
-            found.normalise(found.prepare(np.zeros((8, 10, 3), np.uint8))[None])
+        found = Preprocessing.load(folder, 24)
+        found.normalise(found.prepare(np.zeros((8, 10, 3), np.uint8))[None])
 
-    return Prepared([sample, nested], read)
+    return Prepared([sample], read)
 
 
 def _texts(texts: list[str], read: Callable[[Path], object]) -> Callable[[Path], Prepared]:
@@ -185,5 +177,6 @@ if Image is not None:
         Reader("thumbnails", "thumbnails.h5", "hdf5", prepare_thumbnails),
         Reader("clip_config", "config.json", "json", prepare_clip_config, where=""),
         Reader("clip_state", STATE, "zip", prepare_clip_state, cost=2),
-        Reader("clip_preprocessor", "preprocessor_config.json", "json", prepare_preprocessor),
     ]
+if CLIPModel is not None:
+    READERS += [Reader("clip_preprocessor", SETTINGS[0], "json", prepare_preprocessor)]
