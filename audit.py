@@ -32,10 +32,6 @@ from data_utils.counts import number_images
 from data_utils.noise_index import sidecar_of
 from data_utils.pictures import Pictures
 from data_utils.stored import give_noise, open_for_all
-from embeddings.files import read_truth
-from embeddings.filtering import FilterConfig
-from embeddings.output import check_output, folder_at_once
-from embeddings.pairs import EmbeddingPairs
 from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
 from pages.pictures import Thumbnails, find_pictures
@@ -45,6 +41,9 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
 from runtime.log import table
 from runtime.progress import Progress
+from tools.filter.files import read_truth
+from tools.filter.filtering import EmbeddingPairs, FilterConfig
+from tools.filter.output import check_output, folder_at_once
 
 CLEANED, SUMMARY = "cleaned_index.npy", "summary.json"
 WRITTEN = (CSV, PARQUET, PAGE, SUMMARY, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS, FIFTYONE)

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from embeddings.pairs import Rows
 from runtime.errors import InputError
+from tools.filter.filtering import Rows
 
 ROWS = 1024
 """So many images are compared with all that follow at a time."""

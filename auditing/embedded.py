@@ -15,8 +15,7 @@ from auditing.opinions import Opinion
 from auditing.partners import Rivalry, find_partners
 from auditing.scores import CAPTIONS_AT_ONCE, product_tiles
 from auditing.subject import Audit, Progressing, Subject
-from embeddings.filtering import FilterConfig, filter_pairs
-from embeddings.pairs import EmbeddingPairs, Rows
+from tools.filter.filtering import EmbeddingPairs, FilterConfig, Rows, filter_pairs
 
 FILTER = "filter"
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from auditing.partners import Tile
-from embeddings.pairs import Rows
 from models.gallery import Split, encoded_captions, evaluating
 from models.listed import ImagesOf
 from models.matcher import Matcher
+from tools.filter.filtering import Rows
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 1024, 2048
 """The sides of a tile."""

@@ -17,6 +17,7 @@ from data_utils.precomputed import PrecomputedSplit
 from runtime.distributed import Processes
 from runtime.errors import InputError
 
+Given = TypeVar("Given")
 Prepared = TypeVar("Prepared")
 
 MIN_BATCH = 2
@@ -104,7 +105,7 @@ def load(
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
 
 
-def one_ahead(batches: Iterator[Batch], prepare: Callable[[Batch], Prepared]) -> Iterator[Prepared]:
+def one_ahead(batches: Iterator[Given], prepare: Callable[[Given], Prepared]) -> Iterator[Prepared]:
     """Yield every batch, prepared; a thread takes and prepares the next one while the one before it is in use."""
 
     def take() -> Prepared | None:

@@ -11,7 +11,7 @@ from runtime.errors import InputError
 REPORT = "requirements-report.txt"
 """What report.py, audit.py and search.py need beside requirements.txt."""
 CLIP = "requirements-clip.txt"
-"""What clip/ and pictures need."""
+"""What tools/clip_tuning and pictures need."""
 
 
 def optional(name: str) -> Any:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embeddings.pairs import Rows
 from models.inverted_lists import learn_lists, read_lists
 from runtime.errors import InputError
+from tools.filter.filtering import Rows
 
 EXACT_ROWS = 200_000
 PURPOSE = f"searching more than {EXACT_ROWS:,} rows needs"

@@ -116,7 +116,7 @@ def test_where_the_networks_come_from_is_told(
     sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Evaluated(tmp_path, capsys, sgr_path)
-    (line,) = [line for line in found.text.splitlines() if str(sgr_path) in line]
+    (line,) = [line for line in found.text.splitlines() if f": {sgr_path}:" in line]
     noise = found.record["noise"][0]
     assert line.startswith(f"A B: {sgr_path}: mgcs, SGR, {found.record['epoch_titles'][0]}, chosen on dev, seed 0; ")
     assert line.endswith(f"noise: protocol caption, 20 % asked, {100 * noise['measured_ratio']:.2f} % measured")

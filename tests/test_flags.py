@@ -14,10 +14,8 @@ import pytest
 import evaluation
 import run
 from audit import AuditConfig
-from clip.config import parse_args as clip_args
 from data_utils.convert import ConvertConfig
 from data_utils.extract import ExtractConfig
-from embeddings.clean import CleanConfig
 from evaluation import EvaluationConfig
 from methods import known_methods
 from methods.mgcs import MGCSConfig
@@ -26,6 +24,8 @@ from report import ReportConfig
 from runtime.errors import InputError
 from runtime.flags import PATHS, OneLineParser, add_flags
 from search import SearchConfig
+from tools.clip_tuning.config import parse_args as clip_args
+from tools.filter.__main__ import CleanConfig
 from training.config import COMMON, build_parser, parse_args
 from training.stages import learning_rate
 

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
-    *("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "embeddings", "clip"),
-    *("pages", "auditing", "searching", "reporting", "benchmarks"),
+    *("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "pages"),
+    *("auditing", "searching", "reporting", "benchmarks"),
 )
 ENTRIES = ("evaluation", "run", "audit", "search", "report")
 PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), *ENTRIES)
@@ -33,12 +33,10 @@ MAY_IMPORT = {
     "training": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "tools": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training", "tools"},
-    "embeddings": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "embeddings"},
-    "clip": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "clip"},
     "pages": {"runtime", "data_utils", "pages"},
-    "auditing": {*BELOW, "methods", "training", "embeddings", "pages", "auditing"},
-    "audit": {*BELOW, "embeddings", "pages", "auditing"},
-    "searching": {*BELOW, "embeddings", "pages", "searching"},
+    "auditing": {*BELOW, "methods", "training", "tools", "pages", "auditing"},
+    "audit": {*BELOW, "tools", "pages", "auditing"},
+    "searching": {*BELOW, "tools", "pages", "searching"},
     "search": {*BELOW, "pages", "searching"},
     "reporting": {*BELOW, "evaluation", "methods", "training", "pages", "reporting"},
     "report": {*BELOW, "training", "pages", "reporting"},
@@ -53,19 +51,19 @@ CATALOGUE = "data_utils/catalog.py"
 BUILDING_NOTHING = {"vocab", "data_utils", "models", "methods", "training"}
 PRINTING = (
     *("run.py", "evaluation.py", "audit.py", "search.py", "report.py"),
-    *("vocab/build.py", "embeddings/clean.py", "embeddings/pooled.py"),
+    *("vocab/build.py", "tools/filter/__main__.py", "tools/filter/pooled.py"),
     *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
     *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
     *("benchmarks/", "tools/emoji_set/", "tools/table.py", "tools/sweep.py", "tools/drift.py"),
-    *("clip/ablation.py", "clip/evaluate.py"),
+    *("tools/clip_tuning/ablation.py", "tools/clip_tuning/evaluate.py"),
 )
 PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
 NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")
 """What models and methods do not import: they neither step nor log."""
 
-TRAINERS = {"training/network.py", "embeddings/adapter.py", "clip/step.py"}
+TRAINERS = {"training/network.py", "tools/filter/adapter.py", "tools/clip_tuning/step.py"}
 """What differentiates a loss: a network, an adapter, a CLIP model."""
 SLOW_TO_LOAD = ("scipy.", "sklearn.", "nltk.", "faiss.", "torch.utils.tensorboard")
 """Packages that may be imported where they are used, so that `--help` and the first line need not wait for them."""
@@ -184,7 +182,7 @@ def test_argparse_stays_at_the_door() -> None:
 def test_losses_are_differentiated_in_one_place_of_each_trainer() -> None:
     counts = {name: called_attributes(tree, "backward") for name, tree in TREES.items()}
     assert {n for n, c in counts.items() if c and not n.startswith("benchmarks/")} == TRAINERS
-    assert counts["training/network.py"] == counts["embeddings/adapter.py"] == 1
+    assert counts["training/network.py"] == counts["tools/filter/adapter.py"] == 1
 
 
 def test_run_is_short() -> None:

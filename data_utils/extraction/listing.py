@@ -73,8 +73,21 @@ def read_listing(path: Path, split: str, captions_per_image: int | None = None) 
         InputError: not such a file (line or entry), no picture of the split, an empty caption, or pictures with
             different numbers of captions.
     """
+    return _even(path, captions_by_picture(path, split), captions_per_image)
+
+
+def captions_by_picture(path: Path, split: str) -> dict[str, list[str]]:
+    """Read the captions of each picture, by its name, in the order of the file.
+
+    Args:
+        path: .json, .csv, .tsv or .txt.
+        split: key of `SPLIT_NAMES`; of files that tell no splits every picture is taken.
+
+    Raises:
+        InputError: not such a file (line or entry), no picture of the split, an empty caption.
+    """
     if path.suffix.lower() not in READERS:
-        raise InputError(f"--captions {path} has the suffix {path.suffix!r}; known: {', '.join(READERS)}")
+        raise InputError(f"{path} has the suffix {path.suffix!r}; known: {', '.join(READERS)}")
     records = list(READERS[path.suffix.lower()](path))
     for record in records:
         if not isinstance(record.split, (str, NoneType)):
@@ -84,7 +97,7 @@ def read_listing(path: Path, split: str, captions_per_image: int | None = None) 
         records = [record for record in records if record.split in SPLIT_NAMES[split]]
     if not records:
         told = ", ".join(f"{name} ({count})" for name, count in found.items()) or "none at all"
-        raise InputError(f"--captions {path} has no picture of --split {split}; it has: {told}")
+        raise InputError(f"{path} has no picture of split {split}; it has: {told}")
     grouped: dict[str, list[str]] = {}
     for record in records:
         if not all(isinstance(text, str) for text in (record.picture, *record.captions)):
@@ -95,7 +108,7 @@ def read_listing(path: Path, split: str, captions_per_image: int | None = None) 
         if not captions or not all(captions):
             raise InputError(f"{record.where}: picture {record.picture} has an empty caption, or none")
         grouped.setdefault(record.picture, []).extend(captions)
-    return _even(path, grouped, captions_per_image)
+    return grouped
 
 
 def _even(path: Path, grouped: dict[str, list[str]], wanted: int | None) -> Listing:

@@ -108,7 +108,7 @@ def test_splits_that_the_file_tells(tmp_path: Path, split: str, numbers: list[in
 def test_splits_in_a_table_and_a_split_that_is_not_there(tmp_path: Path) -> None:
     path = write(tmp_path, "x.csv", "image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,dev\n")
     assert read_listing(path, "dev") == Listing(["b.jpg"], [["a cat"]])
-    with pytest.raises(InputError, match=r"no picture of --split test; it has: train \(1\), dev \(1\)"):
+    with pytest.raises(InputError, match=r"no picture of split test; it has: train \(1\), dev \(1\)"):
         read_listing(path, "test")
 
 
@@ -136,7 +136,7 @@ def test_a_part() -> None:
         ("x.json", [{"caption": "a dog"}], "image or picture or filename"),
         ("x.json", [{"image": "a.jpg"}], "caption or captions"),
         ("x.json", {"image": ["a"], "caption": [["x"], ["y"]]}, "2 entries of captions for 1 images"),
-        ("x.json", {"image": [], "caption": []}, "no picture of --split train; it has: none at all"),
+        ("x.json", {"image": [], "caption": []}, "no picture of split train; it has: none at all"),
         ("x.json", {"image": ["a"]}, "not of a known shape (KeyError('caption'))"),
         ("x.json", {"images": [{"file": "a"}]}, "not of a known shape"),
         ("x.json", {"a.jpg": 3}, "not of a known shape"),

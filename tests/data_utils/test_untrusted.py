@@ -24,8 +24,8 @@ from data_utils.npy_file import open_npy
 from data_utils.pictures import Image, picture_bytes, picture_files, thumbnails
 from data_utils.regions import RegionFile
 from data_utils.tokens import read_tokens
-from embeddings.files import open_embeddings, read_similarities
 from runtime.errors import InputError
+from tools.filter.files import open_embeddings, read_similarities
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary
 
@@ -58,7 +58,7 @@ def written(path: Path, content: bytes) -> Path:
 
 READERS: list[Callable[[Path], object]] = [
     RegionFile,
-    lambda path: read_index(path, 3, 2),
+    lambda path: read_index(path, np.array([0, 0, 1, 1, 2, 2])),
     lambda path: open_embeddings(str(path)),
     lambda path: read_similarities(str(path)),
 ]

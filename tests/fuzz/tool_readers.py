@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from clip.config import ClipRunConfig, parse_args, resumed
-from clip.pairs import inject_noise, read_pairs
-from clip.preprocess import Preprocessing
-from clip.state import STATE, RunState, load_state, save_state
 from data_utils.extraction.boxes import check_inside, chosen_boxes, read_boxes
 from data_utils.extraction.listing import read_listing
 from data_utils.noise import NoiseConfig
 from data_utils.pictures import Image, picture_files, thumbnails
-from embeddings.clean import CleanConfig, pair_similarities
-from embeddings.files import Stored, open_embeddings, read_truth
-from embeddings.pairs import EmbeddingPairs
+from runtime.checkpoint import save_checkpoint
 from tests.fuzz.readers import SUITE_READERS, Prepared, Reader, hdf5_bytes, npy_bytes
+from tools.clip_tuning.config import ClipRunConfig, parse_args, resumed
+from tools.clip_tuning.pairs import inject_noise, read_pairs
+from tools.clip_tuning.processing import SETTINGS, CLIPModel, Preprocessing
+from tools.clip_tuning.setup import STATE, RunState, load_state
+from tools.filter.__main__ import CleanConfig, pair_similarities
+from tools.filter.files import Stored, open_embeddings, read_truth
+from tools.filter.filtering import EmbeddingPairs
 
 # -- files that need nothing beside them: name, format, valid files ----------------------------------------------------
 
@@ -131,7 +132,7 @@ def _clip_pairs(folder: Path, file: str) -> Prepared:
         (folder / name).write_bytes(picture_bytes("PNG"))
 
     def read(path: Path) -> None:
-        pairs = read_pairs(path)
+        pairs = read_pairs(path, "train")
         inject_noise(pairs, NoiseConfig(), "tiny")
         for number in range(min(2, pairs.num_images)):
             pairs.pictures.pixels(number)
@@ -161,7 +162,7 @@ def _pictures(folder: Path) -> Prepared:
 def _clip_config(folder: Path) -> Prepared:
     """The settings of a run that is gone on with."""
     given = parse_args(["--resume", str(folder)])
-    told = parse_args(["--clip", str(folder), "--output_dir", str(folder)]).as_dict()
+    told = asdict(parse_args(["--clip", str(folder), "--output_dir", str(folder)]))
     sample = json.dumps(told, indent=2).encode()
     return Prepared([sample], lambda path: resumed(given, ClipRunConfig.read(path), folder))
 
@@ -169,23 +170,20 @@ def _clip_config(folder: Path) -> Prepared:
 def _clip_state(folder: Path) -> Prepared:
     network = {"a.weight": torch.zeros(3, 4), "b": torch.ones(2)}
     optimiser = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
-    random = [torch.zeros(8, dtype=torch.uint8)]
-    save_state(folder, RunState(), network=network, optimiser=optimiser, filtered=None, random=random)
+    content = {"run": vars(RunState()), "network": network, "optimiser": optimiser, "filtered": None, "random": []}
+    save_checkpoint(folder / STATE, content)
     return Prepared([(folder / STATE).read_bytes()], lambda path: load_state(folder))
 
 
 def _preprocessor(folder: Path) -> Prepared:
     """How a model's pictures are prepared."""
-    Preprocessing(resize=24, crop=(24, 24)).save(folder)
-    (sample,) = (path.read_bytes() for path in folder.iterdir())
+    Preprocessing.square(24).processor.save_pretrained(folder)
 
     def read(path: Path) -> None:
-        found = Preprocessing.load(folder)
-        asdict(found)
-        if max(found.size) <= 64:
-            found.normalise(found.prepare(np.zeros((8, 10, 3), np.uint8))[None])
+        found = Preprocessing.load(folder, 24)
+        found.normalise(found.prepare(np.zeros((8, 10, 3), np.uint8))[None])
 
-    return Prepared([sample, json.dumps({"image_processor": json.loads(sample)}).encode()], read)
+    return Prepared([(folder / SETTINGS[0]).read_bytes()], read)
 
 
 def _of_texts(prefix: str, file: str, prepare: Callable[[Path], Prepared], where: str | None) -> Reader:
@@ -203,6 +201,7 @@ if Image is not None:
         Reader("thumbnails", "thumbnails.h5", "hdf5", _thumbnails),
         Reader("clip_config", "config.json", "json", _clip_config, where=""),
         Reader("clip_state", STATE, "zip", _clip_state, cost=2),
-        Reader("clip_preprocessor", "preprocessor_config.json", "json", _preprocessor),
     ]
+if CLIPModel is not None:
+    TOOL_READERS += [Reader("clip_preprocessor", SETTINGS[0], "json", _preprocessor)]
 READERS = {reader.name: reader for reader in (*SUITE_READERS, *TOOL_READERS)}

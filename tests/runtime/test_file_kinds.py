@@ -47,7 +47,7 @@ CONTENTS = {
 READERS: dict[str, Callable[[Path], object]] = {
     "train_ims.npy": RegionFile,
     "train_ims.h5": RegionFile,
-    "noise.npy": lambda path: read_index(path, 2, 1),
+    "noise.npy": lambda path: read_index(path, np.arange(2)),
     "train_caps.txt": lambda path: read_captions(path.parent, "train"),
     "train_caps.tsv": lambda path: read_captions(path.parent, "train"),
     "captions.json": read_text,

@@ -35,7 +35,7 @@ def test_a_run_keeps_to_its_device(
     with other_device() as device:
         with pytest.raises(RuntimeError, match="same device"):
             torch.zeros(3, device=device) + torch.zeros(3)
-        monkeypatch.setattr(training.trainer, "choose_device", lambda gpu: device)
+        monkeypatch.setattr(training.trainer, "own_device", lambda gpu: device)
         monkeypatch.setattr(training.network, "build_optimiser", lambda module, rate: Adam(module.parameters(), rate))
         trainer = make_trainer(tiny_root, tmp_path / "other", *SMALL, *flags)
         assert {p.device for n in trainer.networks for p in n.matcher.parameters()} == {device}

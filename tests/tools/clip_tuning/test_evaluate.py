@@ -1,0 +1,185 @@
+"""What a CLIP model makes of pairs: embeddings, the filter and its pools, the ranking, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from models.ranks import retrieval
+from runtime.errors import InputError
+from tests.tools.clip_tuning.made_up import make_pictures, tiny_clip, write_json
+from tools.clip_tuning import evaluate
+from tools.clip_tuning.evaluate import (
+    PreparedPairs,
+    RefilterConfig,
+    embed,
+    filter_again,
+    filter_figures,
+    filter_given_pairs,
+    rank,
+)
+from tools.clip_tuning.model import Clip
+from tools.clip_tuning.pairs import Pairs, read_pairs
+
+CAPTIONS_OF = (2, 1, 3, 1, 2, 2, 1)
+"""Captions of each picture."""
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Pairs:
+    """Seven pictures with one to three captions each."""
+    kinds = np.stack(np.unravel_index(np.arange(0, 7 * 31, 31), (4, 4, 4, 4)), axis=1)
+    rows = make_pictures(tmp_path, kinds, "p")
+    entries = [
+        {"image": name, "caption": [f"{caption} number {k}" for k in range(count)]}
+        for (name, caption), count in zip(rows, CAPTIONS_OF, strict=True)
+    ]
+    return read_pairs(write_json(tmp_path / "pairs.json", entries), "test")
+
+
+@pytest.fixture
+def model() -> Clip:
+    return tiny_clip()
+
+
+def prepared(pairs: Pairs, model: Clip) -> PreparedPairs:
+    return PreparedPairs.of(pairs, model, cache_bytes=0, workers=0)
+
+
+def test_embeddings_go_with_their_numbers(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks of any size, in evaluation mode, with the mode restored; captions with the pictures they are given."""
+    data = prepared(pairs, model)
+    pictures, captions = embed(model, data)
+    assert pictures.shape == (7, 16) and captions.shape == (12, 16)
+    monkeypatch.setattr(evaluate, "CHUNK", 2)
+    parts = embed(model.train(), data)
+    assert model.training and not parts[0].requires_grad
+    torch.testing.assert_close(parts, (pictures, captions))
+    model.eval()
+    with torch.no_grad():
+        settings = model.preprocessing
+        alone = model.embed_pictures(settings.normalise(settings.prepare(pairs.pictures.pixels(4))[None]))
+        text = model.embed_captions(model.tokens([pairs.captions[5]]).ids)
+    torch.testing.assert_close((alone[0], text[0]), (pictures[4], captions[5]))
+    given = np.array([4, 0, 0, 1, 2, 3, 4, 4, 1, 0, 2, 6])
+    found = filter_given_pairs(model, data, given, RefilterConfig())
+    expected = torch.cosine_similarity(pictures[given], captions)
+    np.testing.assert_allclose(found.similarity, expected, rtol=1e-5)
+
+
+def test_whole_and_folds(pairs: Pairs, model: Clip) -> None:
+    data = prepared(pairs, model)
+    pictures, captions = embed(model, data)
+    sims = (pictures @ captions.T).numpy()
+    found = rank(model, data, 1000)
+    assert found.whole == retrieval(sims, pairs.image_of_caption) and found.folds is None
+    folded = rank(model, data, 3)
+    assert folded.whole == found.whole and folded.folds is not None
+    sums = []
+    for start in (0, 3, 6):  # three, three and one picture
+        own = (pairs.image_of_caption >= start) & (pairs.image_of_caption < start + 3)
+        sums.append(retrieval(sims[start : start + 3, own], pairs.image_of_caption[own] - start).r_sum)
+    assert sums[2] == 600
+    assert folded.folds.r_sum == folded.as_dict()["folds"]["rSum"] == pytest.approx(np.mean(sums))
+
+
+def test_a_perfect_model(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of captions an image, one each among them."""
+    places = torch.eye(7, 16)
+    perfect = places, places[torch.from_numpy(pairs.image_of_caption)]
+    monkeypatch.setattr(evaluate, "embed", lambda model, data: perfect)
+    assert rank(model, prepared(pairs, model), 1000).whole.r_sum == 600
+
+
+def test_the_command(pairs: Pairs, model: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model.save(tmp_path / "model")
+    flags = ["--clip", str(tmp_path / "model"), "--dev_pairs", pairs.name, "--split", "dev", "--gpu", "cpu"]
+    evaluate.main([*flags, "--fold_images", "3", "--output", str(tmp_path / "out.json"), "--workers", "2"])
+    said = capsys.readouterr().out
+    assert "7 images x 12 captions" in said and "3-image" in said
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["images"], found["captions"], found["split"]) == (7, 12, "dev")
+    assert found["results"] == json.loads(json.dumps(rank(model, prepared(pairs, model), 3).as_dict()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--clip is missing; give a folder with config.json"),
+        (["--clip", "nowhere"], "--clip nowhere is no folder"),
+        (["--clip", "x", "--split", "testall"], "--split 'testall' is unknown"),
+        (["--clip", "x", "--output", "/nowhere/out.json"], "its folder does not exist"),
+        (["--clip", "x", "--test_pairs", "none.json"], "none.json cannot be read"),
+        (["--clip", "x", "--data_name", "none"], "no data set 'none'"),
+    ],
+)
+def test_wrong_input(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([*flags, "--gpu", "cpu"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+
+
+# -- the filter -----------------------------------------------------------------------------------------------------
+
+NUM_CLEAN, NUM_NOISY = 600, 400
+IS_CLEAN = np.arange(NUM_CLEAN + NUM_NOISY) < NUM_CLEAN
+
+
+def drawn() -> np.ndarray:
+    """Return similarities of two modes as published for a pretrained CLIP, first those of the clean pairs."""
+    random = np.random.RandomState(0)
+    return np.concatenate([random.normal(0.313, 0.035, NUM_CLEAN), random.normal(0.169, 0.041, NUM_NOISY)])
+
+
+def test_the_noisy_mode_is_dropped() -> None:
+    found = filter_again(drawn(), RefilterConfig())
+    figures = filter_figures(found, IS_CLEAN)
+    assert figures["is_split"] and figures["residual_noise"] < 0.05 and figures["recall"] > 0.93
+    assert figures["auc"] > 0.99 and figures["separation"] == pytest.approx(0.144 / 0.038, rel=0.1)
+    assert figures["share_kept"] == found.is_clean.mean() == pytest.approx(0.6, abs=0.03)
+    kept_noise = (found.is_clean & ~IS_CLEAN).sum() / found.is_clean.sum()
+    assert figures["residual_noise"] == pytest.approx(kept_noise)
+    assert not {"residual_noise", "recall", "auc"} & set(filter_figures(found, None))
+    counts = [filter_again(drawn(), RefilterConfig(p_threshold=t)).is_clean.sum() for t in (0.01, 0.5, 0.99)]
+    assert counts[0] > counts[1] > counts[2]
+    with pytest.raises(InputError, match=r"no pair is kept: .* lower --p_threshold 0\.999999"):
+        filter_again(drawn(), RefilterConfig(p_threshold=0.999999, mode_prior="0.001"))
+    whole = filter_again(drawn()[:NUM_CLEAN], RefilterConfig())
+    assert whole.is_clean.all() and not whole.modes.is_split and "one mode" in whole.modes.note
+
+
+def test_pools() -> None:
+    """What the first filtering dropped may return from the full pool, not from the cumulative one."""
+    first, later = filter_again(drawn(), RefilterConfig()), drawn()
+    back, out = np.flatnonzero(~first.is_clean)[:150], np.flatnonzero(first.is_clean)[:150]
+    later[back], later[out] = later[out].copy(), later[back].copy()
+    full = filter_again(later, RefilterConfig(), first)
+    cumulative = filter_again(later, RefilterConfig(filter_pool="cumulative"), first)
+    assert full.is_clean[back].mean() > 0.9 and full.is_clean[out].mean() < 0.1
+    assert not (cumulative.is_clean & ~first.is_clean).any() and (cumulative.probability[~first.is_clean] == 0).all()
+    assert cumulative.is_clean[out].mean() < 0.1
+    assert cumulative.modes.num_pairs == first.is_clean.sum() and full.modes.num_pairs == len(later)
+    alone = filter_again(later, RefilterConfig(filter_pool="cumulative"))
+    np.testing.assert_array_equal(alone.is_clean, full.is_clean)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"p_threshold": 1.0}, "--p_threshold 1.0 is out of range"),
+        ({"refit_every": 0}, "--refit_every 0 is out of range"),
+        ({"filter_pool": "some"}, "--filter_pool 'some' is unknown; known: full, cumulative"),
+        ({"margin_policy": "some"}, "--margin_policy 'some' is unknown"),
+        ({"mode_prior": "2"}, "--mode_prior '2' is unknown"),
+    ],
+)
+def test_bad_flags_of_the_filter(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RefilterConfig(**changes)  # type: ignore[arg-type]

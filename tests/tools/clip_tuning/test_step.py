@@ -1,0 +1,174 @@
+"""A step in chunks is the step on the whole batch, and losses are what their definitions say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+pytest.importorskip("transformers")
+
+from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
+from methods.blocks.similarity_modes import Mode, SimilarityModes
+from models.losses import hardest_negative, pair_costs
+from runtime.errors import InputError
+from runtime.seed import generator, seed_everything
+from tests.tools.clip_tuning.made_up import CAPTIONS, SIDE, tiny_clip
+from tools.clip_tuning.model import Clip
+from tools.clip_tuning.step import backward, contrastive_loss, loss_function, random_state, train_step
+
+SIZE = 7
+MODES = SimilarityModes(
+    Mode(0.4, 0.1, 0.1), Mode(0.6, 0.4, 0.1), True, "", 3.0, 0.3, bic_gain=9.0, has_converged=True, num_pairs=99
+)
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def batch(model: Clip) -> tuple[Tensor, Tensor]:
+    """Return pictures (SIZE, 3, SIDE, SIDE) and ids (SIZE, W)."""
+    pictures = torch.randn(SIZE, 3, SIDE, SIDE, generator=generator(0, "pictures"))
+    return pictures, model.tokens((CAPTIONS * 2)[:SIZE]).ids
+
+
+def objective(model: Clip, loss: str) -> Objective:
+    """Return the loss of a batch in which two pairs share a picture."""
+    image_id = torch.tensor([0, 1, 2, 3, 0, 5, 6])
+    probability = torch.linspace(0, 1, SIZE)
+    config = MarginConfig(margin_policy="posterior")
+    return loss_function(loss, config, MODES, scale=lambda: model.scale, image_id=image_id, probability=probability)
+
+
+def gradients(model: Clip) -> dict[str, Tensor]:
+    """Return every gradient by its parameter's name, zero where there is none."""
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("loss", ["dynamic", "triplet", "contrastive"])
+@pytest.mark.parametrize("chunk", [1, 3, 6, SIZE, 100])
+def test_chunks_equal_the_whole(chunk: int, loss: str) -> None:
+    model = tiny_clip()
+    whole = float(backward(model, *batch(model), objective(model, loss)))
+    expected = gradients(model)
+    model.zero_grad()
+    value = float(backward(model, *batch(model), objective(model, loss), chunk=chunk))
+    assert value == pytest.approx(whole, abs=1e-5)
+    assert max(float(g.abs().max()) for g in expected.values()) > 0.01
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+    assert (float(expected["network.logit_scale"]) != 0) == (loss == "contrastive")
+
+
+def test_chunks_with_dropout_draw_it_once() -> None:
+    """The second pass sees the first one's dropout, and the stream goes on as after one pass."""
+    model = tiny_clip().train()
+    for tower in (model.network.vision_model, model.network.text_model):
+        for layer in tower.encoder.layers:
+            layer.self_attn.dropout = 0.5
+    pictures, ids = batch(model)
+    fixed = torch.randn(2, SIZE, 16, generator=generator(0, "fixed"))
+
+    def linear(images: Tensor, captions: Tensor) -> Tensor:
+        return (images * fixed[0]).sum() + (captions * fixed[1]).sum()
+
+    seed_everything(3)
+    by_hand = [
+        part_of_it.sum()
+        for part in (slice(0, 4), slice(4, SIZE))
+        for part_of_it in (
+            model.embed_pictures(pictures[part]) * fixed[0, part],
+            model.embed_captions(ids[part]) * fixed[1, part],
+        )
+    ]
+    after = random_state(model.device)[0]
+    torch.stack(by_hand).sum().backward()
+    expected = gradients(model)
+    model.zero_grad()
+    seed_everything(3)
+    value = float(backward(model, pictures, ids, linear, chunk=4))
+    assert value == pytest.approx(float(torch.stack(by_hand).sum().detach()), abs=1e-5)
+    assert torch.equal(random_state(model.device)[0], after)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_steps_lower_the_loss_and_clip_the_gradient() -> None:
+    model = tiny_clip()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = [
+        train_step(model, optimiser, *batch(model), objective(model, "contrastive"), chunk=4, grad_clip=0.5)
+        for _ in range(8)
+    ]
+    assert losses[-1] < losses[0] - 0.2
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients(model).values()))
+    assert norm <= 0.5 + 1e-4
+
+
+def test_divergence_is_told() -> None:
+    model = tiny_clip()
+    optimiser = torch.optim.Adam(model.parameters())
+    with pytest.raises(InputError, match="the loss is nan: training has diverged; lower the learning rate"):
+        train_step(model, optimiser, *batch(model), lambda images, captions: images.sum() * math.nan)
+
+
+# -- losses ------------------------------------------------------------------------
+
+
+def units(seed: int) -> tuple[Tensor, Tensor]:
+    draw = generator(seed, "units")
+    return tuple(F.normalize(torch.randn(SIZE, 16, generator=draw), dim=1) for _ in range(2))  # type: ignore[return-value]
+
+
+def test_contrastive_loss_is_the_librarys() -> None:
+    module = pytest.importorskip("transformers.models.clip.modeling_clip")
+    images, captions = units(0)
+    ours = contrastive_loss(images, captions, torch.tensor(10.0), torch.arange(SIZE))
+    torch.testing.assert_close(ours, module.image_text_contrastive_loss(10 * captions @ images.T))
+
+
+def test_contrastive_loss_leaves_out_the_pictures_other_captions() -> None:
+    images, captions = units(1)
+    image_id = [0, 1, 2, 3, 0, 5, 1]
+    logits = 10 * images @ captions.T
+    total = 0.0
+    for scores in (logits, logits.T):
+        for i in range(SIZE):
+            others = [j for j in range(SIZE) if j == i or image_id[j] != image_id[i]]
+            total -= float(scores[i, i] - torch.logsumexp(scores[i, others], dim=0))
+    ours = contrastive_loss(images, captions, torch.tensor(10.0), torch.tensor(image_id))
+    assert float(ours) == pytest.approx(total / 2 / SIZE, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["fixed", "separation", "posterior", "gap"])
+def test_margins_of_every_policy(policy: str) -> None:
+    config, probability, image_id = MarginConfig(margin_policy=policy), torch.linspace(0, 1, SIZE), torch.arange(SIZE)
+    images, captions = units(2)
+    margins = dynamic_margins(config, MODES, probability)
+    costs = pair_costs(images @ captions.T, margins.image, image_id, caption_margin=margins.text)
+    found = {
+        loss: loss_function(
+            loss, config, MODES, scale=lambda: torch.ones(()), image_id=image_id, probability=probability
+        )(images, captions)
+        for loss in ("dynamic", "triplet")
+    }
+    torch.testing.assert_close(found["dynamic"], hardest_negative(costs).mean())
+    assert torch.equal(found["dynamic"], found["triplet"]) == (policy == "fixed")
+
+
+def test_mean_over_negatives() -> None:
+    """Against a slow twin: every negative's hinge, over the batch's size."""
+    images, captions = units(3)
+    config, image_id = MarginConfig(), [0, 1, 2, 3, 0, 5, 1]
+    scores, total = images @ captions.T, 0.0
+    for i in range(SIZE):
+        for j in range(SIZE):
+            if image_id[i] != image_id[j]:
+                total += max(0.0, 0.3 - float(scores[i, i]) + float(scores[i, j]))
+                total += max(0.0, 0.2 - float(scores[i, i]) + float(scores[j, i]))
+    loss = loss_function(
+        "triplet", config, None, scale=lambda: torch.ones(()), image_id=torch.tensor(image_id), hardest=False
+    )
+    assert float(loss(images, captions)) == pytest.approx(total / SIZE / SIZE, rel=1e-5)

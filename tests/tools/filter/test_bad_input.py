@@ -1,0 +1,227 @@
+"""What the user gets wrong: one line that says what, where and what to do; exit code 2; nothing is left behind."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from methods.blocks.dynamic_margin import DynamicMarginRankingLoss
+from tests.tools.filter.made_up import flags, make, save
+from tools.filter import __main__ as clean
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> dict[str, str]:
+    """Good files, to be broken."""
+    return save(make(100), tmp_path / "in")
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fails:
+    """Call the entry point; return the line it prints on the way out."""
+
+    def call(names: dict[str, str], *others: str) -> str:
+        output = tmp_path / "out"
+        with pytest.raises(SystemExit) as stop:
+            clean.main(flags(names, output, *others))
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error and len(error) < 600
+        assert not output.exists()
+        return error
+
+    return call
+
+
+def broken(names: dict[str, str], flag: str, array: np.ndarray) -> dict[str, str]:
+    """Replace one of the files."""
+    np.save(names[flag], array)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("captions", "told"),
+    [
+        (
+            np.ones((99, 32)),
+            "images.npy has 100 rows, .*captions.npy has 99; expected 1 caption .* same pairs",
+        ),
+        (np.ones((300, 32)), "if 3 captions in a row belong to each image, give --captions_per_image 3"),
+        (np.ones((0, 32)), "captions.npy is"),
+        (np.ones((100, 31)), "images.npy has 32 dimensions, .*captions.npy has 31; both must come from one joint"),
+        (np.ones((100, 4, 8)), r"captions.npy has shape \(100, 4, 8\); it must be \(rows, dimensions\)"),
+        (np.ones(()), r"captions.npy has shape \(\)"),
+        (np.ones((100, 32), np.int64), "no floating-point numbers"),
+    ],
+)
+def test_captions_that_do_not_fit(fails: Fails, names: dict[str, str], captions: np.ndarray, told: str) -> None:
+    line = fails(broken(names, "captions", captions))
+    assert re.search(told, line), line
+
+
+@pytest.mark.parametrize("flag", ["images", "captions"])
+@pytest.mark.parametrize(("value", "told"), [(0.0, "all zeros"), (np.nan, "NaN or infinity"), (np.inf, "NaN or")])
+def test_a_row_without_a_direction(fails: Fails, names: dict[str, str], flag: str, value: float, told: str) -> None:
+    array = np.load(names[flag])
+    array[57] = value
+    line = fails(broken(names, flag, array))
+    assert f"{flag}.npy row 57" in line and told in line
+
+
+def test_a_row_is_counted_in_its_own_file(fails: Fails, names: dict[str, str]) -> None:
+    broken(names, "captions", np.ones((300, 32), np.float32))
+    images = np.load(names["images"])
+    images[57, 3] = np.nan
+    del names["truth"]
+    assert "images.npy row 57" in fails(broken(names, "images", images), "--captions_per_image", "3")
+
+
+def test_no_pickle_is_opened(fails: Fails, names: dict[str, str]) -> None:
+    for content in (np.array([{"a": 1}], dtype=object), None):
+        with open(names["images"], "wb") as file:
+            if content is None:
+                pickle.dump({"a": 1}, file)
+            else:
+                np.save(file, content, allow_pickle=True)
+        assert "images.npy is not a numeric npy file" in fails(names)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not what it says", b"\x93NUMPY\x01\x00"])
+def test_other_contents(fails: Fails, names: dict[str, str], tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    told = fails({**names, "images": str(path)})
+    assert f"{path} is not a" in told or f"{path} is an npy file" in told
+
+
+def test_a_file_cut_short(fails: Fails, names: dict[str, str]) -> None:
+    path = Path(names["images"])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "cut short" in fails(names)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".safetensors"])
+def test_names_in_files(fails: Fails, names: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    arrays = {"cube": np.ones((2, 3, 4), np.float32), "ids": np.arange(5)}
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file.update(arrays)
+    else:
+        save_file({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
+    line = fails({**names, "images": str(path)})
+    assert "has no" in line and "cube (2, 3, 4), ids (5,)" in line and f"{path}::" in line
+    assert "::none is not there" in fails({**names, "images": f"{path}::none"})
+    assert "has shape (2, 3, 4)" in fails({**names, "images": f"{path}::cube"})
+    assert "has shape (5,)" in fails({**names, "images": f"{path}::ids"})
+    assert "holds one array, without a name" in fails({**names, "images": names["images"] + "::x"})
+
+
+def test_unknown_files(fails: Fails, names: dict[str, str], tmp_path: Path) -> None:
+    line = fails({**names, "images": "x.pkl"})
+    assert "unknown suffix '.pkl'; known: .npy, .h5, .hdf5, .safetensors" in line and ".txt" not in line
+    assert ".txt" in fails({"similarities": "x.pkl"})
+    assert f"no file at {tmp_path / 'x.npy'}" in fails({**names, "images": str(tmp_path / "x.npy")})
+    (tmp_path / "x.txt").write_text("1\n")
+    assert "embeddings are read from .npy" in fails({**names, "images": str(tmp_path / "x.txt")})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.full(50, 27.5), "outside [-1, 1]"),
+        (np.r_[np.full(49, 0.2), np.nan], "pair 49 is nan"),
+        (np.linspace(0, 1, 9), "9 pairs are too few"),
+        (np.ones((50, 1)), "has shape (50, 1)"),
+        (np.empty(0), "0 pairs are too few"),
+    ],
+)
+def test_similarities(fails: Fails, tmp_path: Path, values: np.ndarray, told: str) -> None:
+    np.save(tmp_path / "s.npy", values)
+    line = fails({"similarities": str(tmp_path / "s.npy")})
+    assert told in line
+    assert ("--logit_scale" in line) == ("outside" in told)
+    assert "s.npy" in line or "too few" in told
+
+
+@pytest.mark.parametrize(
+    ("truth", "told"), [(np.ones(99), "tells 99 pairs; there are 100"), (np.arange(100), "pair 2")]
+)
+def test_truths(fails: Fails, names: dict[str, str], truth: np.ndarray, told: str) -> None:
+    assert told in fails(broken(names, "truth", truth))
+
+
+@pytest.mark.parametrize(
+    ("keep", "others", "told"),
+    [
+        (("images",), (), "belong together"),
+        ((), (), "either --images and --captions, or --similarities"),
+        (("images", "captions"), ("--similarities", "s.npy"), "either --images"),
+        (("images", "captions"), ("--logit_scale", "100"), "--logit_scale 100 is for --similarities"),
+        ((), ("--similarities", "s.npy", "--captions_per_image", "5"), "--captions_per_image"),
+        ((), ("--similarities", "s.npy", "--adapt"), "--adapt needs embeddings"),
+        (("images", "captions"), ("--test_images", "a.npy"), "--test_images and --test_captions"),
+        (("images", "captions"), ("--test_images", "a.npy", "--test_captions", "b.npy"), "add --adapt"),
+        (("images", "captions"), ("--p_threshold", "1"), "--p_threshold"),
+        (("images", "captions"), ("--p_threshold", "0.9999999999999"), "no pair is kept"),
+        (("images", "captions"), ("--mode_prior", "half"), "--mode_prior"),
+        (("images", "captions"), ("--adapt", "--holdout", "0.01"), "--holdout 0.01 of 100 images is 1"),
+        (("images", "captions"), ("--adapt", "--holdout", "0.95"), "5 pairs are too few"),
+        (("images", "captions"), ("--adapt", "--batch_size", "1"), "--batch_size"),
+        (("images", "captions"), ("--adapt", "--learning_rate", "1.5"), "--learning_rate"),
+        (("images", "captions"), ("--captions_per_image", "0"), "--captions_per_image"),
+        (("images", "captions"), ("--captions_per_image", "2"), "expected 2 captions an image"),
+        *(((), ("--similarities", "s.npy", "--logit_scale", s), "--logit_scale") for s in ("0", "-1", "nan", "inf")),
+    ],
+)
+def test_flags(
+    fails: Fails,
+    names: dict[str, str],
+    keep: tuple[str, ...],
+    others: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("s.npy", np.linspace(0, 1, 50))
+    assert told in fails({key: names[key] for key in keep}, *others)
+
+
+def test_test_files_of_another_width(fails: Fails, names: dict[str, str], tmp_path: Path) -> None:
+    other = save(make(100, dim=16), tmp_path / "test")
+    argv = ("--adapt", "--test_images", other["images"], "--test_captions", other["captions"])
+    assert "has 16 dimensions" in fails(names, *argv)
+
+
+def test_outputs(capsys: pytest.CaptureFixture[str], names: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output, told in ((tmp_path / "file", "is a file"), (tmp_path / "in", "holds one of the input files")):
+        with pytest.raises(SystemExit) as stop:
+            clean.main(flags(names, output, "--overwrite"))
+        assert stop.value.code == 2 and told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        clean.main(flags(names, tmp_path / "file" / "below"))
+    assert "cannot be written" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        clean.main(["--images", names["images"], "--captions", names["captions"]])
+    assert "--output is missing" in capsys.readouterr().err
+
+
+def test_an_adapter_that_diverges(fails: Fails, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(self: DynamicMarginRankingLoss, scores: torch.Tensor, *others: object, **more: object) -> torch.Tensor:
+        return scores.sum() * float("nan")
+
+    monkeypatch.setattr(DynamicMarginRankingLoss, "forward", spoilt)
+    assert "loss is not finite; lower --learning_rate" in fails(names, "--adapt")

@@ -1,0 +1,68 @@
+"""The picture: a PNG of a sensible size that shows what it should; the boundary against a slow search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from methods.blocks.similarity_modes import clean_posterior
+from tools.filter.filtering import FilterConfig, filter_pairs
+from tools.filter.report import BLUE, GREY, ORANGE, SAND, SKY, boundary, cut_of, draw_modes
+
+
+def two_modes(size: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Return similarities (size,) and which pairs are matched."""
+    random = np.random.default_rng(0)
+    is_matched = random.random(size) < 0.6
+    return np.where(is_matched, random.normal(0.31, 0.035, size), random.normal(0.17, 0.04, size)), is_matched
+
+
+def share_of(picture: np.ndarray, colour: str) -> float:
+    """Return the share of pixels of this colour."""
+    return float((np.abs(picture - np.array(to_rgb(colour)) * 255) < 3).all(axis=2).mean())
+
+
+def draw(path: Path, similarity: np.ndarray, is_matched: np.ndarray | None = None) -> np.ndarray:
+    """Filter, draw, return the pixels (height, width, 3)."""
+    draw_modes(path, filter_pairs(similarity, FilterConfig()), FilterConfig(), is_matched)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.size[0] >= 800 and picture.size[1] >= 500
+        return np.asarray(picture.convert("RGB"), dtype=np.float64)
+
+
+def test_bars_and_modes_are_there_and_twice_the_same(tmp_path: Path) -> None:
+    similarity, is_matched = two_modes()
+    plain, told = draw(tmp_path / "a.png", similarity), draw(tmp_path / "b.png", similarity, is_matched)
+    assert share_of(plain, GREY) > 0.1 and share_of(plain, SKY) == share_of(plain, SAND) == 0
+    assert share_of(told, SKY) > share_of(told, SAND) > 0.03
+    assert share_of(told, GREY) < 0.001  # but for the edges of letters
+    for picture in (plain, told):
+        assert share_of(picture, BLUE) > 0.001 and share_of(picture, ORANGE) > 0.001
+        edges = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+        assert all((edge == 255).all() for edge in edges), "something runs out of the picture"
+    draw(tmp_path / "c.png", similarity, is_matched)
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+@pytest.mark.parametrize("similarity", [np.full(12, -1.0), np.random.default_rng(0).normal(0.3, 0.05, 500)])
+def test_one_mode(tmp_path: Path, similarity: np.ndarray) -> None:
+    picture = draw(tmp_path / "a.png", similarity)
+    assert share_of(picture, GREY) > 0.01 and share_of(picture, ORANGE) == 0
+
+
+@pytest.mark.parametrize("prior", ["equal", "fitted", "0.05"])
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
+def test_the_boundary_parts_the_kept_from_the_others(prior: str, threshold: float) -> None:
+    similarity, _ = two_modes()
+    config = FilterConfig(mode_prior=prior, p_threshold=threshold)
+    found = filter_pairs(similarity, config)
+    grid = np.linspace(-1, 1, 20001)
+    twin = grid[np.flatnonzero(clean_posterior(grid, found.modes, prior) > threshold)[0]]
+    cut = cut_of(found, config)
+    assert cut is not None and twin - 1e-4 <= cut <= twin
+    assert similarity[found.is_clean].min() >= cut > similarity[~found.is_clean].max()
+    assert boundary(lambda s: np.full(len(s), 0.95), threshold) is boundary(lambda s: 0 * s, threshold) is None

@@ -1,0 +1,129 @@
+"""The rows of DSDMR's ablation (Table 5) from one pretraining, and their table.
+
+    python -m tools.clip_tuning.ablation @recipes/clip_emoji.args
+
+With `--clip tiny` and `--pretrain_epochs` the model is trained once, as the zero_shot row, and its folder is where the
+other rows start; with a folder as `--clip` all start there. Every row is what `python -m tools.clip_tuning` does with
+the same flags. Finished rows are not repeated and interrupted ones go on, so that the command can be given again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.checkpoint import write_json
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, flag, from_namespace
+from runtime.log import table
+from tools.clip_tuning.config import ClipRunConfig, add_all_flags, config_of
+from tools.clip_tuning.processing import require_transformers
+from tools.clip_tuning.setup import CONFIG, RESULTS, STATE
+from tools.clip_tuning.step import CLIP_METHODS
+from tools.clip_tuning.trainer import PRETRAINED, ClipTrainer
+
+BASE = "zero_shot"
+TABLE = "ablation.json"
+HEADER = ("row", "epoch", "dev rSum", "test rSum", "i2t R@1", "t2i R@1", "noise 1st", "noise after", "AUC", "d'", "s")
+"""noise 1st: residual noise that the first filtering leaves, where there is one; noise after, AUC and d' are those of a
+filtering by the model after training, on which nothing is trained."""
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Flags of the ablation."""
+
+    rows: str = flag(",".join(CLIP_METHODS), "rows, separated by commas")
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.names) - set(CLIP_METHODS))
+        if unknown:
+            raise InputError(f"--rows {', '.join(unknown)} unknown; known: {', '.join(CLIP_METHODS)}")
+
+    @property
+    def names(self) -> list[str]:
+        """Rows, the one that others start from first."""
+        names = [name.strip() for name in self.rows.split(",") if name.strip()]
+        return sorted(dict.fromkeys(names), key=lambda name: name != BASE)
+
+
+def row_config(config: ClipRunConfig, name: str, pretrained: Path | None) -> ClipRunConfig:
+    """Return the settings of a row; `pretrained` is the folder to start from, None the one that `--clip` names."""
+    tuning, model = dataclasses.replace(config.tuning, clip_method=name), config.model
+    if pretrained is not None:
+        tuning = dataclasses.replace(tuning, pretrain_epochs=0)
+        model = dataclasses.replace(model, clip=str(pretrained))
+    return dataclasses.replace(config, tuning=tuning, model=model)
+
+
+def run_row(config: ClipRunConfig) -> dict[str, Any]:
+    """Train a row, go on with it, or read its results; return the content of its results.json.
+
+    Raises:
+        InputError: its folder is of a run with other settings.
+    """
+    folder = Path(config.tuning.output_dir) / config.run_name()
+    if not folder.exists():
+        return ClipTrainer.start(config).train()
+    if not (folder / STATE).is_file() and not (folder / RESULTS).is_file():
+        raise InputError(f"{folder} holds a run that was cut off before its first epoch was done; remove the folder")
+    if ClipRunConfig.read(folder / CONFIG) != config:
+        raise InputError(f"{folder} holds a run with other settings; name another --output_dir or --id")
+    if (folder / RESULTS).is_file():
+        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    return ClipTrainer.resume(config, folder).train()
+
+
+def ablation_table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the table, a line a row."""
+
+    def shown(value: float | None, digits: int = 3) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    lines = []
+    for name, result in results.items():
+        test, after, first = result["test"], result["after_training"], result["first_filter"] or {}
+        recalls = [result["dev"]["rSum"], test["rSum"], test["i2t"]["R@1"], test["t2i"]["R@1"]]
+        left = first.get("residual_noise") if CLIP_METHODS[name].filters else None
+        figures = [shown(value) for value in (left, after.get("residual_noise"), after.get("auc"))]
+        separation, seconds = shown(after["separation"], 2), shown(result["seconds"], 0)
+        lines.append([name, result["epoch"], *recalls, *figures, separation, seconds])
+    return table(HEADER, lines)
+
+
+def ablation(config: ClipRunConfig, names: Sequence[str]) -> None:
+    """Run the rows, print their table, write ablation.json."""
+    require_transformers()
+    output, results, pretrained = Path(config.tuning.output_dir), {}, None
+    if config.tuning.pretrain_epochs:
+        base = row_config(config, BASE, None)
+        results[BASE] = run_row(base)
+        pretrained = output / base.run_name() / PRETRAINED
+    for name in names:
+        if name not in results:
+            results[name] = run_row(row_config(config, name, pretrained))
+    write_json(output / TABLE, results)
+    print(ablation_table({name: results[name] for name in names}))
+
+
+@exit_on_input_error
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags and run the rows."""
+    parser = OneLineParser(prog="python -m tools.clip_tuning.ablation", description="The ablation of DSDMR with CLIP.")
+    add_flags(parser, "ablation", AblationConfig)
+    add_all_flags(parser)
+    namespace = parser.parse_args(argv)
+    if namespace.resume is not None:
+        raise InputError(
+            "--resume is for python -m tools.clip_tuning; give the ablation's command again to go on with it"
+        )
+    namespace.clip_method = BASE  # each row sets its own
+    ablation(config_of(namespace), from_namespace(AblationConfig, namespace).names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""All settings of a CLIP run, made from the flags once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_utils.noise import NoiseConfig
+from runtime.errors import InputError
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+from runtime.json_text import parse_json
+from runtime.stored_settings import from_stored
+from tools.clip_tuning.evaluate import RefilterConfig
+from tools.clip_tuning.model import TINY, ModelConfig
+from tools.clip_tuning.pairs import PairsConfig
+from tools.clip_tuning.step import CLIP_METHODS, NEGATIVES, PLAIN_LOSSES
+
+OPTIMISERS = ("adamw", "adam")
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Flags of the loop. Defaults are DSDMR's published ones for fine-tuning CLIP ViT-B/32, where there are any."""
+
+    clip_method: str = flag(
+        "dsdmr", "; ".join(f"{name}: {row.meaning}" for name, row in CLIP_METHODS.items()), choices=CLIP_METHODS
+    )
+    plain_loss: str = flag("triplet", "the loss of --clip_method filter_only", choices=PLAIN_LOSSES)
+    negatives: str = flag(
+        "hardest",
+        "of hinges: each anchor's hardest negative, or the mean over all (for weak models, which the hardest collapse)",
+        choices=NEGATIVES,
+    )
+    pretrain_epochs: int = flag(
+        0, "first train so many epochs with CLIP's loss on all pairs; the model then plays the pretrained one's part"
+    )
+    pretrain_lr: float = flag(1e-3, "learning rate of these epochs, after a warm-up and before a cosine's fall to 0")
+    num_epochs: int = flag(15, "epochs of fine-tuning")
+    batch_size: int = flag(64, "pairs a batch")
+    learning_rate: float = flag(5e-7, "learning rate of fine-tuning")
+    lr_update: int = flag(10, "epochs after which the learning rate falls to a tenth")
+    optimiser: str = flag("adamw", "adamw: CLIP's settings; adam: no weight decay", choices=OPTIMISERS)
+    weight_decay: float = flag(0.2, "weight decay of adamw, on matrices")
+    grad_clip: float = flag(1.0, "largest norm of the gradient over all parameters")
+    accumulate: int = flag(
+        0, "embed so many pairs with gradient at a time; all of the batch stay negatives (0: all at once)"
+    )
+    augment: float = flag(0.0, "strength of random shifts, zooms, turns and tints of training pictures, 0 to 1")
+    seed: int = flag(0, "seed of weights, shuffles and random changes of pictures")
+    gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
+    workers: int = flag(0, "threads that decode pictures ahead (0: none)")
+    picture_cache: int = flag(1024, "MiB: prepared pictures of a split are kept in memory if they need no more")
+    fold_images: int = flag(1000, "a split of more images is also ranked in folds of so many")
+    output_dir: str = flag("output", "folder in which the run's own folder is made", metavar="DIR")
+    id: str | None = flag(None, "a name for this run, added to its folder's")
+    resume: str | None = flag(
+        None, "folder of an interrupted run to go on with; all settings are its own", metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("pretrain_epochs", "num_epochs", "accumulate", "seed", "workers", "picture_cache"):
+            check_range(self, name, low=0)
+        for name in ("lr_update", "fold_images"):
+            check_range(self, name, low=1)
+        check_range(self, "batch_size", low=2)
+        for name in ("learning_rate", "pretrain_lr"):
+            check_range(self, name, low=1e-12, high=1.0)
+        check_range(self, "weight_decay", low=0.0)
+        check_range(self, "grad_clip", low=1e-12)
+        check_range(self, "augment", low=0.0, high=1.0)
+
+    @property
+    def tuning_epochs(self) -> int:
+        """Epochs of fine-tuning, none for zero_shot."""
+        return 0 if CLIP_METHODS[self.clip_method].loss is None else self.num_epochs
+
+
+@dataclass(frozen=True)
+class ClipRunConfig:
+    """Everything a run needs to know."""
+
+    pairs: PairsConfig
+    noise: NoiseConfig
+    model: ModelConfig
+    filter: RefilterConfig
+    tuning: TuningConfig
+
+    def __post_init__(self) -> None:
+        tuning, is_random = self.tuning, self.model.clip == TINY and not self.tuning.pretrain_epochs
+        if is_random and tuning.resume is None and CLIP_METHODS[tuning.clip_method].needs_modes:
+            raise InputError(
+                f"--clip_method {tuning.clip_method} filters with a model that has learnt something: give a trained "
+                f"folder as --clip, or --pretrain_epochs with --clip {TINY}"
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> ClipRunConfig:
+        """Read the config.json of a run.
+
+        Raises:
+            InputError: there is none, it is no JSON, or the settings are another version's.
+        """
+        try:
+            values = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(f"--resume {path.parent}: no {path.name} that can be read ({error})") from None
+        where = f"{path.name} is no configuration of this version: "
+        if not isinstance(values, dict):
+            raise InputError(f"{where}it holds no names and values")
+        return cls(**{name: from_stored(kind, values.get(name), f"{where}its part {name}") for name, kind in SECTIONS})
+
+    def run_name(self) -> str:
+        """Return the name of the run's folder."""
+        data = self.pairs.data_name if self.pairs.train_pairs is None else Path(self.pairs.train_pairs).stem
+        parts = ["clip", data, self.tuning.clip_method, f"{self.noise.noise_ratio:g}", f"s{self.tuning.seed}"]
+        return "_".join(parts + ([self.tuning.id] if self.tuning.id else []))
+
+
+SECTIONS: tuple[tuple[str, type], ...] = (
+    ("pairs", PairsConfig),
+    ("noise", NoiseConfig),
+    ("model", ModelConfig),
+    ("filter", RefilterConfig),
+    ("tuning", TuningConfig),
+)
+"""Fields of `ClipRunConfig` and their types."""
+TITLES = {"filter": "filter and margins", "tuning": "training"}
+"""Titles in `--help` that are not the field's name."""
+
+ALWAYS_FREE = ("resume", "gpu", "workers", "picture_cache")
+"""Flags that `--resume` does not take from the interrupted run."""
+
+
+def add_all_flags(parser: OneLineParser) -> None:
+    """Add every flag of a run, in groups."""
+    for name, kind in SECTIONS:
+        add_flags(parser, TITLES.get(name, name), kind)
+
+
+def config_of(namespace: Any) -> ClipRunConfig:
+    """Build the checked configuration from parsed flags."""
+    return ClipRunConfig(**{name: from_namespace(kind, namespace) for name, kind in SECTIONS})
+
+
+def parse_args(argv: Sequence[str] | None = None) -> ClipRunConfig:
+    """Turn command-line arguments into a checked configuration.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+    parser = OneLineParser(
+        prog="python -m tools.clip_tuning",
+        description="Fine-tune CLIP under noisy correspondence: DSDMR's filter and dynamic margins, a reconstruction.",
+        epilog="@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/.",
+    )
+    add_all_flags(parser)
+    return config_of(parser.parse_args(argv))
+
+
+def resumed(given: ClipRunConfig, stored: ClipRunConfig, folder: Path) -> ClipRunConfig:
+    """Return the settings with which an interrupted run goes on: its own, but for where it computes.
+
+    Raises:
+        InputError: a flag was given that asks for something else.
+    """
+    for section, kind in SECTIONS:
+        for field in dataclasses.fields(kind):
+            new, old = getattr(getattr(given, section), field.name), getattr(getattr(stored, section), field.name)
+            if field.name not in ALWAYS_FREE and new not in (field.default, old):
+                raise InputError(f"--{field.name} {new} is not the {old} of the run in {folder}; leave it out")
+    free = {name: getattr(given.tuning, name) for name in ALWAYS_FREE}
+    return dataclasses.replace(stored, tuning=dataclasses.replace(stored.tuning, **free))
