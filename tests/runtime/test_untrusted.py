@@ -29,7 +29,7 @@ from runtime.log import METRICS, RunLog
 from runtime.plain_values import check_plain
 from runtime.run_folder import claim
 from runtime.torch_file import read_torch_file, requested_names
-from tests.fuzz.readers.checkpoints import our_content, torch_bytes
+from tests.fuzz.readers import our_content, torch_bytes
 from training.config import parse_args
 from training.folders import choose_folder
 

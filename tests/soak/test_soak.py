@@ -16,11 +16,9 @@ import torch
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
 from runtime.events import Events
-from tests.soak import kills
-from tests.soak.kills import Campaign
-from tests.soak.outcome import differences, leftovers, outcome
-from tests.soak.victims import ROOT, START, place_of
-from tests.soak.write_errors import NO_SPACE, FailingDisk
+from tests.soak import __main__ as soak
+from tests.soak.__main__ import NO_SPACE, Campaign, FailingDisk
+from tests.soak.victims import KINDS, ROOT, START, differences, leftovers, outcome, place_of
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def test_a_run_that_ends_otherwise_is_found(tmp_path: Path, monkeypatch: pytest.
             return ["last words"]
 
     (tmp_path / "run 0" / "folder").mkdir(parents=True)
-    name = next(iter(kills.KINDS))
+    name = next(iter(KINDS))
     for code, clean, told in (
         (0, {"results.json": 1}, "0 kills, bit-identical"),
         (0, {"results.json": 2}, "FAIL: differs or is left over: results.json"),
@@ -66,7 +64,7 @@ def test_a_run_that_ends_otherwise_is_found(tmp_path: Path, monkeypatch: pytest.
     ):
         campaign = Campaign(tmp_path, tmp_path, Random(0), said.append, _clean={name: clean})
         monkeypatch.setattr(campaign, "_begin", lambda *_, code=code: Ended(code))
-        monkeypatch.setattr(kills, "outcome", lambda folder, by_network: {"results.json": 1})
+        monkeypatch.setattr(soak, "outcome", lambda folder, by_network: {"results.json": 1})
         campaign._one_run(name, [])
         assert told in said[-1]
 

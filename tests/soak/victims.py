@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which can be asked where they are and be killed with all that they forked.
+"""Small runs in processes of their own: asked where they are, killed with all that they forked, compared bit by bit.
 
 A run is asked by a signal, on which it writes down its stack: this interrupts nothing and changes nothing.
 Most runs are forks of this process, which has imported everything; some are fresh interpreters, which takes seconds:
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -17,14 +18,65 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from threadpoolctl import threadpool_limits
 
 import run
+from runtime.log import ARRAYS, EVENTS, METRICS
+from tests.tiny import make_tiny_data, tiny_flags
+from training.saved_state import NAMES
+
+# -- what a run can be made of, in a second or two each ----------------------------------------------------------------
+
+IMAGES = {"train": 24, "dev": 8, "test": 8}
+COMMON = (
+    *("--dropout", "0.4", "--warmup_epoch", "2", "--num_epochs", "2", "--log_step", "2", "--learning_rate", "0.002"),
+    "--resume",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A small run: its flags, the threads that torch has, and whether the networks' records come as they come."""
+
+    flags: tuple[str, ...]
+    threads: int = 1
+    by_network: bool = False
+
+    def argv(self, data: Path, output: Path) -> list[str]:
+        """Return run.py's arguments: start, or go on if there is anything to go on with."""
+        return tiny_flags(data, output, *COMMON, *self.flags)
+
+
+EVERY_STEP, NOW_AND_THEN = ("--save_minutes", "0"), ("--save_minutes", "0.005")
+KINDS = {
+    "MGCS, SGR, saved every step": Kind(
+        (
+            *("--module_name", "SGR", "--noisy_start", "0.5", "--drift_correction", "both"),
+            *("--drift_neighbours", "bank", "--batch_size", "32", *EVERY_STEP),
+        )
+    ),
+    "MGCS, SGR, side by side": Kind(
+        ("--module_name", "SGR", "--noisy_start", "1", "--side_by_side", *NOW_AND_THEN), threads=2, by_network=True
+    ),
+    "BiCro, VSE, a reader": Kind(("--method", "bicro", "--noisy_start", "0.5", "--workers", "1", *NOW_AND_THEN)),
+    "DSDMR, SAF, saved every stage": Kind(
+        ("--method", "dsdmr", "--module_name", "SAF", "--filter_pool", "cumulative", "--min_separation", "0")
+    ),
+}
+
+
+def make_data(root: Path) -> Path:
+    """Make the data of all kinds; return its folder."""
+    return make_tiny_data(root / "data", images=IMAGES)
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK = signal.SIGUSR2
@@ -165,6 +217,58 @@ def _run(stacks: Path, argv: Sequence[str], before: Callable[[], None] | None = 
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # an interpreter that ends in its own way answers no signals, and dies of them
+
+
+# -- what a finished run left ----------------------------------------------------------------------------------------
+
+CHECKPOINTS = ("checkpoint_dev_best.pth.tar", "checkpoint_warmup.pth.tar")
+CLOCKS = ("seconds",)
+"""Fields of results.json that tell the time."""
+WHEREABOUTS = ("output_dir", "resume", "saved_model", "save_minutes")
+"""Settings that say where a run wrote and how it was taken up again."""
+
+
+def outcome(folder: Path, *, by_network: bool = False) -> dict[str, Any]:
+    """Return all that a finished run left, by name, less clocks and places.
+
+    Args:
+        by_network: compare the order of each network's records, and not who comes first: networks side by side hand in
+            their records at every save, so that a clock decides that.
+
+    Raises:
+        OSError, ValueError: a file of the run is missing or broken.
+    """
+    found: dict[str, Any] = {"files": sorted(path.name for path in folder.iterdir())}
+    for name in CHECKPOINTS:
+        if not (folder / name).exists():
+            continue
+        content = torch.load(folder / name, weights_only=True)
+        found[name] = [{key: value.numpy().tobytes() for key, value in n.items()} for n in content.pop("networks")]
+        _forget_places(content["config"])
+        found[f"{name}, beside the networks"] = content
+    for path in (folder / ARRAYS).glob("*"):
+        found[f"{ARRAYS}/{path.name}"] = path.read_bytes()
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    found[METRICS] = sorted(lines, key=lambda line: json.loads(line).get("network", "")) if by_network else lines
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    found["results.json"] = {key: value for key, value in results.items() if key not in CLOCKS}
+    return found
+
+
+def _forget_places(config: dict[str, Any]) -> None:
+    for name in WHEREABOUTS:
+        config["training"].pop(name, None)
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the names of what differs between two outcomes."""
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return what a finished run should have removed: states, half-written files, its lock."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.parent.name != EVENTS]
+    return sorted(name for name in names if name.endswith(".part") or name in (*NAMES, "lock"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 import run
 from runtime.errors import InputError
-from tests.soak.outcome import differences, outcome
+from tests.soak.victims import differences, outcome
 from tests.tiny import tiny_flags
 from tests.training.test_resume import interrupted_at
 from training.config import parse_args

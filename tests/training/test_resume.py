@@ -24,7 +24,7 @@ from runtime import checkpoint
 from runtime.errors import InputError
 from runtime.interruption import Interruption, Stopped
 from runtime.log import EVENTS
-from tests.soak.outcome import outcome
+from tests.soak.victims import outcome
 from tests.tiny import tiny_flags
 from training import pause
 from training.config import parse_args

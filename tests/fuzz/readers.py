@@ -1,0 +1,424 @@
+"""Readers of data sets, checkpoints, states, settings and results of runs, with valid files to be mutated.
+
+Each is made in a folder: it writes what it needs beside its file, and says which files are valid and how one is read,
+down to the last number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from benchmarks import robustness
+from data_utils.bottom_up import BottomUpFile, read_ids
+from data_utils.captions import read_captions
+from data_utils.catalog import DataConfig
+from data_utils.check import check, show
+from data_utils.conversion import Plan
+from data_utils.noise import NoiseReport
+from data_utils.noise_index import disagreements, measure, read_index, read_sidecar, save_index
+from data_utils.precomputed import PrecomputedSplit
+from data_utils.regions import RegionFile
+from data_utils.tokens import cache_folder, read_tokens
+from evaluation import ground_truth
+from models.restored import restore
+from runtime.checkpoint import FORMAT, load_checkpoint
+from runtime.errors import InputError
+from runtime.inspection import description, request_lines
+from runtime.legacy import misfits, to_legacy
+from runtime.lock import FolderLock
+from runtime.log import RunLog
+from runtime.provenance import provenance, provenance_lines
+from runtime.torch_file import requested_names
+from tests.data_utils.bottom_up_files import write_tsv
+from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
+from tests.tools.test_table import evaluation_record, run_record
+from tools.table import FORMATS, TableConfig, build
+from training.config import RunConfig, parse_args
+from training.saved_state import NAMES, SavedState
+from vocab import word_vectors
+from vocab.vocabulary import SPECIAL, Vocabulary
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A reader in a folder: contents of valid files, and what reads the file at a path as the suite would."""
+
+    samples: list[bytes]
+    read: Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of files of the user's.
+
+    Attributes:
+        name: what `--readers` calls it.
+        file: name of the file that is mutated.
+        kind: its format, a key of `mutations.FORMATS`.
+        prepare: writes into a folder what the reader needs beside it.
+        where: what a refusal must name; None is the file.
+        cost: how many inputs of a cheap reader one of this takes.
+    """
+
+    name: str
+    file: str
+    kind: str
+    prepare: Callable[[Path], Prepared]
+    where: str | None = None
+    cost: int = 1
+
+
+# -- data sets: three images of two regions, two captions an image -----------------------------------------------------
+
+WORDS = ("a", "red", "dog", "outside", "two", "cats")
+CAPTIONS = ["a red dog", "two cats outside", "a dog, a cat's dog", "Red. DOG? outside!", "cannot a red", "dog"]
+FEATURES = np.random.RandomState(0).randn(3, 2, 4).astype(np.float32)
+LINES = "\n".join(CAPTIONS) + "\n"
+VOCABULARY = Vocabulary((*SPECIAL, *WORDS))
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """Return an npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def hdf5_bytes(**datasets: np.ndarray | dict[str, object]) -> bytes:
+    """Return an HDF5 file; a dict is arguments of `create_dataset`."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, data in datasets.items():
+            file.create_dataset(name, **(data if isinstance(data, dict) else {"data": data}))
+    return buffer.getvalue()
+
+
+def _use_split(path: Path) -> None:
+    if path.name.endswith("_caps.txt") or path.suffix == ".tsv":
+        read_captions(path.parent, "train")
+    else:
+        opened = RegionFile(path)
+        opened.read(np.arange(min(len(opened), 3)))
+    split = PrecomputedSplit(path.parent, "train", VOCABULARY, token_cache="off")
+    split.regions.check_finite()
+    split.read_images(np.arange(split.num_images)[:5])
+    split.tokens(np.arange(len(split)))
+
+
+def _regions(folder: Path, samples: list[bytes]) -> Prepared:
+    (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
+    return Prepared(samples, _use_split)
+
+
+def _npy(folder: Path) -> Prepared:
+    layouts = [np.asfortranarray(FEATURES), np.repeat(FEATURES, 2, axis=0)]
+    return _regions(folder, [npy_bytes(a) for a in (*(FEATURES.astype(k) for k in ("<f4", "<f2", ">f8")), *layouts)])
+
+
+def _hdf5(folder: Path) -> Prepared:
+    packed = {"data": FEATURES, "chunks": (1, 2, 4), "compression": "gzip", "shuffle": True, "fletcher32": True}
+    codes = hdf5_bytes(features=(FEATURES * 40).astype(np.int8), scales=np.full(4, 0.025, np.float32))
+    return _regions(folder, [hdf5_bytes(features=f) for f in (FEATURES, packed, FEATURES.astype("f2"))] + [codes])
+
+
+def _captions(folder: Path, *, tsv: bool = False) -> Prepared:
+    np.save(folder / "train_ims.npy", FEATURES)
+    lines = [f"{k // 2}\t{caption}" for k, caption in enumerate(CAPTIONS)] if tsv else CAPTIONS
+    return Prepared([("\n".join(lines) + "\n").encode(), ("\ufeff" + "\r\n".join(lines)).encode()], _use_split)
+
+
+def _check(folder: Path) -> Prepared:
+    """A whole data set with a caption file that is broken."""
+    for split in ("train", "dev", "test"):
+        (folder / f"{split}_caps.txt").write_text(LINES, encoding="utf-8")
+        np.save(folder / f"{split}_ims.npy", FEATURES)
+    (folder / "tiny").symlink_to(folder)
+    VOCABULARY.save(folder / "tiny_vocab.json")
+    (folder / "train_ids.txt").write_text("1\n2\n3\n", encoding="utf-8")
+    config = DataConfig(data_name="tiny", data_path=str(folder), vocab_path=str(folder), token_cache="off")
+    return Prepared([LINES.encode()], lambda path: show(check(config), config))
+
+
+def _vocabulary(folder: Path) -> Prepared:
+    VOCABULARY.save(folder / "first.json")
+
+    def read(path: Path) -> None:
+        opened = Vocabulary.load(path)
+        opened.digest()
+        opened.encode_all(CAPTIONS)
+        opened.save(folder / "again.json")
+
+    return Prepared([(folder / "first.json").read_bytes()], read)
+
+
+def _word_vectors(folder: Path) -> Prepared:
+    """GloVe's and word2vec's text."""
+    lines = [f"{word} " + " ".join(f"{k * 0.25:g}" for k in range(4)) for word in (*WORDS, ". .", "<unk>", "zebra")]
+    plain = "\n".join(lines) + "\n"
+    samples = [plain.encode(), f"{len(lines)} 4\n{plain}".encode()]
+    return Prepared(samples, lambda path: word_vectors.load(path, VOCABULARY, 4).report("x"))
+
+
+BY_CAPTION, OWN = np.array([0, 1, 0, 1, 2, 2]), np.array([0, 0, 1, 1, 2, 2])
+"""The image that each caption is given to, and its own."""
+
+
+def _noise_index(folder: Path) -> Prepared:
+    arrays = [BY_CAPTION, BY_CAPTION.astype(np.uint8), np.array([1, 0, 2])]
+    return Prepared([npy_bytes(a) for a in arrays], lambda path: measure(read_index(path, OWN).index, OWN, 0.2))
+
+
+def _sidecar(folder: Path) -> Prepared:
+    """The JSON beside an index."""
+    place, report = folder / "noise.npy", measure(BY_CAPTION, OWN, 0.2)
+    save_index(place, BY_CAPTION, report, 7)
+
+    def read(path: Path) -> None:
+        content = read_sidecar(place)
+        assert content is not None
+        disagreements(place, report, content)
+
+    return Prepared([(folder / "noise.json").read_bytes()], read)
+
+
+def _relevance(folder: Path, texts: list[str]) -> Prepared:
+    """Ground truths of many to many; ids are in a file that is whole."""
+    (folder / "train_ids.txt").write_text("x.jpg\n42\n7\n", encoding="utf-8")
+    (folder / "train_ims.npy").write_bytes(npy_bytes(FEATURES))
+    (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
+    split = PrecomputedSplit(folder, "train", VOCABULARY, token_cache="off")
+    return Prepared([text.encode() for text in texts], lambda path: ground_truth(path, split))
+
+
+RELEVANCE = {
+    "tsv": ["0\t0\n1\t3\n2\t5\n", "image_id\tcaption\n42\t1\n7\t0\n"],
+    "csv": ["image,caption\r\n0,1\r\n2,5\r\n", 'score,Caption,IMAGE\n0.5,"3",1\n'],
+    "json": [
+        *(json.dumps([[0, 1], [2, 5]]), json.dumps([{"image": 1, "caption": 3}, {"image_id": "42", "caption": 1}])),
+        json.dumps({"i2t": {"0": [0, 3]}, "t2i": {"1": [2]}}),
+    ],
+}
+
+
+def _ids(folder: Path) -> Prepared:
+    """The ids of a split's images."""
+    prepared, pairs = _relevance(folder, []), folder / "pairs.tsv"
+    pairs.write_text("image_id\tcaption\n42\t1\n", encoding="utf-8")
+    return Prepared([b"x.jpg\n42\n7\n", b"x.jpg\nx.jpg\n42\n42\n7\n7\n"], lambda path: prepared.read(pairs))
+
+
+def _bottom_up(folder: Path) -> Prepared:
+    sample = write_tsv(folder / "whole.tsv", FEATURES).read_bytes()
+
+    def read(path: Path) -> None:
+        opened = BottomUpFile(path)
+        opened.read(np.arange(len(opened)))
+
+    return Prepared([sample, sample.replace(b"\n", b"\r\n")], read)
+
+
+def _row_order(folder: Path) -> Prepared:
+    """The ids that order a TSV's rows."""
+    place, samples = (
+        write_tsv(folder / "whole.tsv", FEATURES),
+        [b"100\n102\n101\n", b"\xef\xbb\xbf100\r\n100\r\n101\r\n"],
+    )
+    return Prepared(samples, lambda path: BottomUpFile(place, read_ids(path)))
+
+
+def _progress(folder: Path) -> Prepared:
+    """How far a conversion is."""
+    source: Any = SimpleNamespace(shape=(5, 2, 4), path=folder / "in.npy", dtype=np.dtype("f4"), block_rows=1)
+    plan = Plan(source, folder / "out.npy", np.dtype("f4"), {"input": "in.npy", "shape": [5, 2, 4]})
+    plan.part.touch()
+    told = json.dumps({**plan.identity, "rows_done": 3}).encode()
+    return Prepared([told], lambda path: np.arange(plan.rows_done()))
+
+
+def _tokens(folder: Path) -> Prepared:
+    """Cached tokens: one that is damaged is made anew."""
+    captions, cache = folder / "train_caps.txt", str(cache_folder(str(folder)))
+    captions.write_text(LINES, encoding="utf-8")
+    expected = read_tokens(captions, VOCABULARY, cache)
+    (place,) = folder.glob("*.npz")
+
+    def read(path: Path) -> None:
+        shutil.copyfile(path, place)
+        assert len(read_tokens(captions, VOCABULARY, cache)) == len(expected)
+
+    return Prepared([place.read_bytes()], read)
+
+
+# -- checkpoints, states, settings and results of runs -----------------------------------------------------------------
+
+
+def torch_bytes(content: Any, *, old: bool = False) -> bytes:
+    """Return what torch.save writes; `old`: as before torch 1.6."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=not old)
+    return buffer.getvalue()
+
+
+def our_content(module_name: str = "VSE") -> dict[str, Any]:
+    """Return a checkpoint of two small networks."""
+    config: RunConfig = parse_args(["--data_name", "tiny"])
+    told = config.as_dict()
+    told["matcher"] |= {**SIZES, "module_name": module_name}
+    return {
+        "format": FORMAT,
+        "epoch": 3,
+        "config": {**told, "shape": asdict(SHAPE), "noise_report": asdict(NoiseReport("caption", 0.2, 0.19))},
+        "vocabulary_digest": "0" * 64,
+        "networks": [small_matcher(module_name, seed=seed).state_dict() for seed in (0, 1)],
+        "dev": {name: {"rSum": 100.0} for name in ("A", "B", "mean")},
+        "chosen_on": "dev",
+    }
+
+
+def _read_checkpoint(path: Path) -> None:
+    names = requested_names(path)
+    if names is not None:
+        request_lines(names)
+    content = load_checkpoint(path)
+    print(description(content, path))
+    matchers = restore(content, str(path))
+    record = provenance([content], [str(path)])
+    print(provenance_lines(record, [["A", "B", "C"][: len(matchers)]]))
+    json.dumps(record)
+    torch.save(to_legacy(content), io.BytesIO())
+    misfits(content)
+
+
+def _checkpoint(folder: Path) -> Prepared:
+    samples = [torch_bytes(our_content(module)) for module in ("VSE", "SGR")]
+    return Prepared([*samples, torch_bytes(our_content(), old=True)], _read_checkpoint)
+
+
+def _lineage(folder: Path, *, old: bool) -> Prepared:
+    """Checkpoints of NCR, SGRAF and CRCL (with values of numpy), of either layout of torch."""
+    crcl = lineage_content([small_matcher("SAF")], module_name="SAF")
+    contents = [
+        lineage_content([small_matcher(seed=0), small_matcher(seed=1)]),
+        lineage_content([small_matcher("SAF")], module_name="SAF"),
+        {**crcl, "best_rsum": np.float64(400), "move_gt": np.ones(9)},
+    ]
+    return Prepared([torch_bytes(content, old=old) for content in contents], _read_checkpoint)
+
+
+def _run_state(folder: Path) -> Prepared:
+    """What a run saves to go on, its checksum right: tensors, generators, nested plain values."""
+    SavedState(folder).save(
+        {
+            "config": parse_args([]).as_dict(),
+            "data_digest": "0" * 64,
+            "networks": [{"weights": small_matcher("VSE").state_dict(), "dropout": torch.Generator().get_state()}],
+            "position": {"stage": 1, "batches": {"A": 3}},
+            "divisions": {"A": {"signal": torch.zeros(4, dtype=torch.float64)}},
+            "best": {"epoch": 2},
+            "log": {"metrics.jsonl": 3},
+        }
+    )
+    (folder / "outside").write_text("kept", encoding="utf-8")
+
+    def read(path: Path) -> None:
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        content, _ = SavedState(folder).load()
+        try:
+            RunLog(logs, content.get("log")).close()
+        finally:
+            assert (folder / "outside").read_text(encoding="utf-8") == "kept"
+
+    return Prepared([(folder / NAMES[1]).read_bytes()], read)
+
+
+def _results(folder: Path, *, config: bool = False) -> Prepared:
+    """results.json of run.py, evaluation.py and CLIP runs, or the config.json beside one."""
+    told = json.dumps(parse_args([]).as_dict(), indent=2).encode()
+    clip = {"clip_method": "dsdmr", "seed": 0, "epoch": 1, "chosen_on": "dev", "noise": None}
+    records = [run_record(), evaluation_record(), {**clip, "test": run_record()["test"]["A"]}]
+    if config:
+        (folder / "results.json").write_text(json.dumps(run_record()), encoding="utf-8")
+    else:
+        (folder / "config.json").write_bytes(told)
+
+    def read(path: Path) -> None:
+        for form in FORMATS:
+            print(build(TableConfig(format=form, each=True), [folder, folder / "results.json"]))
+
+    return Prepared([told] if config else [json.dumps(record, indent=2).encode() for record in records], read)
+
+
+def _robustness_rows(folder: Path) -> Prepared:
+    rows = Path(robustness.__file__).with_name("robustness_vse.csv").read_bytes().splitlines(keepends=True)[:6]
+
+    def read(path: Path) -> None:
+        found = robustness.read_rows(path)
+        print(robustness.summary(found, list(dict.fromkeys(row["row"] for row in found))))
+
+    return Prepared([b"".join(rows)], read)
+
+
+def _arguments(folder: Path) -> Prepared:
+    """An argument file, `@FILE`."""
+    recipes = Path(robustness.__file__).parents[1] / "recipes"
+
+    def read(path: Path) -> None:
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                parse_args([f"@{path}"])
+        except SystemExit as stop:
+            if stop.code == 2:
+                raise InputError(said.getvalue().removesuffix("\n")) from None
+            assert stop.code == 0  # --help
+
+    return Prepared([(recipes / name).read_bytes() for name in ("emoji_mgcs_0.4.args", "f30k_scan_i2t.args")], read)
+
+
+def _lock(folder: Path) -> Prepared:
+    """The lock of a folder, left behind by a process that is dead."""
+    return Prepared([b"4711\n", b""], lambda path: FolderLock(path.parent).release())
+
+
+SUITE_READERS = [
+    Reader("regions_npy", "train_ims.npy", "npy", _npy),
+    Reader("regions_hdf5", "train_ims.h5", "hdf5", _hdf5),
+    Reader("captions_txt", "train_caps.txt", "text", _captions),
+    Reader("captions_tsv", "train_caps.tsv", "text", partial(_captions, tsv=True)),
+    Reader("check", "dev_caps.txt", "text", _check),
+    Reader("vocabulary", "tiny_vocab.json", "json", _vocabulary),
+    Reader("word_vectors", "vectors.txt", "text", _word_vectors),
+    Reader("noise_index", "noise.npy", "npy", _noise_index),
+    Reader("noise_sidecar", "noise.json", "json", _sidecar),
+    Reader("relevance_tsv", "pairs.tsv", "text", partial(_relevance, texts=RELEVANCE["tsv"])),
+    Reader("relevance_csv", "pairs.csv", "text", partial(_relevance, texts=RELEVANCE["csv"])),
+    Reader("relevance_json", "pairs.json", "json", partial(_relevance, texts=RELEVANCE["json"])),
+    Reader("image_ids", "train_ids.txt", "text", _ids, where=""),
+    Reader("bottom_up", "features.tsv", "text", _bottom_up),
+    Reader("row_order", "ids.txt", "text", _row_order, where="--ids"),
+    Reader("conversion_state", "out.npy.part.json", "json", _progress),
+    Reader("token_cache", "tokens.npz", "zip", _tokens, cost=2),
+    Reader("checkpoint", "net.pth.tar", "zip", _checkpoint, cost=4),
+    Reader("lineage", "ncr.pth.tar", "zip", partial(_lineage, old=False), cost=4),
+    Reader("lineage_old", "ncr.pth.tar", "legacy_torch", partial(_lineage, old=True), cost=4),
+    Reader("run_state", NAMES[1], "state", _run_state, where="", cost=2),
+    Reader("results", "results.json", "json", _results),
+    Reader("run_config", "config.json", "json", partial(_results, config=True)),
+    Reader("robustness_rows", "rows.csv", "text", _robustness_rows, where=""),
+    Reader("argument_file", "run.args", "text", _arguments, where=""),
+    Reader("lock", "lock", "text", _lock),
+]
