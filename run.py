@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config)
     except Stopped as stopped:
         goes_on = config.training.resume or config.training.continued
-        by_make = ", by make run: ARGS=--resume" if "MAKELEVEL" in os.environ else ""
+        by_make = " (by make: make run ARGS=--resume)" if "MAKELEVEL" in os.environ else ""
         advice = "again" if goes_on else f"with --resume{by_make}"
         say_aside(f"interrupted, and saved; to go on, give the same command {advice}")
         sys.exit(stopped.exit_code)

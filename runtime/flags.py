@@ -223,8 +223,8 @@ class OneLineParser(argparse.ArgumentParser):
         unknown, hint = message.removeprefix(_UNKNOWN), ""
         if unknown != message:
             first = unknown.split()[0]
-            if first.startswith("--"):
-                stem = first.partition("=")[0][2:].replace("-", "_")
+            if first.startswith("-"):
+                stem = first.partition("=")[0].lstrip("-").replace("-", "_")
                 hint = did_you_mean(stem, (name[2:] for name in self._option_string_actions), "--")
             elif first.endswith(".args") or Path(first).is_file():
                 hint = f" did you mean @{first}, the flags in that file?"

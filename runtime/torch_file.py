@@ -24,6 +24,7 @@ import torch
 from torch.serialization import safe_globals
 
 from runtime.errors import InputError
+from runtime.file_kinds import HEAD_BYTES, head_of, not_fetched
 from runtime.numpy_values import STAND_INS
 from runtime.plain_values import check_plain
 from runtime.torch_sizes import check_archive, check_old_file
@@ -160,7 +161,9 @@ def read_torch_file(source: Path | bytes, name: str | None = None) -> Any:
     named = name or str(source)
     names = requested_names(source)
     if names is None:
-        raise InputError(f"{named} is not a checkpoint (or only a part of one): it is no file that torch.save wrote")
+        kind = not_fetched(head_of(source) if isinstance(source, Path) else source[:HEAD_BYTES])
+        told = kind or "is not a checkpoint (or only a part of one): it is no file that torch.save wrote"
+        raise InputError(f"{named} {told}")
     refused = [name for name in names if not is_accepted(name)]
     if refused:
         raise InputError(

@@ -204,6 +204,14 @@ def test_the_lineages_command_is_understood() -> None:
     assert parse_args(["--saved_model", "best.pth.tar"]).training.saved_model == "best.pth.tar"
 
 
+def test_a_contradiction_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line is read twice: for the method, and with its defaults."""
+    monkeypatch.setattr("sys.argv", ["run.py", "--seed", "1", "--method", "bicro", "--seed=2"])
+    config = parse_args()
+    assert (config.training.seed, config.method.fit_type) == (2, "bmm")
+    assert capsys.readouterr().err.count("--seed 1 and --seed 2 are both given") == 1
+
+
 def test_the_lineages_defaults() -> None:
     config = parse_args(["--method", "ncr"])
     training, method = config.training, config.method

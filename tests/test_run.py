@@ -267,7 +267,7 @@ def test_the_advice_after_an_interruption(
     monkeypatch.setattr(run, "train", stopped)
     for level, flags, advice in (
         (None, [], "with --resume"),
-        ("1", [], "with --resume, by make run: ARGS=--resume"),
+        ("1", [], "with --resume (by make: make run ARGS=--resume)"),
         ("1", ["--resume"], "again"),
         (None, ["--saved_model", str(tmp_path)], "again"),
     ):

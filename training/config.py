@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -279,13 +280,14 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
         InputError: a value is not allowed.
     """
     parser = build_parser()
-    given = parser.parse_args(argv)
+    given = parser.parse_args(argv)  # without arguments the command line's, of which contradictions are told
     choice = from_namespace(MethodChoice, given)
     kind = known_methods()[choice.method]
     if (kind.own_loss if given.loss == OWN else given.loss) != HINGE:
         parser.set_defaults(**CONTRASTIVE_DEFAULTS)
     parser.set_defaults(**kind.defaults)
-    namespace = parser.parse_args(argv)  # once more: what was not given now has these defaults
+    words = sys.argv[1:] if argv is None else argv
+    namespace = parser.parse_args(words)  # once more: what was not given now has these defaults
     return RunConfig(
         data=from_namespace(DataConfig, namespace),
         noise=from_namespace(NoiseConfig, namespace),

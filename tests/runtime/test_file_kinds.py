@@ -16,7 +16,9 @@ from data_utils.captions import read_captions
 from data_utils.extraction.text_files import read_text
 from data_utils.noise_index import read_index
 from data_utils.regions import RegionFile
+from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
+from tools.filter.files import open_embeddings
 from vocab import word_vectors
 from vocab.vocabulary import Vocabulary
 
@@ -55,6 +57,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "own_vocab.json": Vocabulary.load,
     "glove.txt": lambda path: word_vectors.load(path, Vocabulary(["<pad>", "<start>", "<end>", "<unk>"]), 3),
 }
+UNFETCHED: dict[str, Callable[[Path], object]] = {
+    "best.pth.tar": load_checkpoint,
+    "images.safetensors": lambda path: open_embeddings(str(path)),
+}
+"""Readers of files that may lie in a git-lfs repository or come from the net, too."""
 OWN = {"an HDF5 file": "train_ims.h5", "an npy file": "train_ims.npy"}
 
 
@@ -67,3 +74,11 @@ def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, name: str, 
     elif not (name == "noise.npy" and kind == "an npy file"):
         with pytest.raises(InputError, match=f"{name} is {kind}"):
             READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["a git-lfs pointer, .* git lfs pull", "a web page, .* download it again"])
+@pytest.mark.parametrize("name", UNFETCHED)
+def test_a_file_that_was_not_fetched_is_called_so(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(CONTENTS[kind])
+    with pytest.raises(InputError, match=f"{name} is {kind}"):
+        UNFETCHED[name](tmp_path / name)

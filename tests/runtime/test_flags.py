@@ -138,6 +138,7 @@ def test_the_home_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("argv", "hint"),
     [
         (["--rat", "1"], "; did you mean --rate? ("),
+        (["-rate", "1"], "; did you mean --rate? ("),
         (["--no-thing"], "; did you mean --no_thing? ("),
         (["--quite_another"], "--quite_another (--help"),
         (["recipes/some.args"], "recipes/some.args; did you mean @recipes/some.args, the flags in that file? ("),

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from data_utils.hdf5_file import check_dataset, datasets_in, hdf5_faults, open_hdf5
 from data_utils.npy_file import open_npy
 from runtime.errors import InputError
+from runtime.file_kinds import head_of, not_fetched
 
 HDF5_CACHE_BYTES = 64 * 2**20
 """Compressed HDF5 chunks of up to so many bytes are unpacked once, however few rows one read takes of them."""
@@ -151,7 +152,8 @@ def _open_safetensors(spec: str, ndim: int) -> Stored:
     try:
         file = safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from None
+        told = not_fetched(head_of(path)) or f"is not a safetensors file: {error}"
+        raise InputError(f"{path} {told}") from None
     found = {}
     for key in file.keys():  # noqa: SIM118
         tensor = file.get_slice(key)
