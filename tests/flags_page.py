@@ -27,7 +27,8 @@ Made from what `--help` says: after a flag was added or changed, `python -m test
 
 `python run.py --help` shows the flags that people use, `--help_all` every one. `@FILE` on the command line of any
 command stands for the flags in that file, one or more a line; `#` starts a comment. Flags after the file win. `~` is
-your home in paths and in `@FILE`. If two flags on the command line contradict each other, the later one counts and a line says so.
+your home in paths and in `@FILE`. If two flags on the command line contradict each other, the later one counts and a
+line says so.
 """
 
 
