@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import audit
-import report
 import run
-import search
 from data_utils import check, extract
 from data_utils.extraction import cells, lite0
 from data_utils.extraction.listing import Listing
@@ -24,6 +21,9 @@ from data_utils.extraction.split_files import SplitFiles
 from data_utils.regions import RegionStore
 from runtime.errors import InputError
 from tests.tiny import THEMES, captions_for
+from tools.audit import __main__ as audit
+from tools.report import __main__ as report
+from tools.search import __main__ as search
 from vocab import build
 
 COLOURS = ((200, 30, 30), (30, 40, 200), (20, 150, 60), (120, 90, 60), (240, 240, 240), (90, 90, 90), (30, 180, 180))
