@@ -13,8 +13,6 @@ import pytest
 
 import evaluation
 import run
-from data_utils.convert import ConvertConfig
-from data_utils.extract import ExtractConfig
 from evaluation import EvaluationConfig
 from methods import known_methods
 from methods.mgcs import MGCSConfig
@@ -23,6 +21,8 @@ from runtime.errors import InputError
 from runtime.flags import PATHS, OneLineParser, add_flags
 from tools.audit.__main__ import AuditConfig
 from tools.clip_tuning.config import parse_args as clip_args
+from tools.convert.__main__ import ConvertConfig
+from tools.extract.__main__ import ExtractConfig
 from tools.filter.__main__ import CleanConfig
 from tools.report.__main__ import ReportConfig
 from tools.search.__main__ import SearchConfig

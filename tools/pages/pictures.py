@@ -1,7 +1,7 @@
 """Pictures within a page, as data URIs, and where a data set's pictures are.
 
 A data set has pictures if its folder holds `thumbnails.h5` (data_utils/pictures.py), or `{split}_images.txt`: one
-picture a line, in the order of the features, as data_utils.extract writes it. Their paths are relative to the folder
+picture a line, in the order of the features, as tools.extract writes it. Their paths are relative to the folder
 given by `--pictures`, or else to the data set's folder, or to the one that `{split}_images_folder.txt` names.
 """
 

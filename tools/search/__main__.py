@@ -25,7 +25,6 @@ import torch
 
 from data_utils.captions import read_captions
 from data_utils.catalog import vocabulary_file
-from data_utils.extract import GRID, LITE0
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.stored import open_split, stored_data
 from models.gallery import Split
@@ -38,6 +37,7 @@ from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require, word
 from runtime.progress import Progress
+from tools.extract.__main__ import GRID, LITE0
 from tools.pages.pictures import find_pictures
 from tools.search.engine import captions_for_images, images_for_texts
 from tools.search.index_folder import IndexFolder, identity
@@ -73,7 +73,7 @@ class SearchConfig:
     no_pictures: bool = flag(False, "leave pictures out")
     backbone: str = flag(
         LITE0,
-        "for --image FILE: what the data set's features were extracted with (data_utils.extract)",
+        "for --image FILE: what the data set's features were extracted with (tools.extract)",
         metavar="FILE",
     )
     grid: int = flag(GRID, "for --image FILE: cells a side that the features were extracted with")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils.extract import ExtractConfig, open_backbone
-from data_utils.extraction.cells import Regions
 from data_utils.pictures import picture_files
 from runtime.errors import InputError
+from tools.extract.__main__ import ExtractConfig, open_backbone
+from tools.extract.cells import Regions
 
 
 class OnePicture:
@@ -19,7 +19,7 @@ class OnePicture:
     Args:
         path: its file.
         shape: (R, D) that the networks were trained on.
-        backbone: as data_utils.extract takes it: `lite0`, a folder or an .onnx file.
+        backbone: as tools.extract takes it: `lite0`, a folder or an .onnx file.
         grid: cells a side.
         gpu: where the backbone runs.
 

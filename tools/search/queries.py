@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.extraction.text_files import read_text
 from runtime.errors import InputError
+from tools.extract.text_files import read_text
 from vocab.vocabulary import Vocabulary, tokenize
 
 

@@ -12,18 +12,18 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 
-from data_utils.bottom_up import BottomUpFile, read_ids
 from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig
-from data_utils.check import check, show
-from data_utils.conversion import Plan
 from data_utils.noise_index import disagreements, measure, read_index, read_sidecar, save_index
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
 from data_utils.tokens import cache_folder, read_tokens
 from evaluation import ground_truth
-from tests.data_utils.bottom_up_files import write_tsv
 from tests.fuzz.trial import Prepared, Reader
+from tests.tools.convert.bottom_up_files import write_tsv
+from tools.check.__main__ import check, show
+from tools.convert.bottom_up import BottomUpFile, read_ids
+from tools.convert.conversion import Plan
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary
 
@@ -103,7 +103,7 @@ def prepare_captions(folder: Path, *, tsv: bool) -> Prepared:
 
 
 def prepare_check(folder: Path) -> Prepared:
-    """A whole data set, looked at by `data_utils.check`, with a caption file that is broken."""
+    """A whole data set, looked at by `tools.check`, with a caption file that is broken."""
     data = folder / "tiny"
     for split in ("train", "dev", "test"):
         (folder / f"{split}_caps.txt").write_text("\n".join(CAPTIONS) + "\n", encoding="utf-8")

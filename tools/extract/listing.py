@@ -19,8 +19,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from data_utils.extraction.text_files import read_json, read_rows, read_text
 from runtime.errors import InputError
+from tools.extract.text_files import read_json, read_rows, read_text
 
 PICTURE_COLUMNS = ("image", "picture", "filename", "file_name", "image_name", "file", "path")
 CAPTION_COLUMNS = ("caption", "captions", "comment", "sentence", "text")

@@ -1,7 +1,7 @@
 """Region features of your own pictures, in the suite's layout.
 
-    python -m data_utils.extract --images pictures --captions captions.csv --output data/mine_precomp --split train
-    python -m data_utils.extract --images pictures --captions captions.json --output data/mine_precomp --split dev \\
+    python -m tools.extract --images pictures --captions captions.csv --output data/mine_precomp --split train
+    python -m tools.extract --images pictures --captions captions.json --output data/mine_precomp --split dev \\
         --backbone models/dinov2-base --boxes boxes.json --num_boxes 36
 
 Writes `{split}_ims.h5` (or npy), `{split}_caps.txt`, `{split}_images.txt` (the pictures' names) and
@@ -21,19 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.extraction.backbones import INSTALL, Backbone, BackboneOptions
-from data_utils.extraction.boxes import check_inside, chosen_boxes, read_boxes
-from data_utils.extraction.cells import Image, Regions
-from data_utils.extraction.listing import SPLIT_NAMES, Listing, read_listing
-from data_utils.extraction.lite0 import Lite0
-from data_utils.extraction.model_folder import ModelFolder
-from data_utils.extraction.onnx_file import OnnxFile
-from data_utils.extraction.split_files import SplitFiles
 from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
 from runtime.progress import Progress
+from tools.extract.backbones import INSTALL, Backbone, BackboneOptions
+from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
+from tools.extract.cells import Image, Regions
+from tools.extract.listing import SPLIT_NAMES, Listing, read_listing
+from tools.extract.lite0 import Lite0
+from tools.extract.model_folder import ModelFolder
+from tools.extract.onnx_file import OnnxFile
+from tools.extract.split_files import SplitFiles
 
 LITE0 = "lite0"
 GRID = 6
@@ -188,7 +188,7 @@ def extract(config: ExtractConfig) -> list[str]:
         InputError: anything missing, broken or not fitting together.
     """
     if Image is None:
-        raise InputError(f"data_utils.extract needs Pillow, which is not installed; run: {INSTALL}")
+        raise InputError(f"tools.extract needs Pillow, which is not installed; run: {INSTALL}")
     folder, path = Path(config.images or ""), Path(config.captions or "")
     target = SplitFiles(Path(config.output or ""), config.split, f".{config.format}", np.dtype(config.dtype), folder)
     listing = read_listing(path, config.split, config.captions_per_image)
@@ -216,7 +216,7 @@ def extract(config: ExtractConfig) -> list[str]:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract a split."""
-    parser = OneLineParser(prog="python -m data_utils.extract", description="Region features of your own pictures.")
+    parser = OneLineParser(prog="python -m tools.extract", description="Region features of your own pictures.")
     add_flags(parser, "extraction", ExtractConfig)
     for line in extract(from_namespace(ExtractConfig, parser.parse_args(argv))):
         print(line)

@@ -15,14 +15,15 @@ import h5py
 import numpy as np
 import pytest
 
-from data_utils import conversion, convert
-from data_utils.conversion import narrowed
-from data_utils.region_writers import WRITERS, Hdf5Writer, NpyWriter
 from data_utils.regions import RegionFile
 from runtime.errors import InputError
-from tests.data_utils.bottom_up_files import write_tsv
+from tests.tools.convert.bottom_up_files import write_tsv
+from tools.convert import __main__ as convert
+from tools.convert import conversion
+from tools.convert.conversion import narrowed
+from tools.convert.region_writers import WRITERS, Hdf5Writer, NpyWriter
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FEATURES = np.random.RandomState(0).randn(11, 3, 5).astype(np.float32)
 ROWS = np.arange(11)
 
@@ -172,8 +173,9 @@ def test_a_killed_conversion_goes_on(tmp_path: Path, suffix: str) -> None:
     source, target = write(tmp_path / "in", "npy"), tmp_path / f"out{suffix}"
     code = f"""
 import os, signal
-from data_utils import conversion, convert
-from data_utils.region_writers import WRITERS
+from tools.convert import __main__ as convert
+from tools.convert import conversion
+from tools.convert.region_writers import WRITERS
 conversion.BLOCK_BYTES = {3 * FEATURES[0].nbytes}
 kind, blocks = WRITERS[{suffix!r}], []
 write = kind.write

@@ -1,7 +1,7 @@
 """Convert region features: npy, HDF5 and bottom-up-attention TSV to npy or HDF5.
 
-    python -m data_utils.convert --input train_ims.npy --output train_ims.h5 --dtype float16
-    python -m data_utils.convert --input trainval_36.tsv --output train_ims.h5 --ids train_ids.txt
+    python -m tools.convert --input train_ims.npy --output train_ims.h5 --dtype float16
+    python -m tools.convert --input trainval_36.tsv --output train_ims.h5 --ids train_ids.txt
 
 Files are told by their suffix: .npy, .h5 (dataset `features`, a chunk an image), .tsv. A block of rows is read and
 written at a time. The output is written as OUTPUT.part, with how far it is in OUTPUT.part.json, and gets its name when
@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.bottom_up import BottomUpFile, read_ids
-from data_utils.conversion import Plan, Source, convert
-from data_utils.region_writers import WRITERS
 from data_utils.regions import RegionFile
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
 from runtime.progress import Progress
+from tools.convert.bottom_up import BottomUpFile, read_ids
+from tools.convert.conversion import Plan, Source, convert
+from tools.convert.region_writers import WRITERS
 
 INPUTS = (".npy", ".h5", ".hdf5", ".tsv")
 
@@ -104,9 +104,7 @@ def _index(path: Path, order: list[str] | None) -> BottomUpFile:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a file."""
-    parser = OneLineParser(
-        prog="python -m data_utils.convert", description="Convert region features, a block at a time."
-    )
+    parser = OneLineParser(prog="python -m tools.convert", description="Convert region features, a block at a time.")
     add_flags(parser, "conversion", ConvertConfig)
     config = from_namespace(ConvertConfig, parser.parse_args(argv))
     plan = make_plan(config)

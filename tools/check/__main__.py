@@ -1,6 +1,6 @@
 """Check a data set: what is there, what is missing, what does not fit together, and what to do about it.
 
-    python -m data_utils.check --data_path /data --data_name f30k_precomp --vocab_path /vocab
+    python -m tools.check --data_path /data --data_name f30k_precomp --vocab_path /vocab
 
 Ends with 0 if the data set can be used, with 1 if it cannot, with 2 if the command line is wrong or there is no such
 folder. Features of more than 2 GiB are sampled; --all_rows reads every row.
@@ -16,9 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.catalog import NEEDED, TESTALL, DataConfig, Protocol, locate, protocol, vocabulary_file
-from data_utils.inventory import Findings, Inventory, take_inventory, unknown_share, word_lengths
-from data_utils.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_between
-from data_utils.usability import (
+from runtime.errors import InputError, exit_on_input_error
+from runtime.flags import OneLineParser, add_flags, flag, from_namespace
+from runtime.log import table
+from runtime.progress import Progress
+from tools.check.inventory import Findings, Inventory, take_inventory, unknown_share, word_lengths
+from tools.check.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_between
+from tools.check.usability import (
     judge_captions,
     judge_counts,
     judge_rows,
@@ -26,10 +30,6 @@ from data_utils.usability import (
     judge_vocabulary,
     pairs_to_compare,
 )
-from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, flag, from_namespace
-from runtime.log import table
-from runtime.progress import Progress
 from vocab.vocabulary import Vocabulary
 
 
@@ -212,7 +212,7 @@ def show(report: Report, data: DataConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Check a data set; exit with 1 if it cannot be used."""
-    parser = OneLineParser(prog="python -m data_utils.check", description="Check that a data set can be used.")
+    parser = OneLineParser(prog="python -m tools.check", description="Check that a data set can be used.")
     add_flags(parser, "data", DataConfig)
     add_flags(parser, "check", CheckConfig)
     namespace = parser.parse_args(argv)

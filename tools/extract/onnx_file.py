@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_utils.extraction.backbones import (
+from runtime.errors import InputError
+from tools.extract.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     INSTALL,
@@ -20,7 +21,6 @@ from data_utils.extraction.backbones import (
     as_maps,
     normalised,
 )
-from runtime.errors import InputError
 
 try:
     import onnxruntime

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_utils.extraction.listing import Listing, read_listing
 from runtime.errors import InputError
+from tools.extract.listing import Listing, read_listing
 
 EXPECTED = Listing(["a.jpg", "b.jpg"], [["a dog", 'a "big" dog, red'], ["a cat", "two cats"]])
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_utils.extraction.backbones import INSTALL, BackboneOptions, as_maps, normalised
 from runtime.errors import InputError
+from tools.extract.backbones import INSTALL, BackboneOptions, as_maps, normalised
 
 try:
     from transformers import AutoImageProcessor, AutoModel

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.extraction import cells, lite0, model_folder, onnx_file
-from data_utils.extraction.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneOptions, as_maps, normalised
-from data_utils.extraction.cells import Regions, grid_of, resized
-from data_utils.extraction.lite0 import Lite0
-from data_utils.extraction.model_folder import ModelFolder
-from data_utils.extraction.onnx_file import OnnxFile
 from runtime.errors import InputError
 from tools.emoji_set.features import FeatureMaps
+from tools.extract import cells, lite0, model_folder, onnx_file
+from tools.extract.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneOptions, as_maps, normalised
+from tools.extract.cells import Regions, grid_of, resized
+from tools.extract.lite0 import Lite0
+from tools.extract.model_folder import ModelFolder
+from tools.extract.onnx_file import OnnxFile
 
 CPU = torch.device("cpu")
 FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10

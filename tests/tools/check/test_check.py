@@ -10,11 +10,13 @@ import h5py
 import numpy as np
 import pytest
 
-from data_utils import catalog, check, overlap
+from data_utils import catalog
 from data_utils.catalog import DataConfig, Protocol
-from data_utils.overlap import scan_rows
 from data_utils.regions import RegionFile
 from tests.tiny import make_tiny_data, scatter
+from tools.check import __main__ as check
+from tools.check import overlap
+from tools.check.overlap import scan_rows
 from vocab.vocabulary import Vocabulary
 
 COUNTS = {"train": 40, "dev": 8, "test": 10}

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 import run
-from data_utils import check, extract
-from data_utils.extraction import cells, lite0
-from data_utils.extraction.listing import Listing
-from data_utils.extraction.lite0 import Lite0
-from data_utils.extraction.split_files import SplitFiles
 from data_utils.regions import RegionStore
 from runtime.errors import InputError
 from tests.tiny import THEMES, captions_for
 from tools.audit import __main__ as audit
+from tools.check import __main__ as check
+from tools.extract import __main__ as extract
+from tools.extract import cells, lite0
+from tools.extract.listing import Listing
+from tools.extract.lite0 import Lite0
+from tools.extract.split_files import SplitFiles
 from tools.report import __main__ as report
 from tools.search import __main__ as search
 from vocab import build

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.extraction.listing import PICTURE_COLUMNS, first_of
-from data_utils.extraction.text_files import read_json, read_rows
 from runtime.errors import InputError
+from tools.extract.listing import PICTURE_COLUMNS, first_of
+from tools.extract.text_files import read_json, read_rows
 
 CORNERS = ("x1", "y1", "x2", "y2")
 SLACK = 0.01

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils import bottom_up, convert
-from data_utils.bottom_up import FIELDS, BottomUpFile, read_ids
 from runtime.errors import InputError
-from tests.data_utils.bottom_up_files import tsv_line, write_lines, write_tsv
+from tests.tools.convert.bottom_up_files import tsv_line, write_lines, write_tsv
+from tools.convert import __main__ as convert
+from tools.convert import bottom_up
+from tools.convert.bottom_up import FIELDS, BottomUpFile, read_ids
 
 FEATURES = np.random.RandomState(0).randn(6, 3, 4).astype(np.float32)
 IDS = ["10", "11", "12", "13", "14", "15"]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.conversion import narrowed
-from data_utils.extraction.listing import Listing
-from data_utils.region_writers import WRITERS
 from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from tools.convert.conversion import narrowed
+from tools.convert.region_writers import WRITERS
+from tools.extract.listing import Listing
 
 
 class SplitFiles:

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_utils.bottom_up import BottomUpFile
-from data_utils.region_writers import WRITERS, RegionWriter, Shape
 from runtime.checkpoint import write_atomically, write_json
 from runtime.errors import InputError
 from runtime.json_text import parse_json
+from tools.convert.bottom_up import BottomUpFile
+from tools.convert.region_writers import WRITERS, RegionWriter, Shape
 
 BLOCK_BYTES = 16 * 2**20
 """So much, in float32, is read and written at a time, and lost at most by an interruption."""

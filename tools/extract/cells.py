@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data_utils.extraction.backbones import INSTALL, Backbone
 from runtime.errors import InputError
+from tools.extract.backbones import INSTALL, Backbone
 
 try:
     from PIL import Image

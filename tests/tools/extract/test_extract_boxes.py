@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_utils.extraction.boxes import check_inside, chosen_boxes, read_boxes
 from runtime.errors import InputError
+from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
 
 A, B = [[0, 0, 10, 5], [1.5, 2, 3, 4]], [[1, 1, 2, 2]]
 
