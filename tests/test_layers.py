@@ -40,7 +40,7 @@ BUILDING_NOTHING = {"vocab", "data_utils", "models", "methods", "training"}
 PRINTING = (
     *("run.py", "evaluation.py", "tools/audit/__main__.py", "tools/search/__main__.py", "tools/report/__main__.py"),
     *("vocab/build.py", "tools/filter/__main__.py", "tools/filter/pooled.py"),
-    *("tools/check/__main__.py", "tools/convert/__main__.py", "tools/extract/__main__.py", "data_utils/noise.py"),
+    *("tools/check/__main__.py", "tools/convert/__main__.py", "tools/extract/__main__.py", "tools/noise.py"),
     *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
