@@ -1,8 +1,7 @@
-"""The command line is frozen: names and defaults of every flag."""
+"""The command line: every flag of every command stands in docs/flags.md, and what flags mean together."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -11,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import evaluation
 import run
 from evaluation import EvaluationConfig
 from methods import known_methods
 from methods.mgcs import MGCSConfig
-from models.precision import ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import PATHS, OneLineParser, add_flags
+from tests.flags_page import PAGE, page
 from tools.audit.__main__ import AuditConfig
 from tools.clip_tuning.config import parse_args as clip_args
 from tools.convert.__main__ import ConvertConfig
@@ -31,127 +29,6 @@ from training.stages import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 
-RUN_FLAGS = {
-    # data
-    "data_name": "emoji_precomp",
-    "data_path": None,
-    "vocab_path": None,
-    "token_cache": None,
-    # noise
-    "noise_ratio": 0.0,
-    "noise_protocol": "caption",
-    "noise_seed": 123,
-    "noise_file": None,
-    # network
-    "module_name": "SGR",
-    "img_dim": None,
-    "word_dim": 300,
-    "embed_size": 1024,
-    "sim_dim": 256,
-    "num_layers": 1,
-    "sgr_step": 3,
-    "dropout": 0.4,
-    "bi_gru": True,
-    "no_imgnorm": False,
-    "no_txtnorm": False,
-    "word_vectors": None,
-    "scan_lse": None,
-    "scan_pooling": "lse",
-    "scan_softmax": None,
-    # training
-    "warmup_type": "warmup",
-    "warmup_rate": 0.3,
-    "warmup_epoch": 10,
-    "num_epochs": 40,
-    "batch_size": 128,
-    "learning_rate": 2e-4,
-    "lr_update": 30,
-    "lr_rule": "ncr",
-    "grad_clip": 2.0,
-    "negatives": "hardest",
-    "anneal_epochs": 10,
-    "negative_shortlist": 0,
-    "length_window": 1,
-    "precision": "fp32",
-    "compile": False,
-    "noisy_start": 0.5,
-    "side_by_side": False,
-    "no_co_training": False,
-    "remove_noise": False,
-    "validate_every": 1,
-    "saved_model": None,
-    "warmup_model_path": None,
-    "save_minutes": 10.0,
-    "resume": False,
-    "on_nan": "stop",
-    "seed": 0,
-    "deterministic": False,
-    "accumulate": 1,
-    "gpu": "0",
-    "workers": 0,
-    "log_step": 50,
-    "id": None,
-    "output_dir": "output",
-    # method
-    "method": "mgcs",
-    "loss": "method",
-    "temperature": 0.07,
-    "bound": None,
-    "signal": "method",
-    "refine": "method",
-    "mask_matches": False,
-    "neighbours": 10,
-    "neighbour_votes": 2,
-    "neighbour_space": "network",
-    "signal_memory": 0.3,
-    "margin": 0.2,
-    "soft_margin": "exponential",
-    "mask_same_image": True,
-    "fit_type": "gmm",
-    "p_threshold": 0.5,
-    "noise_train": "train",
-    "noise_tem": 0.5,
-    "drift_correction": "both",
-    "drift_warmup": False,
-    "drift_neighbours": "batch",
-    "drift_num_neighbours": 5,
-    "drift_own": False,
-    "drift_gradient": True,
-    "drift_negatives": "mean",
-    "drift_margin": 0.04,
-    "drift_beta": 0.2,
-    "drift_delta": 0.5,
-    "drift_balance": None,
-    "mode_starts": 5,
-    "min_separation": 1.82,
-    "mode_prior": "equal",
-    "margin_policy": "separation",
-    "image_margin": 0.3,
-    "text_margin": 0.2,
-    "margin_kappa": 1.0,
-    "margin_lambda": 1.0,
-    "margin_min": 0.05,
-    "margin_max": 0.6,
-    "refit_every": 1,
-    "filter_pool": "full",
-    "no_filter": False,
-}
-EVALUATION_FLAGS = {
-    "mode_path": None,
-    "mode_path1": None,
-    "data_name": None,
-    "data_path": None,
-    "vocab_path": None,
-    "split": "test",
-    "output": None,
-    "save_sims": None,
-    "gpu": "0",
-    "precision": "fp32",
-    "compile": False,
-    "shortlist": 0,
-    "shortlist_check": 1_000_000,
-    "relevance": None,
-}
 LINEAGE = """--gpu 0 --workers 2 --data_name some_precomp --noise_ratio 0.2 --data_path /data --vocab_path /vocab
     --seed 1 --warmup_epoch 10 --warmup_type warmup_sele --id one --warmup_rate 0.5 --p_threshold 0.5 --noise_train
     noise_soft --noise_tem 0.5 --fit_type bmm --num_epochs 40 --batch_size 128 --soft_margin exponential --grad_clip 2.0
@@ -164,22 +41,11 @@ MGCS_COMMAND = """--gpu 0 --workers 4 --data_name f30k_precomp --noise_ratio 0.2
     --fit_type bmm --num_epochs 400 --batch_size 96 --soft_margin exponential --grad_clip 2.0 --learning_rate 0.0002"""
 
 
-def defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
-    """Return every flag's default by its name."""
-    flags = [a for a in parser._actions if a.dest not in ("help", "help_all")]
-    assert all(a.option_strings[0] == f"--{a.dest}" for a in flags)
-    return {a.dest: a.default for a in flags}
-
-
-def test_the_flags_of_run_are_frozen() -> None:
-    assert defaults(build_parser()) == RUN_FLAGS
-
-
-def test_the_flags_of_evaluation_are_frozen() -> None:
-    parser = OneLineParser()
-    add_flags(parser, "evaluation", EvaluationConfig)
-    add_flags(parser, "scoring", ScoringConfig)
-    assert defaults(parser) == EVALUATION_FLAGS
+def test_the_flags_are_those_of_their_page() -> None:
+    """No flag of any command comes, goes or changes its default unseen."""
+    assert page() == PAGE.read_text(encoding="utf-8"), (
+        "the flags are not those of docs/flags.md: run python -m tests.flags_page, and look at the difference"
+    )
 
 
 def test_a_shared_flag_is_added_once() -> None:
@@ -244,12 +110,12 @@ def test_a_methods_own_defaults(name: str, tmp_path: Path) -> None:
     found = {flag: value for section in sections for flag, value in vars(section).items()}
     file = tmp_path / "given.args"
     for flag, value in kind.defaults.items():
-        assert found[flag] == value != RUN_FLAGS[flag], flag
-        assert flag in parser.declared and parser.get_default(flag) == RUN_FLAGS[flag]
-        file.write_text(f"--method {name} --{flag} {RUN_FLAGS[flag]}", encoding="utf-8")
-        for argv in ([f"--{flag}", str(RUN_FLAGS[flag]), "--method", name], [f"@{file}"]):
+        usual = parser.get_default(flag)
+        assert flag in parser.declared and found[flag] == value != usual, flag
+        file.write_text(f"--method {name} --{flag} {usual}", encoding="utf-8")
+        for argv in ([f"--{flag}", str(usual), "--method", name], [f"@{file}"]):
             given = parse_args(argv).as_dict()
-            assert RUN_FLAGS[flag] in (given["training"].get(flag), given["method"].get(flag)), argv
+            assert usual in (given["training"].get(flag), given["method"].get(flag)), argv
 
 
 def test_wrong_defaults_of_a_method_are_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +180,7 @@ def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     methods = known_methods()
     assert {"baseline", "ncr", "bicro", "mgcs"} <= set(methods)
     assert f"[{' | '.join(methods)}]" in " ".join(text.split())
-    assert all(f"--{name}" in text for name in RUN_FLAGS)
+    assert all(f"--{name}" in text for name in build_parser().declared)
     plain = " ".join(text.split())
     assert "(default: ncr; mgcs: mgcs)" in plain and "(default: hardest; contrastive losses: mean)" in plain
 
@@ -323,7 +189,7 @@ def test_help_is_short() -> None:
     parser = build_parser()
     short = parser.format_help()
     assert set(re.findall(r"^  --(\w+)", short, re.MULTILINE)) == {*COMMON, "help_all"} and len(COMMON) < 25
-    assert len(short.splitlines()) < 90 and set(COMMON) <= set(RUN_FLAGS)
+    assert len(short.splitlines()) < 90 and set(COMMON) <= set(parser.declared)
     assert parser.format_help() == short and parser.parse_args([]).margin == 0.2, "nothing is changed by it"
 
 
@@ -346,14 +212,6 @@ def test_help_does_without_torch_and_a_start_says_so_before_it(
     assert found.returncode == 2 and word < loading
     loaded = {line.rpartition("|")[2].strip() for line in found.stdout.splitlines()}
     assert not loaded & {"sklearn", "scipy.stats", "scipy.special", "nltk", "faiss", "tensorboard", "matplotlib"}
-
-
-def test_help_of_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        evaluation.main(["--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"--{name}" in text for name in EVALUATION_FLAGS)
 
 
 @pytest.mark.parametrize(
@@ -392,9 +250,3 @@ def test_paths_are_told_from_other_texts() -> None:
         assert named == set(PATH_FLAGS) & {n for n, field in parser.declared.items() if "str" in str(field.type)}
         found |= named
     assert found == set(PATH_FLAGS)
-
-
-def test_the_readme_names_every_flag() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    missing = [name for name in {**RUN_FLAGS, **EVALUATION_FLAGS} if f"`--{name}`" not in readme]
-    assert not missing
