@@ -34,10 +34,10 @@ line says so.
 
 def entry_points() -> Iterator[str]:
     """Yield the modules that are commands of the suite."""
-    for path in sorted(ROOT.rglob("*.py")):
-        name = path.relative_to(ROOT).with_suffix("")
-        if name.parts[0] not in (".venv", "tests") and '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
-            yield ".".join(name.parts)
+    rooms = [file.parent for file in ROOT.glob("*/__init__.py") if file.parent.name != "tests"]
+    for path in sorted([*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def parser_of(module: str) -> OneLineParser:
@@ -69,7 +69,7 @@ def rows(parser: OneLineParser) -> Iterator[str]:
 
 def page() -> str:
     """Return the text of docs/flags.md."""
-    parsers = sorted(map(parser_of, entry_points()), key=lambda p: ("run.py" not in p.prog, p.prog))
+    parsers = sorted(map(parser_of, entry_points()), key=lambda p: ("-m" in p.prog, "run.py" not in p.prog, p.prog))
     sections = [
         "\n".join([f"## `{parser.prog}`", "", parser.description or "", *rows(parser)]) + "\n" for parser in parsers
     ]
