@@ -421,8 +421,8 @@ class Trainer:
             )
         if content["data_digest"] != self.data.digest():
             raise InputError(
-                f"--resume: images and captions are paired otherwise than when {self.folder} was started: the image "
-                "ids of a split, or the noise, have changed; give the data of then, or start a new run"
+                f"--resume: images and captions are paired otherwise than when {self.folder} was started: the noise or "
+                "the image ids of a split have changed; give the data of then, or start a new run"
             )
         try:
             self._restore(content)

@@ -138,6 +138,7 @@ def test_an_images_own_caption_is_marked() -> None:
         (["xyzzy plugh"], "holds no word that the networks have learnt: xyzzy, plugh"),
         (["a dog", "--top_k", "0"], "--top_k 0 is out of range"),
         (["a dog", "--split", "nosuch"], "split 'nosuch' has no features"),
+        (["a dog", "--split", "tset"], "split 'tset' has no features: did you mean test?"),
         (["--image", "8"], "--image 8 is not in the gallery: test has images 0 to 7"),
         (["--image", "nowhere.png"], "neither a number of the gallery nor a picture file"),
         (["--queries", "nowhere.txt"], "--queries nowhere.txt is no file"),
