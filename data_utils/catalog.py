@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import InputError
-from runtime.flags import flag
+from runtime.flags import did_you_mean, flag
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EMBEDDED = "emoji_precomp"
@@ -114,9 +114,11 @@ def locate(config: DataConfig) -> Path:
             f"no data set {config.data_name!r} in {named}, which is itself a data set's folder; give "
             f"--data_path {named.parent} --data_name {named.name}"
         )
+    names = [there.parent.name for place in places for there in place.parent.glob("*/train_caps.*")]
+    meant = did_you_mean(config.data_name, names)
     looked = " and ".join(dict.fromkeys(str(place.resolve()) for place in places))
     raise InputError(
-        f"no data set {config.data_name!r}: looked for the folder {looked}; set --data_path to the folder that "
+        f"no data set {config.data_name!r}:{meant} looked for the folder {looked}; set --data_path to the folder that "
         f"holds it (--data_name {EMBEDDED} comes with the suite and needs none)"
     )
 

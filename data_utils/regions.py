@@ -19,6 +19,7 @@ import numpy as np
 from data_utils.hdf5_file import dataset_of, hdf5_faults, open_hdf5
 from data_utils.npy_file import open_npy
 from runtime.errors import InputError
+from runtime.flags import did_you_mean
 
 IN_MEMORY_BYTES = 512 * 2**20
 """An HDF5 split whose float32 form is no larger is decoded once and kept: decompressing every batch anew costs more."""
@@ -100,7 +101,10 @@ def regions_file(folder: Path, split: str) -> Path:
     """
     npy, hdf5 = folder / f"{split}_ims.npy", folder / f"{split}_ims.h5"
     if not npy.is_file() and not hdf5.is_file():
-        raise InputError(f"split {split!r} has no features: neither {npy} nor {hdf5.name} is there")
+        there = (path.name.removesuffix(f"_ims{path.suffix}") for path in folder.glob("*_ims.*"))
+        raise InputError(
+            f"split {split!r} has no features:{did_you_mean(split, there)} neither {npy} nor {hdf5.name} is there"
+        )
     return npy if npy.is_file() else hdf5
 
 

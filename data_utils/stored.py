@@ -148,7 +148,7 @@ def give_noise(
     if told["noise_file"] is not None and not Path(told["noise_file"]).is_file():
         source = "--noise_file" if noise_file else f"{path} was trained with the noise index"
         raise InputError(
-            f"{source} {told['noise_file']}, which is not there; copy it there (audit.py takes another --noise_file)"
+            f"{source} {told['noise_file']}, which is not there; copy it there (tools.audit takes another --noise_file)"
         )
     split = stored.split
     index, report = inject(NoiseConfig(**told), split.image_of_caption, has_real_noise=has_real_noise)

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.errors import InputError
 
 REPORT = "requirements-report.txt"
-"""What report.py, audit.py and search.py need beside requirements.txt."""
+"""What tools.report, tools.audit and tools.search need beside requirements.txt."""
 CLIP = "requirements-clip.txt"
 """What tools/clip_tuning and pictures need."""
 

@@ -174,7 +174,7 @@ class OneLineParser(argparse.ArgumentParser):
         """Return the words of an argument file."""
         if len(within) == DEEPEST_FILE:
             self.error(f"argument files name each other without end, or too deep: {' -> '.join((*within, name))}")
-        if not name or not Path(name).is_file():
+        if not os.path.isfile(name):
             self.error(f"no argument file at {name!r}, which @{name} names")
         try:
             lines = Path(name).read_bytes().decode("utf-8-sig").splitlines()
@@ -222,11 +222,11 @@ class OneLineParser(argparse.ArgumentParser):
         """Print the fault in one line, with what was perhaps meant, and exit with code 2."""
         unknown, hint = message.removeprefix(_UNKNOWN), ""
         if unknown != message:
-            first = unknown.split()[0]
+            first = (unknown.split() or [""])[0]
             if first.startswith("-"):
                 stem = first.partition("=")[0].lstrip("-").replace("-", "_")
                 hint = did_you_mean(stem, (name[2:] for name in self._option_string_actions), "--")
-            elif first.endswith(".args") or Path(first).is_file():
+            elif first.endswith(".args") or os.path.isfile(first):
                 hint = f" did you mean @{first}, the flags in that file?"
         message += hint and f";{hint}"
         self.exit(2, f"error: {one_line(message)} ({'--help_all' if self.common else '--help'} lists every flag)\n")

@@ -11,6 +11,9 @@ from tqdm import tqdm
 SOONEST, LATEST = 10.0, 60.0
 """Seconds between two lines: not sooner, and not much later."""
 
+NARROW = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+"""A bar that has room for what is left within 80 columns; tqdm's own tells counts and pairs a second before it."""
+
 
 def say(text: str) -> None:
     """Print a line (or a table) for the person who waits; bars stay below it."""
@@ -65,7 +68,15 @@ class Progress:
         self._calls, self._done, self._before = 0, 0, 0
         self._started = self._spoken = time.monotonic()
         self._is_bar = is_shown and is_terminal
-        self._bar = tqdm(total=total, desc=title, unit=f" {unit}", leave=False, disable=not self._is_bar, position=line)
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit=f" {unit}",
+            leave=False,
+            disable=not self._is_bar,
+            position=line,
+            bar_format=None if left is None else NARROW,
+        )
 
     def skip(self, count: int) -> None:
         """Count `count` things that were done earlier."""
@@ -78,8 +89,9 @@ class Progress:
         self._done += count
         self._calls += 1
         if self._is_bar:
-            shown = {} if loss is None else {"loss": f"{loss:.3f}"}
-            self._bar.set_postfix(shown | ({} if self._left is None else {"then": self._left()}), refresh=False)
+            shown = [] if loss is None else [f"loss {loss:.3f}"]
+            shown += [] if self._left is None else [f"{self._left()} left"]
+            self._bar.set_postfix_str("; ".join(shown), refresh=False)
             self._bar.update(count)
         elif self._speaks:
             waited = time.monotonic() - self._spoken

@@ -559,7 +559,7 @@ def test_building_a_vocabulary(fails: Fails, root: Path, folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run.py", "--data_name", "missing_precomp"], "no data set 'missing_precomp'"),
+        (["run.py", "--data_name", "emoji_precmp"], "no data set 'emoji_precmp': did you mean emoji_precomp?"),
         (["run.py", "--no_such_flag"], "--no_such_flag"),
         (["evaluation.py", "--gpu", "cpu", "--mode_path", "text.pth.tar"], "text.pth.tar is not a checkpoint"),
     ],

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 import run
-from audit import AuditConfig
-from data_utils.convert import ConvertConfig
-from data_utils.extract import ExtractConfig
 from evaluation import EvaluationConfig
 from methods import known_methods
 from methods.mgcs import MGCSConfig
-from report import ReportConfig
 from runtime.errors import InputError
 from runtime.flags import PATHS, OneLineParser, add_flags
-from search import SearchConfig
 from tests.flags_page import PAGE, page
+from tools.audit.__main__ import AuditConfig
 from tools.clip_tuning.config import parse_args as clip_args
+from tools.convert.__main__ import ConvertConfig
+from tools.extract.__main__ import ExtractConfig
 from tools.filter.__main__ import CleanConfig
+from tools.report.__main__ import ReportConfig
+from tools.search.__main__ import SearchConfig
 from training.config import COMMON, build_parser, parse_args
 from training.stages import learning_rate
 

@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (
-    *("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "pages"),
-    *("auditing", "searching", "reporting", "benchmarks"),
-)
-ENTRIES = ("evaluation", "run", "audit", "search", "report")
+FOLDERS = ("runtime", "vocab", "data_utils", "models", "methods", "training", "tools", "benchmarks")
+ENTRIES = ("evaluation", "run")
 PACKAGES = (*(folder for folder in FOLDERS if folder != "benchmarks"), *ENTRIES)
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path
@@ -22,7 +19,6 @@ SOURCES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 
-BELOW = {"runtime", "vocab", "data_utils", "models"}
 MAY_IMPORT = {
     "runtime": {"runtime"},
     "vocab": {"runtime", "vocab"},
@@ -33,26 +29,18 @@ MAY_IMPORT = {
     "training": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "run": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training"},
     "tools": {"runtime", "vocab", "data_utils", "models", "evaluation", "methods", "training", "tools"},
-    "pages": {"runtime", "data_utils", "pages"},
-    "auditing": {*BELOW, "methods", "training", "tools", "pages", "auditing"},
-    "audit": {*BELOW, "tools", "pages", "auditing"},
-    "searching": {*BELOW, "tools", "pages", "searching"},
-    "search": {*BELOW, "pages", "searching"},
-    "reporting": {*BELOW, "evaluation", "methods", "training", "pages", "reporting"},
-    "report": {*BELOW, "training", "pages", "reporting"},
     "benchmarks": {*PACKAGES, "benchmarks", "tests"},
 }
 ALSO = {
     "vocab/build.py": {"data_utils"},  # an entry point of its own: it reads captions
     "models/matcher.py": {"data_utils.batch"},  # the dataclass that a matcher embeds
-    "reporting/results.py": {"tools.result_rows", "tools.table"},  # the same table
 }
 CATALOGUE = "data_utils/catalog.py"
 BUILDING_NOTHING = {"vocab", "data_utils", "models", "methods", "training"}
 PRINTING = (
-    *("run.py", "evaluation.py", "audit.py", "search.py", "report.py"),
+    *("run.py", "evaluation.py", "tools/audit/__main__.py", "tools/search/__main__.py", "tools/report/__main__.py"),
     *("vocab/build.py", "tools/filter/__main__.py", "tools/filter/pooled.py"),
-    *("data_utils/check.py", "data_utils/convert.py", "data_utils/extract.py", "data_utils/noise.py"),
+    *("tools/check/__main__.py", "tools/convert/__main__.py", "tools/extract/__main__.py", "tools/noise.py"),
     *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (

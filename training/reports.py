@@ -91,7 +91,7 @@ def division_name(step: int, name: str) -> str:
 def record_division(log: RunLog, step: int, name: str, division: Division, is_matched: np.ndarray | None) -> None:
     """Say and record how good a division is, with histograms of its signal split by the truth (N,), if it is known.
 
-    The division itself goes to `divisions/epoch_{step}_{name}.npz` for report.py; a resumed run writes the same again.
+    The division itself goes to `divisions/epoch_{step}_{name}.npz` for tools.report; a resumed run writes it again.
     """
     log.arrays(division_name(step, name), as_arrays(division, is_matched))
     metrics = division_metrics(division, is_matched)

@@ -420,7 +420,10 @@ class Trainer:
                 f"--resume: {self.folder} was started with other settings: {differing}; give the same flags"
             )
         if content["data_digest"] != self.data.digest():
-            raise InputError(f"--resume: the training pairs are not those that {self.folder} was started with")
+            raise InputError(
+                f"--resume: images and captions are paired otherwise than when {self.folder} was started: the noise or "
+                "the image ids of a split have changed; give the data of then, or start a new run"
+            )
         try:
             self._restore(content)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -9,11 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import audit
 import evaluation
-import report
-import search
-from data_utils import check
 from data_utils.batch import Batch
 from data_utils.captions import parse_captions
 from data_utils.catalog import DataConfig, vocabulary_file
@@ -27,6 +23,10 @@ from runtime.errors import InputError
 from tests import reference
 from tests.test_run import train
 from tests.tiny import make_tiny_data, scatter
+from tools.audit import __main__ as audit
+from tools.check import __main__ as check
+from tools.report import __main__ as report
+from tools.search import __main__ as search
 from training.data import RunData, open_data
 from vocab.vocabulary import Vocabulary
 

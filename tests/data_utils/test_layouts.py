@@ -14,8 +14,10 @@ import pytest
 
 import evaluation
 import run
-from data_utils import catalog, check, convert
+from data_utils import catalog
 from tests.tiny import make_tiny_data, tiny_flags
+from tools.check import __main__ as check
+from tools.convert import __main__ as convert
 from vocab import build
 
 DEV_IMAGES, FOLD_IMAGES = 6, 4

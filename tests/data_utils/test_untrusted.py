@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from data_utils.bottom_up import BottomUpFile
 from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig
-from data_utils.extraction.boxes import read_boxes
-from data_utils.extraction.listing import read_listing
 from data_utils.noise_index import read_index
 from data_utils.npy_file import open_npy
 from data_utils.pictures import Image, picture_bytes, picture_files, thumbnails
 from data_utils.regions import RegionFile
 from data_utils.tokens import read_tokens
 from runtime.errors import InputError
+from tools.convert.bottom_up import BottomUpFile
+from tools.extract.boxes import read_boxes
+from tools.extract.listing import read_listing
 from tools.filter.files import open_embeddings, read_similarities
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary

@@ -22,11 +22,8 @@ import numpy as np
 import torch
 
 from benchmarks import robustness
-from data_utils.bottom_up import BottomUpFile, read_ids
 from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig
-from data_utils.check import check, show
-from data_utils.conversion import Plan
 from data_utils.noise import NoiseReport
 from data_utils.noise_index import disagreements, measure, read_index, read_sidecar, save_index
 from data_utils.precomputed import PrecomputedSplit
@@ -42,9 +39,12 @@ from runtime.lock import FolderLock
 from runtime.log import RunLog
 from runtime.provenance import provenance, provenance_lines
 from runtime.torch_file import requested_names
-from tests.data_utils.bottom_up_files import write_tsv
 from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
+from tests.tools.convert.bottom_up_files import write_tsv
 from tests.tools.test_table import evaluation_record, run_record
+from tools.check.__main__ import check, show
+from tools.convert.bottom_up import BottomUpFile, read_ids
+from tools.convert.conversion import Plan
 from tools.table import FORMATS, TableConfig, build
 from training.config import RunConfig, parse_args
 from training.saved_state import NAMES, SavedState

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from data_utils.extraction.boxes import check_inside, chosen_boxes, read_boxes
-from data_utils.extraction.listing import read_listing
 from data_utils.noise import NoiseConfig
 from data_utils.pictures import Image, picture_files, thumbnails
 from runtime.checkpoint import save_checkpoint
@@ -23,6 +21,8 @@ from tools.clip_tuning.config import ClipRunConfig, parse_args, resumed
 from tools.clip_tuning.pairs import inject_noise, read_pairs
 from tools.clip_tuning.processing import SETTINGS, CLIPModel, Preprocessing
 from tools.clip_tuning.setup import STATE, RunState, load_state
+from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
+from tools.extract.listing import read_listing
 from tools.filter.__main__ import CleanConfig, pair_similarities
 from tools.filter.files import Stored, open_embeddings, read_truth
 from tools.filter.filtering import EmbeddingPairs

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.bottom_up import BottomUpFile
 from data_utils.captions import read_captions
-from data_utils.extraction.text_files import read_text
 from data_utils.noise_index import read_index
 from data_utils.regions import RegionFile
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
+from tools.convert.bottom_up import BottomUpFile
+from tools.extract.text_files import read_text
 from tools.filter.files import open_embeddings
 from vocab import word_vectors
 from vocab.vocabulary import Vocabulary

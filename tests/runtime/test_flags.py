@@ -105,7 +105,8 @@ def test_comments_in_argument_files() -> None:
 
 
 def test_faults_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["--rate", "x"], ["--unknown"], ["--rat", "1"], ["@missing.args"]):
+    long = "9" * 400
+    for argv in (["--rate", "x"], ["--unknown"], ["--rat", "1"], ["@missing.args"], [""], [long], [f"@{long}"]):
         with pytest.raises(SystemExit) as stop:
             parser_of(One).parse_args(argv)
         error = capsys.readouterr().err

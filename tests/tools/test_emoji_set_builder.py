@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_utils.check import main as check_main
+from tools.check.__main__ import main as check_main
 from tools.emoji_set import __main__ as builder
 from tools.emoji_set import features, pictures
 from tools.emoji_set.pictures import Picture, grey_thumbnails
@@ -130,7 +130,7 @@ def test_builds_a_set_that_can_be_used(work: Path, tmp_path: Path, capsys: pytes
 
 
 def test_goes_on_where_it_was_broken_off(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_utils.conversion.BLOCK_BYTES", 16 * 36 * 1280 * 4)
+    monkeypatch.setattr("tools.convert.conversion.BLOCK_BYTES", 16 * 36 * 1280 * 4)
     real = Network.maps
 
     def breaks(self: Network, pixels: np.ndarray) -> np.ndarray:

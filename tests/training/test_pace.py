@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -15,6 +16,22 @@ from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
 from training import pace
 from training.pace import CLEAN, DIVISION, NOISY, RANKING, WARM_UP, Spent
+
+
+@pytest.mark.parametrize(
+    "left", ["53 s of the epoch, 11 min of the run", "1 h 53 min of the epoch, 2 days 8 h of the run"]
+)
+def test_a_bar_of_80_columns_has_room_for_what_is_left(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    bar = Progress("epoch 12 A", 145_000, left=lambda: left)
+    bar._bar.ncols, bar._bar.mininterval = 80, 0.0
+    bar.advance(14_500, 0.5523)
+    shown = terminal.getvalue().split("\r")[-1]
+    assert len(shown) <= 80 and shown.startswith("epoch 12 A:  10%|")
+    assert f", loss 0.552; {left.removesuffix(' of the run')}" in shown
+    bar.close()
 
 
 def test_durations_are_words() -> None:

@@ -248,7 +248,7 @@ def test_what_cannot_be_resumed(tiny_root: Path, tmp_path: Path, monkeypatch: py
         trainer.train()
     with pytest.raises(InputError, match="other settings: margin 0.2 -> 0.3"):
         start(tiny_root, tmp_path, "--margin", "0.3", "--resume")
-    with pytest.raises(InputError, match="not those"):
+    with pytest.raises(InputError, match="paired otherwise"):
         index = trainer.data.train.image_of_pair.copy()
         index[[0, 20]] = index[[20, 0]]
         trainer.data.train.set_images(index)

@@ -1,6 +1,6 @@
 """Pictures and their captions: read, mismatched, made ready for a model, changed at random.
 
-Pairs come from a file of any of the shapes of `python -m data_utils.extract` (data_utils/extraction/listing.py), with
+Pairs come from a file of any of the shapes of `python -m tools.extract` (tools/extract/listing.py), with
 images numbered in the order of their first pair and captions sorted by image, or from a data folder with
 `thumbnails.h5` and `{split}_caps.txt` or `.tsv`, as for run.py, so that index files of `--noise_file` mean what they
 mean there. Legend: I images, C captions, B pictures of a batch, S side of a prepared picture.
@@ -21,12 +21,12 @@ from torch import Tensor
 from data_utils.captions import read_caption_file
 from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
 from data_utils.counts import number_images
-from data_utils.extraction.listing import captions_by_picture
 from data_utils.loaders import one_ahead
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.pictures import THUMBNAILS, Pictures, picture_files, thumbnails
 from runtime.errors import InputError
 from runtime.flags import flag
+from tools.extract.listing import captions_by_picture
 
 SPLITS = ("train", "dev", "test")
 ZOOM, TURN, SHIFT = 0.25, 0.25, 0.15

@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from data_utils.extraction.lite0 import CHANNELS
 from runtime.errors import InputError, exit_on_input_error
 from runtime.extras import require as require_package
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
@@ -24,6 +23,7 @@ from tools.emoji_set import features, names, pictures
 from tools.emoji_set.pictures import Picture
 from tools.emoji_set.sources import ARTISTS, NAMES, fetch, licences_text
 from tools.emoji_set.splits import SplitRule, make_splits, near_pairs
+from tools.extract.lite0 import CHANNELS
 
 RULE = SplitRule(dev=500, test=1000, seed="emoji-precomp-1")
 NEAR = 8

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils.conversion import Plan, convert
-from data_utils.extraction.lite0 import CHANNELS, Lite0
-from data_utils.region_writers import Shape
+from tools.convert.conversion import Plan, convert
+from tools.convert.region_writers import Shape
+from tools.extract.lite0 import CHANNELS, Lite0
 
 CELLS = 36
 BATCH = 16

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_utils.extraction.lite0 import SIZE
 from tools.emoji_set.names import Concept, plain_code, read_json
+from tools.extract.lite0 import SIZE
 
 try:
     import resvg_py

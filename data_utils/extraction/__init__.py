@@ -1,1 +1,0 @@
-"""Region features of one's own pictures: what `python -m data_utils.extract` is made of."""

@@ -1,1 +1,0 @@
-"""Sections of the report of one or several runs; report.py puts them on a page."""

@@ -1,0 +1,169 @@
+"""What the report computes, against slow twins and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from methods.blocks.mixture import Fitted
+from methods.blocks.normal import NormalMixture
+from tools.report.attention import word_weights
+from tools.report.calibration import calibration, expected_error, roc_points
+from tools.report.curves import thinned
+from tools.report.dispersion import Dispersion, drift_angles, pairwise_angles
+from tools.report.division import chosen_epochs, threshold
+from tools.report.histograms import shares
+from tools.report.pairs import extremes
+from tools.report.retrieval import draw, rank
+from tools.report.runs import StoredDivision
+
+
+def test_calibration_by_hand() -> None:
+    probability = np.array([0.05, 0.02, 0.55, 0.51, 0.95, 1.0])
+    is_matched = np.array([False, True, True, False, True, True])
+    found = calibration(probability, is_matched)
+    assert [b.pairs for b in found] == [2, 2, 2]
+    assert [b.probability for b in found] == pytest.approx([0.035, 0.53, 0.975])
+    assert [b.matched for b in found] == [0.5, 0.5, 1.0]
+    assert expected_error(found) == pytest.approx((2 * 0.465 + 2 * 0.03 + 2 * 0.025) / 6)
+
+
+def test_a_perfect_probability_is_calibrated() -> None:
+    is_matched = np.array([True, False, True])
+    assert expected_error(calibration(is_matched.astype(float), is_matched)) == 0
+
+
+def test_the_roc_keeps_its_area_and_ends() -> None:
+    random = np.random.RandomState(0)
+    is_matched = random.rand(4000) < 0.6
+    probability = np.clip(0.5 * is_matched + 0.6 * random.rand(4000), 0, 1)
+    x, y = roc_points(probability, is_matched)
+    assert len(x) <= 121 and (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all()
+    pairs = probability[is_matched][:, None] - probability[~is_matched][None, :]
+    assert np.trapezoid(y, x) == pytest.approx((pairs > 0).mean() + 0.5 * (pairs == 0).mean(), abs=5e-3)
+
+
+def slow_angles(drift: np.ndarray) -> list[list[float]]:
+    found = []
+    for image in drift:
+        angles = []
+        for a in range(len(image)):
+            for b in range(a + 1, len(image)):
+                cosine = image[a] @ image[b] / np.sqrt((image[a] @ image[a]) * (image[b] @ image[b]))
+                angles.append(float(np.degrees(np.arccos(cosine))))
+        found.append(angles)
+    return found
+
+
+def test_angles_and_dispersion() -> None:
+    drift = np.random.RandomState(0).randn(6, 4, 5)
+    expected = slow_angles(drift)
+    found = Dispersion([pairwise_angles(torch.from_numpy(drift))])
+    np.testing.assert_allclose(found.all.numpy(), np.ravel(expected), rtol=1e-9)
+    assert found.within == pytest.approx(np.mean([np.std(angles) for angles in expected]))
+    assert found.pooled == pytest.approx(np.std(expected)) and found.mean == pytest.approx(np.mean(expected))
+
+
+def test_images_of_different_numbers_of_captions() -> None:
+    random, counts = np.random.RandomState(0), np.array([4, 1, 3, 2, 4, 5])
+    image, caption = random.randn(6, 5), random.randn(counts.sum(), 5)
+    own = [image[k] - caption[counts[:k].sum() : counts[: k + 1].sum()] for k in range(6)]
+    expected = [slow_angles(drift[None])[0] for drift in own if len(drift) > 2]
+    found = Dispersion(drift_angles(torch.from_numpy(image), torch.from_numpy(caption), counts))
+    assert sorted(found.all.tolist()) == pytest.approx(sorted(angle for angles in expected for angle in angles))
+    assert found.within == pytest.approx(np.mean([np.std(angles) for angles in expected]))
+
+
+def test_drifts_that_are_alike_do_not_spread() -> None:
+    same = Dispersion([pairwise_angles(torch.ones(2, 5, 3))])
+    assert same.mean == pytest.approx(0, abs=1e-4) and same.within == pytest.approx(0, abs=1e-4)
+    right = torch.eye(3)[None]  # three drifts at right angles
+    assert pairwise_angles(right).tolist() == [[90.0, 90.0, 90.0]]
+
+
+def test_uniform_angles_have_the_published_baseline() -> None:
+    assert Dispersion([torch.linspace(0, 180, 20_001)[None].double()]).pooled == pytest.approx(51.96, abs=0.01)
+
+
+def slow_weights(regions: np.ndarray, words: np.ndarray, factor: float, words_ask: bool) -> np.ndarray:
+    found = np.zeros((len(words), len(regions)))
+    raised = np.array([[max(w @ r, 0.1 * (w @ r)) for r in regions] for w in words])
+    if words_ask:
+        for k in range(len(words)):
+            row = [np.exp(factor * raised[k, r] / np.sqrt((raised[:, r] ** 2).sum())) for r in range(len(regions))]
+            found[k] = np.array(row) / np.sum(row)
+    else:
+        for r in range(len(regions)):
+            column = [np.exp(factor * raised[k, r] / np.sqrt((raised[k] ** 2).sum())) for k in range(len(words))]
+            found[:, r] = np.array(column) / np.sum(column)
+    return found
+
+
+@pytest.mark.parametrize("words_ask", [True, False])
+def test_attention(words_ask: bool) -> None:
+    random = np.random.RandomState(0)
+    regions, words = random.randn(9, 5), random.randn(4, 5)
+    found = word_weights(torch.from_numpy(regions), torch.from_numpy(words), 7.0, words_ask=words_ask).numpy()
+    np.testing.assert_allclose(found, slow_weights(regions, words, 7.0, words_ask), rtol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1 if words_ask else 0), 1)
+
+
+def test_ranking() -> None:
+    scores = np.array([[0.1, 0.9, 0.5, 0.5, 0.2, 0.3]])
+    found = rank(scores, np.array([[False, False, False, True, False, False]]))
+    assert found.best.tolist() == [[1, 2, 3, 5, 4]] and found.scores[0, 0] == 0.9
+    assert found.first_right.tolist() == [3], "of equal scores the earlier comes first"
+
+
+def test_queries_are_of_different_images_and_stay_the_same() -> None:
+    image_of_caption = np.arange(100) // 5
+    images, captions = draw(20, image_of_caption, 6)
+    again = draw(20, image_of_caption, 6)
+    assert images.tolist() == again[0].tolist() and captions.tolist() == again[1].tolist()
+    assert len({*images.tolist(), *image_of_caption[captions].tolist()}) == 12
+    few, own = draw(3, np.arange(3), 3)
+    assert few.tolist() == [0, 1, 2] and sorted(own.tolist()) == [0, 1, 2]
+
+
+def test_extremes_break_ties_by_the_signal() -> None:
+    probability, rank_of_signal = np.array([0.0, 0.0, 1.0, 1.0, 0.5]), np.array([3.0, 4.0, 1.0, 0.0, 2.0])
+    found = extremes(probability, rank_of_signal, 2)
+    assert found["doubted"].tolist() == [1, 0] and found["trusted"].tolist() == [3, 2]
+    among = extremes(probability, rank_of_signal, 2, np.array([True, False, False, False, True]))
+    assert among["doubted"].tolist() == [0, 4] and among["trusted"].tolist() == [4, 0]
+
+
+def test_thinning_keeps_the_mean() -> None:
+    steps, values = np.arange(1000.0), np.random.RandomState(0).rand(1000)
+    thin_steps, thin = thinned(steps, values, 100)
+    assert len(thin) == 100 and thin.mean() == pytest.approx(values.mean()) and thin_steps[0] == 4.5
+    assert thinned(steps, values, 1000)[1] is values
+
+
+def test_epochs_that_are_drawn() -> None:
+    assert chosen_epochs([2, 3, 4]) == [2, 3, 4]
+    assert chosen_epochs(list(range(10, 51)), 5) == [10, 20, 30, 40, 50]
+
+
+def division(signal: list[float], is_clean: list[bool]) -> StoredDivision:
+    values = np.array(signal)
+    return StoredDivision(3, "A", values, 1 - values, np.array(is_clean))
+
+
+def test_where_the_sides_part() -> None:
+    assert threshold(division([0.1, 0.2, 0.6], [True, True, False])) == pytest.approx(0.4)
+    assert threshold(division([0.1, 0.7, 0.6], [True, True, False])) is None, "no single place"
+    assert threshold(division([0.1, 0.2], [True, True])) is None
+
+
+def test_shares_add_up() -> None:
+    points = shares({"a": np.array([0.1, 0.1, 0.9]), "b": np.array([0.5])}, 0, 1, bins=10)
+    assert sum(p["y"] for p in points if p["kind"] == "a") == pytest.approx(1)
+    assert [p["y"] for p in points if p["kind"] == "b"].index(1.0) == 5
+
+
+def test_components_of_a_division() -> None:
+    fitted = Fitted("gmm", 0.0, 1.0, NormalMixture(np.array([0.2, 0.8]), np.array([0.01, 0.01]), np.array([0.7, 0.3])))
+    clean, noisy = fitted.density(np.array([0.2]))
+    assert clean[0] == pytest.approx(0.7 / np.sqrt(2 * np.pi * 0.01)) and noisy[0] < 1e-6

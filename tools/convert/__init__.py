@@ -1,0 +1,1 @@
+"""Region features in other forms: what `python -m tools.convert` is made of."""

@@ -1,0 +1,184 @@
+"""A conversion of region features: a block of rows is read and written at a time, and can be broken off at any time.
+
+The output is written as OUTPUT.part, and after each block, once that is on the disk, OUTPUT.part.json tells how many
+rows it has. It gets its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime.checkpoint import write_atomically, write_json
+from runtime.errors import InputError
+from runtime.json_text import parse_json
+from tools.convert.bottom_up import BottomUpFile
+from tools.convert.region_writers import WRITERS, RegionWriter, Shape
+
+BLOCK_BYTES = 16 * 2**20
+"""So much, in float32, is read and written at a time, and lost at most by an interruption."""
+
+FLOAT16_END = 65520.0
+"""The smallest number that float16 rounds to infinity."""
+
+
+class Source(Protocol):
+    """What is read: a `RegionFile` or a `BottomUpFile`."""
+
+    path: Path
+    shape: Shape
+    dtype: np.dtype
+    block_rows: int
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows as (n, R, D) float32, all of them finite."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One conversion.
+
+    Attributes:
+        source: what is read.
+        target: the file to write.
+        dtype: type of the numbers written.
+        identity: what tells this conversion from another one of the same output, for going on with it.
+    """
+
+    source: Source
+    target: Path
+    dtype: np.dtype
+    identity: dict[str, Any]
+
+    @property
+    def part(self) -> Path:
+        """The output while it is not whole."""
+        return self.target.with_name(self.target.name + ".part")
+
+    @property
+    def state(self) -> Path:
+        """How far it is."""
+        return self.target.with_name(self.target.name + ".part.json")
+
+    @property
+    def ids(self) -> Path:
+        """Where the image of each row is told, for a source that knows it."""
+        return self.target.with_suffix(".ids.txt")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row as it is written."""
+        return self.source.shape[1] * self.source.shape[2] * self.dtype.itemsize
+
+    @property
+    def block(self) -> int:
+        """Rows of a block: whole chunks of the source, if they are not too large."""
+        rows = max(1, BLOCK_BYTES // (4 * self.source.shape[1] * self.source.shape[2]))
+        chunk = self.source.block_rows
+        return max(chunk, rows - rows % chunk) if chunk <= 4 * rows else rows
+
+    def rows_done(self) -> int:
+        """Return how many rows an interrupted conversion of the same kind has written; 0 if there is none."""
+        try:
+            state = parse_json(self.state.read_bytes())
+            is_same = {name: state[name] for name in self.identity} == self.identity
+            rows = state["rows_done"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        return (
+            rows
+            if is_same and isinstance(rows, int) and 0 <= rows <= self.source.shape[0] and self.part.is_file()
+            else 0
+        )
+
+    def forget(self) -> None:
+        """Delete the unfinished output."""
+        for path in (self.part, self.state):
+            path.unlink(missing_ok=True)
+
+
+def narrowed(features: np.ndarray, dtype: np.dtype, source: Path, start: int) -> np.ndarray:
+    """Return features (n, R, D) float32 in `dtype`.
+
+    Raises:
+        InputError: a number is too large for float16; names the row, which is `start` and what follows.
+    """
+    if dtype == np.float16 and max(features.max(), -features.min()) >= FLOAT16_END:
+        row = int(np.abs(features).max(axis=(1, 2)).argmax())
+        value = np.abs(features[row]).max()
+        raise InputError(f"{source} row {start + row} holds {value:g}, too large for float16; take --dtype float32")
+    return features.astype(dtype, copy=False)
+
+
+def _open(plan: Plan) -> tuple[RegionWriter, int]:
+    """Return the unfinished output and how many rows it has: that of an interrupted conversion, or a new one."""
+    kind, shape, done = WRITERS[plan.target.suffix], plan.source.shape, plan.rows_done()
+    if done:
+        with contextlib.suppress(OSError, ValueError):  # damaged: made anew
+            return kind(plan.part, shape, plan.dtype, is_new=False), done
+    plan.forget()
+    needed, free = shape[0] * plan.row_bytes, shutil.disk_usage(plan.target.parent).free
+    if needed > free:
+        raise InputError(
+            f"--output {plan.target} takes {needed} bytes, the disk has {free} left; free some, or --dtype"
+        )
+    return kind(plan.part, shape, plan.dtype, is_new=True), 0
+
+
+def _read(plan: Plan, rows: np.ndarray) -> np.ndarray:
+    """Return rows in the type that is written; a fault in them leaves nothing of the output behind."""
+    try:
+        return narrowed(plan.source.read(rows), plan.dtype, plan.source.path, int(rows[0]))
+    except OSError as error:
+        raise InputError(f"{plan.source.path} cannot be read: {error.strerror or error}") from None
+    except InputError:
+        plan.forget()
+        raise
+
+
+def convert(plan: Plan, advance: Callable[[int], None]) -> int:
+    """Write the output, going on where an interrupted conversion was; return the row it started at.
+
+    Args:
+        advance: told how many more rows are done.
+
+    Raises:
+        InputError: the input has a fault, which leaves nothing behind, or the output cannot be written, which leaves
+            what is there to be gone on with.
+    """
+    try:
+        writer, first = _open(plan)
+    except OSError as error:
+        raise InputError(f"--output {plan.target} cannot be written: {error.strerror or error}") from None
+    advance(first)
+    num_rows, done = plan.source.shape[0], first
+    try:
+        while done < num_rows:
+            rows = np.arange(done, min(done + plan.block, num_rows))
+            features = _read(plan, rows)
+            writer.write(done, features)
+            writer.sync()
+            done += len(rows)
+            write_json(plan.state, {**plan.identity, "rows_done": done})
+            advance(len(rows))
+        writer.close()
+        if isinstance(plan.source, BottomUpFile):
+            write_atomically(plan.ids, ("\n".join(plan.source.ids) + "\n").encode())
+        os.replace(plan.part, plan.target)
+        plan.state.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{plan.part} cannot be written: {error.strerror or error}; {done} of {num_rows} rows are there, and the "
+            "same command goes on from them"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            writer.close()
+    return first

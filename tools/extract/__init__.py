@@ -1,0 +1,1 @@
+"""Region features of one's own pictures: what `python -m tools.extract` is made of."""
