@@ -34,8 +34,8 @@ from data_utils.catalog import REAL_NOISE, protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
+from models.encoded_split import similarities, similarities_by_name, with_mean
 from models.ensemble import Scores, rank_scores, scores_in_turn
-from models.gallery import similarities, similarities_by_name, with_mean
 from models.matcher import Matcher
 from models.precision import ScoringConfig, prepare_scoring
 from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, retrieval
@@ -136,7 +136,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedNetworks:
     """Networks by name (`A`, `B`, of a second checkpoint `A1`, `B1`) and the split they are evaluated on."""
 
     matchers: dict[str, Matcher]
@@ -163,7 +163,7 @@ def ground_truth(path: Path, split: PrecomputedSplit) -> GroundTruth:
     return GroundTruth(Relevance.of(image, numbers[caption]), Relevance.of(numbers[read], shown))
 
 
-def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[str, Any]]) -> Opened:
+def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[str, Any]]) -> LoadedNetworks:
     """Restore the networks and open the split.
 
     Raises:
@@ -181,11 +181,11 @@ def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[
             f"{split.num_images} images and {len(split)} captions; lower it, or take 0 to score every pair"
         )
     truth = ground_truth(Path(config.relevance), split) if config.relevance else None
-    return Opened(matchers, split, stored.data_name, truth)
+    return LoadedNetworks(matchers, split, stored.data_name, truth)
 
 
 def score_shortlist(
-    opened: Opened, device: torch.device, config: EvaluationConfig, fold_images: int | None
+    opened: LoadedNetworks, device: torch.device, config: EvaluationConfig, fold_images: int | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Score the shortlisted pairs; return the scores and, for the record, what that saved and lost.
 

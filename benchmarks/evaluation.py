@@ -23,7 +23,7 @@ from benchmarks.measure import Results, Row, check_target, compare_all, result_r
 from benchmarks.published_sizes import published_matcher, published_split
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import EvaluationConfig, open_all
-from models.gallery import similarities
+from models.encoded_split import similarities
 from models.matcher import Matcher
 from models.precision import bf16_is_supported
 from models.ranks import retrieval

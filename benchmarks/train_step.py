@@ -45,7 +45,7 @@ from runtime.flags import OneLineParser, add_flags, check_range, flag, from_name
 from training.config import TrainingConfig
 from training.network import Network
 from training.optim import build_optimiser
-from training.step import Part, part_loss, soft_labels, train_step
+from training.step import LabelledBatch, part_loss, soft_labels, train_step
 from training.warmup import small, warm_up_alone
 
 MARGIN, CLIP, LEARNING_RATE, SELECTED = 0.2, 2.0, 2e-4, 0.5
@@ -113,7 +113,7 @@ def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR") ->
     batch = random_batch(config.batch_size).to(device)
     scores = {"scores": _difference_of_scores(copy.deepcopy(matcher), batch)}
     theirs = _published_side(copy.deepcopy(matcher), batch, lambda s: published.hinge(s, MARGIN, hardest=True).sum())
-    part = Part(batch, torch.ones(len(batch), device=device))
+    part = LabelledBatch(batch, torch.ones(len(batch), device=device))
 
     def side(precision: str) -> Callable[[], Results]:
         network = _network(copy.deepcopy(matcher), BASELINE(MethodConfig()))
@@ -164,7 +164,7 @@ def _mgcs(config: TrainStepConfig, device: torch.device) -> list[Row]:
         def step() -> Results:
             labels = soft_labels(student, peer, clean, noisy, probability)
             assert labels.noisy is not None
-            parts = [Part(clean, labels.clean), Part(noisy, labels.noisy, labels.noisy_kept)]
+            parts = [LabelledBatch(clean, labels.clean), LabelledBatch(noisy, labels.noisy, labels.noisy_kept)]
             train_step(student, parts, 1.0, grad_clip=CLIP)
             return {}
 

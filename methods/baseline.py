@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.blocks.method import Method, SoftLabels, Views
+from methods.blocks.method import Method, SoftLabels, StudentAndPeer
 
 
 class Baseline(Method):
@@ -16,7 +16,7 @@ class Baseline(Method):
     def consults_peer(self, has_noisy: bool) -> bool:
         return False
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return label 1 for every pair."""
         return SoftLabels(clean=torch.ones_like(probability))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.blocks.method import Method, MethodConfig, Scored, SoftLabels, Views
+from methods.blocks.method import Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
 from methods.blocks.targets import NOISE_TRAIN, most_trusted, predicted_correspondence, similarity_consistency
 from models.losses import pair_costs
 from runtime.flags import check_range, flag
@@ -69,7 +69,7 @@ class BiCro(Method):
             kept = ~is_low
         return SoftLabels(clean=clean, noisy=labels, noisy_kept=kept)
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return BiCro's labels (section 3.3); the noisy side is measured against the clean batch's trusted pairs."""
         anchors = self.trusted(clean.peer)
         labels = self.clean_labels(clean.peer, anchors)

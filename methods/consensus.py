@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from methods.blocks.choices import CONSENSUS, REMATCH
-from methods.blocks.method import Method, Scored, SoftLabels, Views
+from methods.blocks.method import Method, Scored, SoftLabels, StudentAndPeer
 
 
 class ConsensusMethod(Method):
@@ -34,7 +34,7 @@ class ConsensusMethod(Method):
     def diagnostics(self, scored: Scored) -> dict[str, Tensor]:
         return {"similarity": scored.matched}
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return label 1 for clean pairs (`--refine labels`); the noisy side is dropped."""
         return SoftLabels(clean=probability.new_ones(len(probability)))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from methods.blocks.choices import CONSENSUS, OWN
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
-from methods.blocks.method import Findings, Method, MethodConfig, Scored, SoftLabels, Views
+from methods.blocks.method import DivisionReport, Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
 from methods.blocks.modes import SimilarityModes
 from methods.blocks.refitting import RefitConfig, refit
 from methods.blocks.similarity_modes import select
@@ -118,11 +118,11 @@ class DSDMR(Method):
         self._kept = kept
         return kept
 
-    def findings(self) -> Findings:
+    def findings(self) -> DivisionReport:
         """Return the modes of the last filtering, their d' and overlap, the margins, and what the guards say."""
         modes = self._modes
         if modes is None:
-            return Findings()
+            return DivisionReport()
         figures = {
             "mode_separation": modes.separation,
             "mode_overlap": modes.overlap,
@@ -134,9 +134,9 @@ class DSDMR(Method):
             margins = dynamic_margins(self.config, modes)
             figures |= {"image_margin": float(margins.image), "text_margin": float(margins.text)}
         assert all(math.isfinite(value) for value in figures.values())
-        return Findings(figures, modes.note)
+        return DivisionReport(figures, modes.note)
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return the clean probability with `--margin_policy posterior`, else label 1."""
         is_scaled = self.config.margin_policy == "posterior"
         return SoftLabels(clean=probability if is_scaled else torch.ones_like(probability))

@@ -16,7 +16,7 @@ from torch import Tensor
 from data_utils.batch import Batch
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.drift import alignment_factors, dynamic_regularisation, inherent_drift
-from methods.blocks.method import Bank, Scored, SoftLabels, Views
+from methods.blocks.method import Bank, Scored, SoftLabels, StudentAndPeer
 from models.matcher import Embeddings
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
@@ -140,7 +140,7 @@ class MGCS(BiCro):
     def consults_peer(self, has_noisy: bool) -> bool:
         return has_noisy
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return label 1 for clean pairs and BiCro's y* for noisy ones."""
         ones = torch.ones_like(probability)
         if noisy is None:

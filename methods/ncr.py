@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.blocks.method import Method, Scored, SoftLabels, Views
+from methods.blocks.method import Method, Scored, SoftLabels, StudentAndPeer
 from methods.blocks.targets import predicted_correspondence
 from models.losses import pair_costs
 
@@ -20,7 +20,7 @@ class NCR(Method):
     def consults_peer(self, has_noisy: bool) -> bool:
         return has_noisy
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return NCR's labels (section 3.3)."""
         labels = probability + (1 - probability) * self._prediction(clean.student)
         if noisy is None:

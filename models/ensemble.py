@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.gallery import Split, similarities
+from models.encoded_split import Split, similarities
 from models.matcher import Matcher
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from models.relevance import GroundTruth, RelevanceResult, relevance_result

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from models.attention import l2norm, word_mask
 from models.gru import run_gru
-from models.sides import CaptionSide, ImageSide
+from models.sides import EncodedCaptions, EncodedImages
 from models.vse import VSE
 
 CODE_SIZE = 32
@@ -73,9 +73,9 @@ class GPO(VSE):
         self.image_gpool = RankPooling()
         self.caption_gpool = RankPooling()
 
-    def image_side(self, regions: Tensor) -> ImageSide:
+    def pool_images(self, regions: Tensor) -> EncodedImages:
         lengths = torch.full((len(regions),), regions.shape[1])
-        return ImageSide(regions, l2norm(self.image_gpool(regions, lengths)))
+        return EncodedImages(regions, l2norm(self.image_gpool(regions, lengths)))
 
-    def caption_side(self, words: Tensor, lengths: Tensor) -> CaptionSide:
-        return CaptionSide(words, lengths, l2norm(self.caption_gpool(words, lengths)))
+    def pool_captions(self, words: Tensor, lengths: Tensor) -> EncodedCaptions:
+        return EncodedCaptions(words, lengths, l2norm(self.caption_gpool(words, lengths)))

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.gallery import (
+from models.encoded_split import (
     Split,
     caption_vectors,
-    encode_gallery,
+    encode_split,
     encoded_captions,
     evaluating,
     image_blocks,
@@ -31,14 +31,14 @@ from models.gallery import (
 from models.matcher import Matcher
 from models.sgraf import SAF, SGR
 from models.shortlist import fit_estimate
-from models.similarity import VSE, CaptionSide, ImageSide
+from models.similarity import VSE, EncodedCaptions, EncodedImages
 from runtime.seed import generator
 
 SAMPLED = 1024
 """The estimate is fitted on so many images and captions, drawn at random."""
 
 
-class Part:
+class SplitSubset:
     """Some images and some captions of a split, numbered anew."""
 
     def __init__(self, split: Split, images: np.ndarray, captions: np.ndarray) -> None:
@@ -71,7 +71,7 @@ class Keys:
         """The products are the scores."""
         return self.slope is None
 
-    def of_images(self, images: ImageSide) -> Tensor:
+    def of_images(self, images: EncodedImages) -> Tensor:
         """Return (I, K)."""
         if self.slope is None or self.offset is None:
             return images.pooled
@@ -79,7 +79,7 @@ class Keys:
         constant = x.square() @ self.slope + self.offset
         return torch.cat([-2 * x * self.slope, constant[:, None], torch.ones_like(constant)[:, None]], dim=1)
 
-    def of_captions(self, captions: CaptionSide) -> Tensor:
+    def of_captions(self, captions: EncodedCaptions) -> Tensor:
         """Return (C, K)."""
         if self.slope is None:
             return captions.pooled
@@ -102,23 +102,23 @@ def fit_keys(matcher: Matcher, split: Split, device: torch.device, *, seed: int 
         torch.randperm(count, generator=random)[:SAMPLED].sort().values.numpy()
         for count in (split.num_images, len(split.lengths))
     ]
-    gallery = encode_gallery(matcher, Part(split, *chosen), device)
+    gallery = encode_split(matcher, SplitSubset(split, *chosen), device)
     with evaluating(matcher):
         is_chance = isinstance(similarity, (SGR, SAF))
         return Keys(*fit_estimate(similarity, gallery, gallery.vectors(), random, is_chance=is_chance))
 
 
 @dataclass(frozen=True)
-class Network:
+class KeyedMatcher:
     """A network and its keys."""
 
     matcher: Matcher
     keys: Keys
 
 
-def fit_networks(matchers: Sequence[Matcher], split: Split, device: torch.device) -> list[Network]:
+def fit_networks(matchers: Sequence[Matcher], split: Split, device: torch.device) -> list[KeyedMatcher]:
     """Return networks with their keys; raises what `fit_keys` raises."""
-    return [Network(matcher, fit_keys(matcher, split, device)) for matcher in matchers]
+    return [KeyedMatcher(matcher, fit_keys(matcher, split, device)) for matcher in matchers]
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> np.ndarray:
@@ -126,7 +126,7 @@ def _side_by_side(parts: Sequence[Tensor]) -> np.ndarray:
 
 
 def image_keys(
-    networks: Sequence[Network], split: Split, device: torch.device, start: int = 0
+    networks: Sequence[KeyedMatcher], split: Split, device: torch.device, start: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield image numbers (n,) from `start` on, in order, and their keys (n, K) float32; products are the mean's."""
     for rows in image_blocks(split.num_images, start):
@@ -139,7 +139,7 @@ def image_keys(
 
 
 def caption_keys(
-    networks: Sequence[Network], split: Split, device: torch.device, start: int = 0
+    networks: Sequence[KeyedMatcher], split: Split, device: torch.device, start: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield caption numbers (n,), by length without the first `start`, and their keys (n, K) float32."""
     encoded = [encoded_captions(network.matcher, split, device, start) for network in networks]

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.gallery import Split, evaluating, image_blocks
+from models.encoded_split import Split, evaluating, image_blocks
 from models.matcher import Matcher
-from models.similarity import ImageSide
+from models.similarity import EncodedImages
 
 PAIRS_AT_ONCE = 4096
 CAPTIONS_AT_ONCE = 256
 """A block ends after so many pairs, or captions."""
 
-ImagesOf = Callable[[np.ndarray], ImageSide]
+ImagesOf = Callable[[np.ndarray], EncodedImages]
 """Image numbers (n,) -> those images, encoded."""
 
 
@@ -40,11 +40,11 @@ class Captions(Protocol):
 def images_from(matcher: Matcher, split: Split, device: torch.device) -> ImagesOf:
     """Encode images when they are asked for: for few pairs."""
 
-    def encode(numbers: np.ndarray) -> ImageSide:
+    def encode(numbers: np.ndarray) -> EncodedImages:
         parts = [
             matcher.encode_images(split.read_images(numbers[rows]).to(device)) for rows in image_blocks(len(numbers))
         ]
-        return ImageSide(torch.cat([part.regions for part in parts]), torch.cat([part.pooled for part in parts]))
+        return EncodedImages(torch.cat([part.regions for part in parts]), torch.cat([part.pooled for part in parts]))
 
     return encode
 
@@ -74,10 +74,10 @@ class EncodedFile:
                 for file, part in zip(self._files, parts, strict=True):
                     file[rows[0] : rows[-1] + 1] = part
 
-    def __call__(self, numbers: np.ndarray) -> ImageSide:
+    def __call__(self, numbers: np.ndarray) -> EncodedImages:
         """Return images (n,), encoded."""
         regions, pooled = (torch.from_numpy(file[numbers]).to(self._device) for file in self._files)
-        return ImageSide(regions, pooled)
+        return EncodedImages(regions, pooled)
 
 
 def score_listed(

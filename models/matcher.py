@@ -18,7 +18,7 @@ from models.attention import masked_mean, word_mask
 from models.dropout import Draws, Rows
 from models.encoders import CaptionEncoder, RegionEncoder
 from models.scan import POOLINGS
-from models.similarity import SIMILARITIES, CaptionSide, ImageSide
+from models.similarity import SIMILARITIES, EncodedCaptions, EncodedImages
 from runtime.distributed import Share
 from runtime.flags import check_choices, check_range, flag
 
@@ -77,8 +77,8 @@ class Embeddings:
         share: the rows that this process scores, where several share a batch.
     """
 
-    images: ImageSide
-    captions: CaptionSide
+    images: EncodedImages
+    captions: EncodedCaptions
     image_global: Tensor
     caption_global: Tensor
     share: Share | None = None
@@ -99,7 +99,7 @@ class Embeddings:
         captions = self.captions
         return Embeddings(
             self.images[index],
-            CaptionSide(captions.words[index], captions.lengths[index], captions.pooled[index]),
+            EncodedCaptions(captions.words[index], captions.lengths[index], captions.pooled[index]),
             self.image_global[index],
             self.caption_global[index],
         )
@@ -124,13 +124,13 @@ class Matcher(nn.Module):
         self.accumulate = 1
         """In training, batches are encoded in so many parts; the derivative encodes each part again."""
 
-    def encode_images(self, regions: Tensor) -> ImageSide:
+    def encode_images(self, regions: Tensor) -> EncodedImages:
         """Encode (I, R, img_dim)."""
-        return self.similarity.image_side(self.region_encoder(regions))
+        return self.similarity.pool_images(self.region_encoder(regions))
 
-    def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionSide:
+    def encode_captions(self, tokens: Tensor, lengths: Tensor) -> EncodedCaptions:
         """Encode token ids (C, W) of `lengths` (C,)."""
-        return self.similarity.caption_side(self.caption_encoder(tokens, lengths), lengths)
+        return self.similarity.pool_captions(self.caption_encoder(tokens, lengths), lengths)
 
     def image_means(self, regions: Tensor) -> Tensor:
         """Return the mean region vector (I, D) of regions (I, R, img_dim)."""
@@ -149,10 +149,10 @@ class Matcher(nn.Module):
         share = batch.share
         regions = self._regions(batch)
         regions = regions if share is None else share.gathered(regions)
-        images = self.similarity.image_side(regions)
+        images = self.similarity.pool_images(regions)
         words = self._words(batch)
         words = words if share is None else share.gathered(words)
-        captions = self.similarity.caption_side(words, batch.lengths)
+        captions = self.similarity.pool_captions(words, batch.lengths)
         image_global = regions.mean(dim=1)
         caption_global = masked_mean(words, word_mask(batch.lengths, words.shape[1], words.device))
         if share is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.attention import l2norm
 from models.matcher import Matcher
-from models.sides import CaptionSide, ImageSide
+from models.sides import EncodedCaptions, EncodedImages
 from models.tiled import TiledSimilarity
 from runtime.errors import InputError
 from runtime.flags import check_choices, flag
@@ -104,9 +104,9 @@ def _trial(similarity: TiledSimilarity, device: torch.device, dtype: torch.dtype
     def unit(*shape: int) -> Tensor:
         return l2norm(torch.randn(*shape, size, generator=draw)).to(device)
 
-    images = ImageSide(unit(TRIAL_IMAGES, TRIAL_REGIONS), unit(TRIAL_IMAGES))
+    images = EncodedImages(unit(TRIAL_IMAGES, TRIAL_REGIONS), unit(TRIAL_IMAGES))
     lengths = torch.full((TRIAL_CAPTIONS,), TRIAL_WORDS)
-    captions = CaptionSide(unit(TRIAL_CAPTIONS, TRIAL_WORDS), lengths, unit(TRIAL_CAPTIONS))
+    captions = EncodedCaptions(unit(TRIAL_CAPTIONS, TRIAL_WORDS), lengths, unit(TRIAL_CAPTIONS))
     before, was_training = similarity.scoring_dtype, similarity.training
     similarity.eval()
     similarity.scoring_dtype = dtype

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention import EPSILON, TINY, masked_mean, word_mask
-from models.sides import CaptionSide, ImageSide
+from models.sides import EncodedCaptions, EncodedImages
 from models.tiled import TiledSimilarity
 from models.word_similarity import gram
 
@@ -83,11 +83,11 @@ class SCAN(TiledSimilarity):
         self._softmax_factor = SOFTMAX_FACTORS[direction] if softmax_factor is None else softmax_factor
         self._lse_factor = LSE_FACTORS[direction] if lse_factor is None else lse_factor
 
-    def image_side(self, regions: Tensor) -> ImageSide:
-        return ImageSide(regions, regions.mean(dim=1))
+    def pool_images(self, regions: Tensor) -> EncodedImages:
+        return EncodedImages(regions, regions.mean(dim=1))
 
-    def caption_side(self, words: Tensor, lengths: Tensor) -> CaptionSide:
-        return CaptionSide(words, lengths, masked_mean(words, word_mask(lengths, words.shape[1], words.device)))
+    def pool_captions(self, words: Tensor, lengths: Tensor) -> EncodedCaptions:
+        return EncodedCaptions(words, lengths, masked_mean(words, word_mask(lengths, words.shape[1], words.device)))
 
     def tile_parameters(self) -> list[Tensor]:
         return []

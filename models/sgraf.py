@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, unit_rows, word_mask
 from models.dropout import Dropout
-from models.sides import CaptionSide, ImageSide
+from models.sides import EncodedCaptions, EncodedImages
 from models.tiled import TiledSimilarity
 from models.word_similarity import project_differences
 from models.workspace import WORKSPACE, results_are_kept
@@ -64,12 +64,12 @@ class SimilarityVectors(TiledSimilarity):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def image_side(self, regions: Tensor) -> ImageSide:
-        return ImageSide(regions, self.v_global_w(regions, regions.mean(dim=1)))
+    def pool_images(self, regions: Tensor) -> EncodedImages:
+        return EncodedImages(regions, self.v_global_w(regions, regions.mean(dim=1)))
 
-    def caption_side(self, words: Tensor, lengths: Tensor) -> CaptionSide:
+    def pool_captions(self, words: Tensor, lengths: Tensor) -> EncodedCaptions:
         mask = word_mask(lengths, words.shape[1], words.device)
-        return CaptionSide(words, lengths, self.t_global_w(words, masked_mean(words, mask), mask))
+        return EncodedCaptions(words, lengths, self.t_global_w(words, masked_mean(words, mask), mask))
 
     def tile_parameters(self) -> list[Tensor]:
         parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
@@ -198,8 +198,8 @@ class SAF(SimilarityVectors):
 
     def forward(
         self,
-        images: ImageSide,
-        captions: CaptionSide,
+        images: EncodedImages,
+        captions: EncodedCaptions,
         wanted: Tensor | None = None,
         *,
         exact: bool = False,

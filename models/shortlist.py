@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.gallery import Gallery, Split, encode_gallery, evaluating
+from models.encoded_split import EncodedSplit, Split, encode_split, evaluating
 from models.matcher import Matcher
 from models.similarity import Similarity
 from runtime.errors import InputError
@@ -44,7 +44,7 @@ BLOCK = 512
 """So many rows or columns of a score matrix are handled at a time."""
 
 
-def score_chosen(similarity: Similarity, gallery: Gallery, image: Tensor, caption: Tensor) -> Tensor:
+def score_chosen(similarity: Similarity, gallery: EncodedSplit, image: Tensor, caption: Tensor) -> Tensor:
     """Score image number (P,) against caption number (P,), both on the CPU, as (P,)."""
     device = gallery.images.pooled.device
     block_of, place = torch.empty(2, gallery.shape[1], dtype=torch.long)
@@ -61,7 +61,7 @@ def score_chosen(similarity: Similarity, gallery: Gallery, image: Tensor, captio
     return scores
 
 
-def estimated_scores(similarity: Similarity, gallery: Gallery, random: torch.Generator) -> Tensor:
+def estimated_scores(similarity: Similarity, gallery: EncodedSplit, random: torch.Generator) -> Tensor:
     """Fit the estimate to the scores of a few pairs and return it for all, (I, C) on the CPU.
 
     Raises:
@@ -82,7 +82,7 @@ def estimated_scores(similarity: Similarity, gallery: Gallery, random: torch.Gen
 
 def fit_estimate(
     similarity: Similarity,
-    gallery: Gallery,
+    gallery: EncodedSplit,
     vectors: tuple[Tensor, Tensor],
     random: torch.Generator,
     *,
@@ -197,7 +197,7 @@ def shortlisted_similarities(
         seed: the pairs of the regressions are drawn with it.
         folds: image and caption numbers of parts that are ranked on their own, too: they get shortlists of their own.
     """
-    galleries = {name: encode_gallery(matcher, split, device) for name, matcher in matchers.items()}
+    galleries = {name: encode_split(matcher, split, device) for name, matcher in matchers.items()}
     estimates = {}
     for name, matcher in matchers.items():
         with evaluating(matcher):

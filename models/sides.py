@@ -12,31 +12,31 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class ImageSide:
+class EncodedImages:
     """Images ready for scoring: regions (I, R, D) and one vector each (I, D)."""
 
     regions: Tensor
     pooled: Tensor
 
-    def __getitem__(self, index: slice | Tensor) -> ImageSide:
-        return ImageSide(self.regions[index], self.pooled[index])
+    def __getitem__(self, index: slice | Tensor) -> EncodedImages:
+        return EncodedImages(self.regions[index], self.pooled[index])
 
-    def detach(self) -> ImageSide:
+    def detach(self) -> EncodedImages:
         """Cut the gradient."""
-        return ImageSide(self.regions.detach(), self.pooled.detach())
+        return EncodedImages(self.regions.detach(), self.pooled.detach())
 
 
 @dataclass(frozen=True)
-class CaptionSide:
+class EncodedCaptions:
     """Captions ready for scoring: words (C, W, D), lengths (C,) on the CPU, one vector each (C, D)."""
 
     words: Tensor
     lengths: Tensor
     pooled: Tensor
 
-    def detach(self) -> CaptionSide:
+    def detach(self) -> EncodedCaptions:
         """Cut the gradient."""
-        return CaptionSide(self.words.detach(), self.lengths, self.pooled.detach())
+        return EncodedCaptions(self.words.detach(), self.lengths, self.pooled.detach())
 
 
 class Similarity(nn.Module):
@@ -48,18 +48,18 @@ class Similarity(nn.Module):
     scoring_dtype: torch.dtype | None = None
     """What the large products are computed in while no gradient is asked for; None: as everything else."""
 
-    def image_side(self, regions: Tensor) -> ImageSide:
+    def pool_images(self, regions: Tensor) -> EncodedImages:
         """Prepare images (I, R, D)."""
         raise NotImplementedError
 
-    def caption_side(self, words: Tensor, lengths: Tensor) -> CaptionSide:
+    def pool_captions(self, words: Tensor, lengths: Tensor) -> EncodedCaptions:
         """Prepare captions (C, W, D) of `lengths` (C,)."""
         raise NotImplementedError
 
     def forward(
         self,
-        images: ImageSide,
-        captions: CaptionSide,
+        images: EncodedImages,
+        captions: EncodedCaptions,
         wanted: Tensor | None = None,
         *,
         exact: bool = False,
@@ -78,7 +78,7 @@ class Similarity(nn.Module):
         """
         raise NotImplementedError
 
-    def score_pairs(self, images: ImageSide, captions: CaptionSide, image: Tensor, caption: Tensor) -> Tensor:
+    def score_pairs(self, images: EncodedImages, captions: EncodedCaptions, image: Tensor, caption: Tensor) -> Tensor:
         """Score single pairs: image number (P,) against caption number (P,) -> (P,)."""
         wanted = torch.zeros(len(images.regions), len(captions.lengths), dtype=torch.bool)
         wanted[image.cpu(), caption.cpu()] = True

@@ -9,10 +9,10 @@ from typing import Protocol
 from models.gpo import GPO
 from models.scan import SCAN
 from models.sgraf import SAF, SGR
-from models.sides import CaptionSide, ImageSide, Similarity
+from models.sides import EncodedCaptions, EncodedImages, Similarity
 from models.vse import VSE
 
-__all__ = ["SIMILARITIES", "VSE", "CaptionSide", "ImageSide", "Similarity", "SimilaritySizes"]
+__all__ = ["SIMILARITIES", "VSE", "EncodedCaptions", "EncodedImages", "Similarity", "SimilaritySizes"]
 
 
 class SimilaritySizes(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.sides import CaptionSide, ImageSide, Similarity
+from models.sides import EncodedCaptions, EncodedImages, Similarity
 from models.tiles import TileInputs, fits_one_graph, score_in_one_graph, score_tiles, score_tiles_with_gradient
 
 
@@ -24,8 +24,8 @@ class TiledSimilarity(Similarity):
 
     def forward(
         self,
-        images: ImageSide,
-        captions: CaptionSide,
+        images: EncodedImages,
+        captions: EncodedCaptions,
         wanted: Tensor | None = None,
         *,
         exact: bool = False,

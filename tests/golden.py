@@ -22,14 +22,14 @@ from torch import Tensor
 from data_utils.batch import Batch
 from evaluation import RECALLS, Ranks, retrieval
 from methods.bicro import BiCro, BiCroConfig
-from methods.blocks.method import Scored, Views
+from methods.blocks.method import Scored, StudentAndPeer
 from methods.blocks.mixture import clean_probability, fit_bmm, min_max
 from methods.blocks.targets import most_trusted, predicted_correspondence
 from models.gpo import RankPooling
 from models.losses import hardest_negative, mean_over_negatives, pair_costs
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
 from models.scan import SCAN
-from models.similarity import CaptionSide, ImageSide
+from models.similarity import EncodedCaptions, EncodedImages
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser
 
@@ -129,7 +129,7 @@ def load_golden_matcher(golden: Golden, module_name: str) -> Matcher:
     return matcher
 
 
-def _score(matcher: Matcher, golden: Golden) -> tuple[ImageSide, CaptionSide, Tensor]:
+def _score(matcher: Matcher, golden: Golden) -> tuple[EncodedImages, EncodedCaptions, Tensor]:
     regions = torch.from_numpy(golden["images"]).to(matcher.region_encoder.fc.weight.dtype)
     images = matcher.encode_images(regions)
     captions = matcher.encode_captions(torch.from_numpy(golden["captions"]), torch.from_numpy(golden["lengths"]))
@@ -195,7 +195,7 @@ def compare_scan(golden: Golden) -> Iterator[Comparison]:
             softmax_factor=factors[0],
             lse_factor=lse_factor,
         )
-        sims = similarity(similarity.image_side(regions), similarity.caption_side(words, lengths))
+        sims = similarity(similarity.pool_images(regions), similarity.pool_captions(words, lengths))
         yield _compare(key, sims, golden[key], VALUE_BOUND)
 
 
@@ -252,7 +252,7 @@ def _scored(sims: Tensor, image: np.ndarray, caption: np.ndarray) -> Scored:
     batch = Batch(f[:, None], torch.zeros_like(number)[:, None], torch.ones_like(number), number, number)
     scored = Scored.__new__(Scored)
     scored.batch = batch
-    scored.embeddings = Embeddings(ImageSide(batch.regions, f), CaptionSide(words, batch.lengths, g), f, g)
+    scored.embeddings = Embeddings(EncodedImages(batch.regions, f), EncodedCaptions(words, batch.lengths, g), f, g)
     scored.sims = scored.scores = sims
     return scored
 
@@ -266,7 +266,7 @@ def compare_bicro(golden: Golden) -> Iterator[Comparison]:
     for noise_train in ("train", "noise_soft"):
         config = BiCroConfig(margin=MARGIN, mask_same_image=False, noise_train=noise_train, noise_tem=0.5)
         method = BiCro(config)
-        labels = method.refine(Views(clean, clean), Views(noisy, noisy), torch.ones(len(sims)))
+        labels = method.refine(StudentAndPeer(clean, clean), StudentAndPeer(noisy, noisy), torch.ones(len(sims)))
         assert labels.noisy is not None
         if noise_train == "train":
             yield _compare_sets("bicro/anchor_idx", method.trusted(clean).numpy(), golden["bicro/anchor_idx"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from methods import Method
-from methods.blocks.method import Views
+from methods.blocks.method import StudentAndPeer
 from tests.flags_page import PAGE, ROOT, entry_points
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "recipes" / "README.md"]
@@ -54,6 +54,6 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trust", module)
     exec(code, vars(module))
     method: Method = module.METHOD(module.TrustConfig(trust_power=2.0))
-    views: Views = None  # type: ignore[assignment]  # it looks at no pair
+    views: StudentAndPeer = None  # type: ignore[assignment]  # it looks at no pair
     labels = method.labels(views, None, torch.tensor([0.5, 1.0]))
     assert labels.clean.tolist() == [0.25, 1.0]

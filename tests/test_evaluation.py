@@ -316,7 +316,7 @@ def test_folds_have_shortlists_of_their_own(
 def test_a_shortlist_that_makes_no_sense(
     sgr_path: Path, size: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shortlist, "encode_gallery", lambda *_: pytest.fail("encoded before looking at the flag"))
+    monkeypatch.setattr(shortlist, "encode_split", lambda *_: pytest.fail("encoded before looking at the flag"))
     with pytest.raises(SystemExit) as stop:
         evaluation.main(["--mode_path", str(sgr_path), "--gpu", "cpu", "--shortlist", str(size)])
     line = capsys.readouterr().err

@@ -25,7 +25,7 @@ from runtime.log import table
 from runtime.seed import generator
 from training.data import open_data
 from training.division import decide, division_metrics
-from training.look import look_at_pairs
+from training.evidence import gather_evidence
 
 READINGS: dict[str, dict[str, Any]] = {
     "no factor": {"drift_correction": "off"},
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for name, reading in READINGS.items():
         method = MGCS(replace(plain, **reading))
-        look = look_at_pairs(
+        look = gather_evidence(
             matcher,
             method,
             data.train,

@@ -14,9 +14,9 @@ import torch
 
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.consensus import agreed, tempered
-from methods.blocks.method import Findings, Method
+from methods.blocks.method import DivisionReport, Method
 from methods.blocks.rematch import Offers, joint_offers
-from training.look import Look
+from training.evidence import PairEvidence
 
 DIAGNOSTIC = "diagnostic_"
 """Prefix of the diagnostics in a division's file; they are kept in half precision, to be looked at."""
@@ -43,7 +43,7 @@ class Division:
     is_clean: np.ndarray
     diagnostics: dict[str, np.ndarray] = field(default_factory=dict)
     modality_gap: float = 0.0
-    findings: Findings = field(default_factory=Findings)
+    findings: DivisionReport = field(default_factory=DivisionReport)
     offers: Offers | None = None
     share_noisy: float | None = None
     alike: np.ndarray | None = None
@@ -118,38 +118,42 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
 
 
 def decide(
-    method: Method, own: Look, looks: Sequence[Look], split: PrecomputedSplit, earlier: Division | None = None
+    method: Method,
+    own: PairEvidence,
+    evidence: Sequence[PairEvidence],
+    split: PrecomputedSplit,
+    earlier: Division | None = None,
 ) -> Division:
     """Fit the mixture and divide.
 
     Args:
         method: of the network whose division this is.
         own: what it has seen.
-        looks: what all networks have seen; heard where the method asks neighbours.
+        evidence: what all networks have seen; heard where the method asks neighbours.
         split: the pairs.
         earlier: this network's last division, if there was one.
     """
     signal, figures, diagnostics, warning = own.signal, {}, own.diagnostics, own.warning
     if own.consensus is not None:
         before = None if earlier is None else -earlier.signal
-        said = [look.consensus.log_odds for look in looks if look.consensus is not None]
+        said = [seen.consensus.log_odds for seen in evidence if seen.consensus is not None]
         signal = -agreed(said, before, method.config.signal_memory)
         figures = {f"weight_{name}": weight for name, weight in own.consensus.weights.items()}
     probability = method.clean_probability(signal)
     share_noisy: float | None = None
     if own.consensus is not None:
-        share_noisy = float(np.mean([look.consensus.share_noisy for look in looks if look.consensus is not None]))
+        share_noisy = float(np.mean([seen.consensus.share_noisy for seen in evidence if seen.consensus is not None]))
         probability = tempered(probability, share_noisy, method.config.p_threshold)
         figures["share_noisy"] = share_noisy
     is_clean = method.divide(probability)
     offers = None
     if own.offers is not None:
-        made = [look.offers for look in looks if look.offers is not None]
+        made = [seen.offers for seen in evidence if seen.offers is not None]
         offers = joint_offers(made, is_clean, split.image_of_pair)
         figures["offers"] = len(offers) / len(split)
     found = method.findings()
     warnings = "; ".join(filter(None, (warning, found.warning)))
-    findings = Findings({**found.figures, **figures}, warnings, found.fitted)
+    findings = DivisionReport({**found.figures, **figures}, warnings, found.fitted)
     return Division(
         signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy, own.alike
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.agreement import PairBank, same
-from models.gallery import caption_vectors, encoded_captions, evaluating, image_blocks, image_vectors
+from models.encoded_split import caption_vectors, encoded_captions, evaluating, image_blocks, image_vectors
 from models.keys import Keys, fit_keys
 from models.matcher import Matcher
 from runtime.distributed import ALONE, Processes

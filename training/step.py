@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from methods.blocks.method import Scored, SoftLabels, Views
+from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from models.matcher import Embeddings
 from training.network import Network
 from training.sparse import hardest_loss, share_kept, shortlisted_loss
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledBatch:
     """A share of a training step: a batch, its labels (B,), which of its pairs enter the loss (None: all), and which
     images and captions are no negatives of each other (B, B), beside what the method masks."""
 
@@ -37,7 +37,7 @@ def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | No
     """
     both = (student, peer)
     views = [
-        None if batch is None else Views(*(Scored(n.matcher, n.method, batch) for n in both))
+        None if batch is None else StudentAndPeer(*(Scored(n.matcher, n.method, batch) for n in both))
         for batch in (clean, noisy)
     ]
     assert views[0] is not None
@@ -47,13 +47,15 @@ def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | No
     return labels
 
 
-def train_step(network: Network, parts: list[Part], hardness: float, *, grad_clip: float, shortlist: int = 0) -> float:
+def train_step(
+    network: Network, parts: list[LabelledBatch], hardness: float, *, grad_clip: float, shortlist: int = 0
+) -> float:
     """Take one optimiser step on the summed loss of the parts; return that loss per pair."""
     loss = torch.stack([part_loss(network, part, hardness, shortlist) for part in parts]).sum()
     return network.step(loss, grad_clip) / sum(len(part.batch) for part in parts)
 
 
-def part_loss(network: Network, part: Part, hardness: float, shortlist: int = 0) -> Tensor:
+def part_loss(network: Network, part: LabelledBatch, hardness: float, shortlist: int = 0) -> Tensor:
     """Return the loss of one batch.
 
     Args:
@@ -72,13 +74,15 @@ def part_loss(network: Network, part: Part, hardness: float, shortlist: int = 0)
 
 
 @torch.no_grad()
-def share_of_hardest_kept(network: Network, part: Part, shortlist: int) -> float:
+def share_of_hardest_kept(network: Network, part: LabelledBatch, shortlist: int) -> float:
     """Return the share of the scores that the whole loss of a batch depends on that a shortlist keeps."""
     embeddings = network.matcher.embed(part.batch)
     return share_kept(network.matcher, embeddings, _loss_of(network, part, embeddings, 1.0), shortlist)
 
 
-def _loss_of(network: Network, part: Part, embeddings: Embeddings, hardness: float) -> Callable[[Tensor], Tensor]:
+def _loss_of(
+    network: Network, part: LabelledBatch, embeddings: Embeddings, hardness: float
+) -> Callable[[Tensor], Tensor]:
     """Return the loss as a function of the plain similarities (B, B)."""
     method = network.method
 

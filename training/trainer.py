@@ -32,8 +32,8 @@ from training.config import RunConfig
 from training.data import RunData
 from training.division import Division, decide
 from training.epoch_pairs import epoch_pairs
+from training.evidence import PairEvidence, gather_evidence
 from training.files import BEST, CONFIG, RESULTS, WARMED, RunFiles
-from training.look import Look, look_at_pairs
 from training.network import Network, build_networks, load_weights
 from training.optim import set_learning_rate
 from training.pace import CLEAN, NOISY, WARM_UP, Pace
@@ -54,7 +54,7 @@ from training.reports import (
 from training.running import Running
 from training.side_by_side import is_possible
 from training.stages import Stage, hardness, learning_rate, noisy_side_is_due, stages
-from training.step import Part, share_of_hardest_kept, soft_labels, train_step
+from training.step import LabelledBatch, share_of_hardest_kept, soft_labels, train_step
 from training.warmup import warm_up_alone, warm_up_together
 from vocab import word_vectors
 
@@ -202,10 +202,10 @@ class Trainer:
         for network in dividing:
             earlier = self.divisions.get(network.name)
             network.method.share_noisy = None if earlier is None else earlier.share_noisy
-        looks = self.passes.each(partial(self._look_by, epoch=epoch), dividing, trains=True)
+        evidence = self.passes.each(partial(self._evidence_of, epoch=epoch), dividing, trains=True)
         self.divisions = {
-            network.name: decide(network.method, look, looks, self.data.train, self.divisions.get(network.name))
-            for network, look in zip(dividing, looks, strict=True)
+            network.name: decide(network.method, own, evidence, self.data.train, self.divisions.get(network.name))
+            for network, own in zip(dividing, evidence, strict=True)
         }
         is_matched = self.data.train.is_matched if self.data.truth_is_known else None
         for name, division in self.divisions.items():
@@ -213,7 +213,7 @@ class Trainer:
             record_samples(self.log, self.position.epochs_done, name, division, self.data)
         return self.divisions
 
-    def _look_by(self, network: Network, epoch: int) -> Look:
+    def _evidence_of(self, network: Network, epoch: int) -> PairEvidence:
         timed = self.running.pace.timed_division(self.position, network.name)
         title = f"division {epoch + 1} {network.name}"
         progress = self.log.progress(title, len(self.data.train), left=timed.left_in_words)
@@ -224,7 +224,7 @@ class Trainer:
             if self.running.processes.count == 1:  # others would wait for what this one has found
                 self.running.interruption.check()
 
-        look = look_at_pairs(
+        found = gather_evidence(
             network.matcher,
             network.method,
             self.data.train,
@@ -238,7 +238,7 @@ class Trainer:
         timed.took(0)  # what came after the last pair
         progress.close()
         self.running.check_interruption()
-        return look
+        return found
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -295,9 +295,9 @@ class Trainer:
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
-            parts = [Part(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
+            parts = [LabelledBatch(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
             if other is not None and labels.noisy is not None:
-                parts.append(Part(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
+                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
             if settings.negative_shortlist and how_hard == 1.0:
                 self._check_shortlist(student, parts[0], next(steps))
             return train_step(
@@ -307,7 +307,7 @@ class Trainer:
         kind = NOISY if has_noisy else CLEAN
         return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, kind, pairs.split)
 
-    def _check_shortlist(self, network: Network, part: Part, number: int) -> None:
+    def _check_shortlist(self, network: Network, part: LabelledBatch, number: int) -> None:
         """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""
         if number % (SHORTLIST_CHECK * self.settings.log_step) != 1:
             return

@@ -20,7 +20,7 @@ from data_utils.batch import Batch
 from methods.blocks.choices import LABELS, ChoiceConfig, Choices
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
 from models.contrastive import HINGE, contrastive_costs
-from models.gallery import evaluating
+from models.encoded_split import evaluating
 from models.losses import (
     SOFT_MARGINS,
     Margins,
@@ -91,7 +91,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Views:
+class StudentAndPeer:
     """One batch seen by the network in training and by its peer (the same network without co-training)."""
 
     student: Scored
@@ -118,7 +118,7 @@ class SoftLabels:
 
 
 @dataclass(frozen=True)
-class Findings:
+class DivisionReport:
     """What a division found besides probabilities.
 
     Attributes:
@@ -272,15 +272,15 @@ class Method(Choices):
         """Tell whether pairs are divided anew before this epoch (0: the first after warm-up, which always is)."""
         return True
 
-    def findings(self) -> Findings:
+    def findings(self) -> DivisionReport:
         """Return what else the last `clean_probability` found."""
-        return Findings(fitted=self._fitted)
+        return DivisionReport(fitted=self._fitted)
 
-    def labels(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def labels(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return soft labels by `--refine`: the method's own, or the clean probability; arguments as of `refine`."""
         return self.refine(clean, noisy, probability) if self.refinement == LABELS else SoftLabels(clean=probability)
 
-    def refine(self, clean: Views, noisy: Views | None, probability: Tensor) -> SoftLabels:
+    def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return soft labels for a clean batch and, in the second half of training, a noisy one.
 
         Args:

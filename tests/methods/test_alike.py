@@ -13,7 +13,7 @@ from tests.methods.test_contract import make
 from tests.methods.test_rematch import agreement_twin, concepts_bank
 from tests.models.networks import make_batch, make_matcher
 from training.network import Network
-from training.step import Part, part_loss
+from training.step import LabelledBatch, part_loss
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,7 +63,7 @@ def test_a_masked_negative_is_out_of_the_loss(loss: str, hardness: float) -> Non
     batch = make_batch((3, 2, 5, 3))
     masked = torch.zeros(4, 4, dtype=torch.bool)
     masked[0, 1] = masked[1, 0] = True
-    parts = [Part(batch, torch.ones(4, dtype=torch.float64), no_negatives=mask) for mask in (masked, None)]
+    parts = [LabelledBatch(batch, torch.ones(4, dtype=torch.float64), no_negatives=mask) for mask in (masked, None)]
     losses = [part_loss(network, part, hardness) for part in parts]
     assert torch.isfinite(losses[0]) and (hardness == 1.0 or losses[0] != losses[1])
     if loss != "complementary":  # there what is left must share the probability
@@ -71,5 +71,7 @@ def test_a_masked_negative_is_out_of_the_loss(loss: str, hardness: float) -> Non
     losses[0].backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in matcher.parameters())
     everything = ~torch.eye(4, dtype=torch.bool)
-    alone = part_loss(network, Part(batch, torch.ones(4, dtype=torch.float64), no_negatives=everything), hardness)
+    alone = part_loss(
+        network, LabelledBatch(batch, torch.ones(4, dtype=torch.float64), no_negatives=everything), hardness
+    )
     assert float(alone.detach()) == pytest.approx(0.0, abs=1e-12)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from methods import Method, MethodConfig, known_methods
-from methods.blocks.method import Scored, SoftLabels, Views
+from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from methods.blocks.mixture import FITS, clean_probability
 from models.similarity import SIMILARITIES
 from runtime.errors import InputError
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
 from training.network import Network
-from training.step import Part, part_loss
+from training.step import LabelledBatch, part_loss
 
 LENGTHS = (3, 2, 5, 3, 1, 2, 3, 6, 2, 3, 4, 5)
 SIZE = len(LENGTHS)
@@ -52,11 +52,11 @@ def two_modes() -> np.ndarray:
 
 def views(
     method: Method, module_name: str = "SGR", seed: int = 1, image_ids: str = "shared", size: int = SIZE
-) -> Views:
+) -> StudentAndPeer:
     """Let two networks see one batch."""
     ids = IMAGE_IDS[image_ids]
     batch = make_batch(LENGTHS[:size], seed=seed, image_id=None if ids is None else ids[:size])
-    return Views(*(Scored(make_matcher(module_name, seed=k).eval(), method, batch) for k in range(2)))
+    return StudentAndPeer(*(Scored(make_matcher(module_name, seed=k).eval(), method, batch) for k in range(2)))
 
 
 def assert_labels(labels: Tensor, size: int) -> None:
@@ -208,7 +208,7 @@ def shortcut_is_dense(name: str, module_name: str, hardness: float, image_ids: s
         matcher = make_matcher(module_name).train()
         if shortcut:
             network = Network("A", matcher, cast(torch.optim.Adam, None), method, torch.Generator())
-            loss = part_loss(network, Part(batch, labels, kept), hardness)
+            loss = part_loss(network, LabelledBatch(batch, labels, kept), hardness)
         else:
             embeddings = matcher.embed(batch)
             scores = method.scores(dense_scores(matcher, embeddings), embeddings, batch)

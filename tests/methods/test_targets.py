@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from methods.bicro import BiCro, BiCroConfig
-from methods.blocks.method import MethodConfig, Scored, Views
+from methods.blocks.method import MethodConfig, Scored, StudentAndPeer
 from methods.blocks.targets import most_trusted, num_anchors, predicted_correspondence, similarity_consistency
 from methods.mgcs import MGCS
 from methods.ncr import NCR
@@ -24,10 +24,10 @@ def draw(*shape: int, seed: int = 0, shift: float = 0.0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
 
 
-def views(method: BiCro | NCR, seed: int = 1, names: tuple[str, str] = ("SGR", "SGR")) -> Views:
+def views(method: BiCro | NCR, seed: int = 1, names: tuple[str, str] = ("SGR", "SGR")) -> StudentAndPeer:
     """Let two different networks see one batch."""
     batch = make_batch(LENGTHS, image_id=IMAGE_ID, seed=seed)
-    return Views(*(Scored(make_matcher(n, seed=k).eval(), method, batch) for k, n in enumerate(names)))
+    return StudentAndPeer(*(Scored(make_matcher(n, seed=k).eval(), method, batch) for k, n in enumerate(names)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 10, 25])

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from models import ensemble
+from models.encoded_split import similarities_by_name
 from models.ensemble import rank_scores, scores_in_turn
-from models.gallery import similarities_by_name
 from models.ranks import folds_of, mean_retrieval, retrieval
 from models.relevance import GroundTruth, Relevance, relevance_result
 from tests.models.splits import small_matcher, small_split

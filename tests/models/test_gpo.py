@@ -49,7 +49,7 @@ def test_pooling_is_its_twin(lengths: tuple[int, ...]) -> None:
 def test_scores_and_gradients_are_the_twins(lengths: tuple[int, ...]) -> None:
     module = make_matcher("GPO").similarity
     regions, words, number = draw((3, 3, 3), size=6), draw(lengths, size=6), torch.tensor(lengths)
-    sims = module(module.image_side(regions), module.caption_side(words, number))
+    sims = module(module.pool_images(regions), module.pool_captions(words, number))
     twin = reference.score_gpo(tensors_of(module), regions, words, lengths)
     assert_same(sims, twin, [regions, words, *module.parameters()])
 
@@ -104,7 +104,7 @@ def test_order_and_padding_do_not_matter() -> None:
 def test_equal_values_and_zeros_have_finite_gradients() -> None:
     module = GPO()
     regions, words = torch.zeros(2, 3, 6, requires_grad=True), torch.ones(2, 4, 6, requires_grad=True)
-    sims = module(module.image_side(regions), module.caption_side(words, torch.tensor([1, 4])))
+    sims = module(module.pool_images(regions), module.pool_captions(words, torch.tensor([1, 4])))
     assert all(torch.isfinite(g).all() for g in gradients(sims, [regions, words, *module.parameters()]))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.gallery import encode_gallery, similarities
-from models.keys import Part, caption_keys, fit_networks, image_keys
+from models.encoded_split import encode_split, similarities
+from models.keys import SplitSubset, caption_keys, fit_networks, image_keys
 from models.listed import EncodedFile, _blocks, images_from, score_listed
 from models.shortlist import estimated_scores
 from tests.models.splits import small_matcher, small_split
@@ -41,7 +41,7 @@ def test_products_are_the_logits_of_the_estimate(name: str, tmp_path: Path, monk
     monkeypatch.setattr("models.keys.torch.randperm", lambda count, generator: torch.arange(count))
     split = small_split(tmp_path)
     matcher = small_matcher(split, name)
-    gallery = encode_gallery(matcher, split, CPU)
+    gallery = encode_split(matcher, split, CPU)
     random = torch.Generator().manual_seed(5)
     monkeypatch.setattr("models.keys.generator", lambda seed, purpose: torch.Generator().manual_seed(5))
     with torch.no_grad():
@@ -59,8 +59,8 @@ def test_estimates_go_with_the_scores_of_scan(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("start", [0, 256])
 def test_keys_from_a_place_on(start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.gallery.IMAGE_BLOCK", 3)
-    monkeypatch.setattr("models.gallery.CAPTION_BLOCK", 4)
+    monkeypatch.setattr("models.encoded_split.IMAGE_BLOCK", 3)
+    monkeypatch.setattr("models.encoded_split.CAPTION_BLOCK", 4)
     split = small_split(tmp_path)
     networks = fit_networks([small_matcher(split, "VSE")], split, CPU)
     for keys, total in ((image_keys, split.num_images), (caption_keys, len(split))):
@@ -75,7 +75,7 @@ def test_keys_from_a_place_on(start: int, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_part_of_a_split(tmp_path: Path) -> None:
     split = small_split(tmp_path)
-    part = Part(split, np.array([4, 1]), np.array([3, 11, 2]))
+    part = SplitSubset(split, np.array([4, 1]), np.array([3, 11, 2]))
     assert part.num_images == 2 and part.lengths.tolist() == split.lengths[[3, 11, 2]].tolist()
     torch.testing.assert_close(part.read_images(np.array([1])), split.read_images(np.array([1])))
     torch.testing.assert_close(part.tokens(np.array([1, 0]))[0], split.tokens(np.array([11, 3]))[0])

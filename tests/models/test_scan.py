@@ -42,7 +42,7 @@ def draw(lengths: tuple[int, ...] = LENGTHS, images: int = 3) -> Inputs:
 
 def score(module: SCAN, inputs: Inputs, **named: Any) -> Tensor:
     regions, words, lengths = inputs
-    return module(module.image_side(regions), module.caption_side(words, lengths), **named)
+    return module(module.pool_images(regions), module.pool_captions(words, lengths), **named)
 
 
 @pytest.fixture

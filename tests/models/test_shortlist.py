@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
-from models import gallery, shortlist
-from models.gallery import Gallery, encode_gallery, similarities
+from models import encoded_split, shortlist
+from models.encoded_split import EncodedSplit, encode_split, similarities
 from models.shortlist import best_pairs, estimated_scores, put_first, score_chosen, shortlisted_similarities
-from models.similarity import CaptionSide, ImageSide, Similarity
+from models.similarity import EncodedCaptions, EncodedImages, Similarity
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.models.splits import small_matcher, small_split
@@ -74,12 +74,12 @@ def test_chosen_pairs_have_the_scores_of_all_pairs(
     name: str, split: PrecomputedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In any order, over several blocks, some twice."""
-    monkeypatch.setattr(gallery, "CAPTION_BLOCK", 7)
+    monkeypatch.setattr(encoded_split, "CAPTION_BLOCK", 7)
     matcher = small_matcher(split, name)
     random = torch.Generator().manual_seed(0)
     image, caption = torch.randint(12, (90,), generator=random), torch.randint(60, (90,), generator=random)
     with torch.no_grad():
-        chosen = score_chosen(matcher.similarity, encode_gallery(matcher, split, CPU), image, caption)
+        chosen = score_chosen(matcher.similarity, encode_split(matcher, split, CPU), image, caption)
     expected = similarities(matcher, split, CPU)[image, caption]
     np.testing.assert_allclose(chosen.numpy(), expected, rtol=0, atol=1e-6)
     assert expected.std() > 1e-3, "scores that differ, or the test could not fail"
@@ -92,7 +92,7 @@ class _Metric(Similarity):
         super().__init__()
         self.weights = weights
 
-    def score_pairs(self, images: ImageSide, captions: CaptionSide, image: Tensor, caption: Tensor) -> Tensor:
+    def score_pairs(self, images: EncodedImages, captions: EncodedCaptions, image: Tensor, caption: Tensor) -> Tensor:
         return torch.sigmoid(-1 + (images.pooled[image] - captions.pooled[caption]).square() @ self.weights)
 
 
@@ -100,11 +100,11 @@ def test_a_weighted_distance_is_found() -> None:
     """Weights of both signs: neither a cosine nor a plain distance would order these pairs."""
     random = torch.Generator().manual_seed(0)
     weights = 0.3 * torch.randn(6, generator=random)
-    images = ImageSide(torch.randn(40, 3, 6, generator=random), torch.randn(40, 6, generator=random))
+    images = EncodedImages(torch.randn(40, 3, 6, generator=random), torch.randn(40, 6, generator=random))
     words, pooled = torch.randn(50, 4, 6, generator=random), torch.randn(50, 6, generator=random)
     lengths = torch.full((25,), 4)
     halves = [torch.arange(1, 50, 2), torch.arange(0, 50, 2)]
-    encoded = Gallery(images, [CaptionSide(words[h], lengths, pooled[h]) for h in halves], halves)
+    encoded = EncodedSplit(images, [EncodedCaptions(words[h], lengths, pooled[h]) for h in halves], halves)
     found = torch.logit(estimated_scores(_Metric(weights), encoded, random))
     true = -1 + (images.pooled[:, None] - pooled).square() @ weights
     assert found.shape == (40, 50)
@@ -169,16 +169,16 @@ def test_a_diverged_network_is_told(split: PrecomputedSplit) -> None:
 
 def test_equal_scores_give_an_estimate(split: PrecomputedSplit) -> None:
     """A collapsed network has no feature that tells pairs apart: nothing is divided by zero."""
-    encoded = encode_gallery(small_matcher(split, "SGR"), split, CPU)
+    encoded = encode_split(small_matcher(split, "SGR"), split, CPU)
     estimates = estimated_scores(_Metric(torch.zeros(8)), encoded, generator(0, "x"))
     torch.testing.assert_close(estimates, torch.full((12, 60), float(torch.sigmoid(torch.tensor(-1.0)))))
 
 
 def test_vectors_that_are_all_alike_give_an_estimate() -> None:
     """A network that encodes everything alike."""
-    side = ImageSide(torch.ones(4, 2, 3), torch.ones(4, 3))
-    encoded = Gallery(
-        side, [CaptionSide(torch.ones(5, 2, 3), torch.full((5,), 2), torch.zeros(5, 3))], [torch.arange(5)]
+    side = EncodedImages(torch.ones(4, 2, 3), torch.ones(4, 3))
+    encoded = EncodedSplit(
+        side, [EncodedCaptions(torch.ones(5, 2, 3), torch.full((5,), 2), torch.zeros(5, 3))], [torch.arange(5)]
     )
     estimates = estimated_scores(_Metric(torch.ones(3)), encoded, generator(0, "x"))
     torch.testing.assert_close(estimates, torch.full((4, 5), float(torch.sigmoid(torch.tensor(2.0)))))

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import published
 from models import attention, sgraf, tiles
 from models.sgraf import GraphReasoning, reason
-from models.sides import CaptionSide, ImageSide, Similarity
+from models.sides import EncodedCaptions, EncodedImages, Similarity
 from models.similarity import SIMILARITIES
 from tests import reference
 from tests.models.networks import (
@@ -43,10 +43,10 @@ def make(name: str) -> Similarity:
     return make_matcher(name).similarity.eval()
 
 
-def sides(module: Similarity, inputs: Inputs) -> tuple[ImageSide, CaptionSide]:
+def sides(module: Similarity, inputs: Inputs) -> tuple[EncodedImages, EncodedCaptions]:
     """Prepare images and captions."""
     regions, words, lengths = inputs
-    return module.image_side(regions), module.caption_side(words, lengths)
+    return module.pool_images(regions), module.pool_captions(words, lengths)
 
 
 def score(module: Similarity, inputs: Inputs) -> Tensor:

@@ -14,7 +14,7 @@ from runtime.errors import InputError
 from runtime.seed import generator
 from tests.training.trainers import make_trainer
 from training.division import Division, decide, division_metrics
-from training.look import collect_bank, look_at_pairs
+from training.evidence import collect_bank, gather_evidence
 
 CPU = torch.device("cpu")
 SIGNAL = np.array([0.1, 0.2, 0.3, 0.8, 0.9, 0.4])
@@ -105,7 +105,7 @@ def test_every_pair_gets_its_own_signal(tiny_root: Path, tmp_path: Path) -> None
     counted: list[int] = []
 
     def divide() -> Division:
-        look = look_at_pairs(
+        look = gather_evidence(
             matcher, method, trainer.data.train, batch_size=33, generator=generator(0, "d"), device=CPU,
             advance=counted.append,
         )  # fmt: skip
@@ -131,7 +131,7 @@ def test_the_signal_of_a_real_method(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--method", "ncr", "--dropout", "0.4")
     matcher, method = trainer.networks[0].matcher, trainer.networks[0].method
     split = trainer.data.train
-    look = look_at_pairs(matcher, method, split, batch_size=200, generator=generator(0, "d"), device=CPU)
+    look = gather_evidence(matcher, method, split, batch_size=200, generator=generator(0, "d"), device=CPU)
     division = decide(method, look, [look], split)
     matcher.eval()
     batch = trainer.data.train[torch.arange(200)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from methods.blocks.method import Findings
+from methods.blocks.method import DivisionReport
 from methods.blocks.mixture import fit
 from runtime.log import RunLog
 from tests.training.trainers import make_trainer
@@ -33,7 +33,7 @@ class Recorded(RunLog):
 
 def test_arrays_of_a_division() -> None:
     fitted = fit(SIGNAL, "gmm")
-    found = as_arrays(division(findings=Findings(fitted=fitted)), SIGNAL < 0.4)
+    found = as_arrays(division(findings=DivisionReport(fitted=fitted)), SIGNAL < 0.4)
     assert found["signal"].dtype == found["probability"].dtype == np.float32
     assert found["is_clean"].dtype == found["is_matched"].dtype == bool
     np.testing.assert_allclose(found["diagnostic_similarity"], -SIGNAL, atol=1e-3)

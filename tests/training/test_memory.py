@@ -21,7 +21,7 @@ from runtime.checkpoint import as_bytes
 from runtime.errors import InputError
 from runtime.torch_file import read_torch_file
 from tests.training.trainers import make_trainer
-from training import look as look_module
+from training import evidence as look_module
 from training import trainer as trainer_module
 from training.division import Division
 from training.trainer import Trainer
@@ -67,7 +67,7 @@ def assert_resumes(trainer: Trainer, other: Trainer) -> None:
         resumed.restore(state)
         for name, value in vars(network.method).items():
             if name in RENEWED or (isinstance(value, Bank) and not network.method.state()):
-                continue  # a bank that training does not look at is made anew by each division
+                continue  # a bank that training does not evidence at is made anew by each division
             assert is_same(value, vars(resumed.method).get(name)), f"{name} is lost on resume; see Method.state"
     divided = [t.divide(1) for t in (trainer, other)]
     for name, division in divided[0].items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from methods.blocks.agreement import PairBank
-from models.gallery import similarities
+from models.encoded_split import similarities
 from tests.training.trainers import make_trainer, warmed_up
 from training.neighbourhood import collect_pairs
 

@@ -26,7 +26,7 @@ from training.division import Division
 from training.files import BEST
 from training.network import Network
 from training.stages import hardness
-from training.step import Part, part_loss, soft_labels, train_step
+from training.step import LabelledBatch, part_loss, soft_labels, train_step
 from training.trainer import Trainer
 
 Weights = list[dict[str, Tensor]]
@@ -47,7 +47,7 @@ def division_of(probability: np.ndarray) -> Division:
 # -- the loss -------------------------------------------------------------------------------------------------------
 
 
-def dense_loss(network: Network, part: Part, hardness: float) -> Tensor:
+def dense_loss(network: Network, part: LabelledBatch, hardness: float) -> Tensor:
     """Every pair scored with gradient: what `part_loss` must equal."""
     embeddings = network.matcher.embed(part.batch)
     scores = network.method.scores(dense_scores(network.matcher, embeddings), embeddings, part.batch)
@@ -55,7 +55,7 @@ def dense_loss(network: Network, part: Part, hardness: float) -> Tensor:
 
 
 def loss_and_gradients(
-    compute: Callable[[Network, Part, float], Tensor], network: Network, part: Part, hardness: float
+    compute: Callable[[Network, LabelledBatch, float], Tensor], network: Network, part: LabelledBatch, hardness: float
 ) -> tuple[Tensor, list[Tensor]]:
     set_generator(network.matcher, torch.Generator().manual_seed(11))  # the same dropout
     loss = compute(network, part, hardness)
@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_a_dense_graph(
     network.matcher.similarity.scoring_dtype = torch.bfloat16 if low else None
     batch = trainer.data.train[torch.arange(0, 48, 2)]
     chosen = torch.arange(24) % 3 != 0 if kept else None
-    part = Part(batch, torch.linspace(0, 1, 24), chosen)
+    part = LabelledBatch(batch, torch.linspace(0, 1, 24), chosen)
     loss, gradients = loss_and_gradients(part_loss, network, part, hardness)
     dense, dense_gradients = loss_and_gradients(dense_loss, network, part, hardness)
     assert dense > 0
@@ -101,7 +101,7 @@ def test_a_loss_of_zero_has_no_gradient(tiny_root: Path, tmp_path: Path) -> None
     trainer = make_trainer(tiny_root, tmp_path, "--module_name", "SGR", "--method", "ncr")
     network = trainer.networks[0]
     batch = trainer.data.train[torch.arange(0, 100, 5)]
-    loss = part_loss(network, Part(batch, torch.ones(20), torch.zeros(20, dtype=torch.bool)), 1.0)
+    loss = part_loss(network, LabelledBatch(batch, torch.ones(20), torch.zeros(20, dtype=torch.bool)), 1.0)
     assert float(loss.detach()) == 0.0
     before = weights_of(trainer)
     network.step(loss, 2.0)
@@ -120,7 +120,7 @@ def test_the_gradient_is_clipped(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--grad_clip", "0.5")
     network = trainer.networks[0]
     batch = trainer.data.train[torch.arange(0, 100, 5)]
-    network.step(1e4 * part_loss(network, Part(batch, torch.ones(20)), 1.0), trainer.settings.grad_clip)
+    network.step(1e4 * part_loss(network, LabelledBatch(batch, torch.ones(20)), 1.0), trainer.settings.grad_clip)
     norms = [p.grad.norm() for p in network.matcher.parameters() if p.grad is not None]
     assert float(torch.stack(norms).norm()) == pytest.approx(0.5, rel=1e-3)
 
@@ -130,8 +130,8 @@ def test_the_loss_of_a_step_is_per_pair(tiny_root: Path, tmp_path: Path) -> None
     network = trainer.networks[0]
     network.matcher.train()
     parts = [
-        Part(trainer.data.train[torch.arange(0, 100, 5)], torch.ones(20)),
-        Part(trainer.data.train[torch.arange(1, 50, 5)], torch.linspace(0, 1, 10), torch.arange(10) > 2),
+        LabelledBatch(trainer.data.train[torch.arange(0, 100, 5)], torch.ones(20)),
+        LabelledBatch(trainer.data.train[torch.arange(1, 50, 5)], torch.linspace(0, 1, 10), torch.arange(10) > 2),
     ]
     with torch.no_grad():
         expected = sum(float(part_loss(network, part, 1.0)) for part in parts) / 30

@@ -19,12 +19,12 @@ from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH, covering_batches
 from data_utils.precomputed import PrecomputedSplit
 from methods import Method, known_methods
-from methods.blocks.method import Scored, Views
+from methods.blocks.method import Scored, StudentAndPeer
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.seed import generator
 from training.division import Division, decide
-from training.look import look_at_pairs
+from training.evidence import gather_evidence
 
 FALLBACK = "baseline"
 """What audits a checkpoint that does not record its method: its signal is the mean hinge."""
@@ -82,7 +82,7 @@ def ask_networks(
     training = checkpoint["config"]["training"]
     batch_size, seed = training.get("batch_size") or DEFAULT_BATCH, training.get("seed") or 0
     looks = [
-        look_at_pairs(
+        gather_evidence(
             matcher,
             method,
             split,
@@ -133,7 +133,7 @@ class _Labeller:
             batch = self._read(clean[step % len(clean)])
             other = self._read(noisy[step]) if step < len(noisy) else None
             views = [
-                None if b is None else Views(*(Scored(*n, b) for n in (self._student, self._peer)))
+                None if b is None else StudentAndPeer(*(Scored(*n, b) for n in (self._student, self._peer)))
                 for b in (batch, other)
             ]
             assert views[0] is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from models.gallery import Split, encoded_captions, evaluating
+from models.encoded_split import Split, encoded_captions, evaluating
 from models.listed import ImagesOf
 from models.matcher import Matcher
 from tools.audit.partners import Tile

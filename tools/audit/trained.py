@@ -20,8 +20,8 @@ from data_utils.captions import read_captions
 from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.stored import StoredData, StoredNoise
-from models.gallery import image_blocks
-from models.keys import Network, caption_keys, fit_networks, image_keys
+from models.encoded_split import image_blocks
+from models.keys import KeyedMatcher, caption_keys, fit_networks, image_keys
 from models.listed import EncodedFile, score_listed
 from models.matcher import Matcher
 from runtime.log import percent
@@ -151,7 +151,7 @@ class _Ranking:
 
     def __init__(
         self,
-        networks: Sequence[Network],
+        networks: Sequence[KeyedMatcher],
         split: PrecomputedSplit,
         device: torch.device,
         subject: Subject,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.stored import give_noise, open_for_all
-from models.gallery import encode_gallery
+from models.encoded_split import encode_split
 from models.matcher import Matcher
 from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
@@ -81,7 +81,7 @@ def export(config: PooledConfig) -> str:
     device = choose_device(config.gpu)
     matcher.to(device)
     prepare_scoring([matcher], ScoringConfig(), device)
-    gallery = encode_gallery(matcher, split, device)
+    gallery = encode_split(matcher, split, device)
     captions = np.empty((len(split), gallery.images.pooled.shape[1]), dtype=np.float32)
     for block, columns in zip(gallery.blocks, gallery.columns, strict=True):
         captions[columns.numpy()] = block.pooled.cpu().numpy()

@@ -24,7 +24,7 @@ from tools.report.calibration import calibration_section
 from tools.report.curves import curves_section
 from tools.report.division import division_section
 from tools.report.drift import drift_section
-from tools.report.opened import Opened, Sources, open_run
+from tools.report.opened import OpenedRun, Sources, open_run
 from tools.report.pairs import pairs_section
 from tools.report.results import results_section
 from tools.report.retrieval import retrieval_section
@@ -66,7 +66,7 @@ class ReportConfig:
         )
 
 
-def open_runs(runs: Sequence[Run], sources: Sources) -> tuple[list[Opened], list[str]]:
+def open_runs(runs: Sequence[Run], sources: Sources) -> tuple[list[OpenedRun], list[str]]:
     """Open the networks and data of every run that has them; return what is to be said of the others."""
     opened, remarks = [], []
     for run in runs:

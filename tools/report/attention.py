@@ -15,11 +15,11 @@ from torch import Tensor
 
 from data_utils.pictures import THUMBNAILS
 from models.attention import EPSILON, SOFTMAX_FACTOR, TINY
-from models.gallery import evaluating
+from models.encoded_split import evaluating
 from models.scan import SOFTMAX_FACTORS
 from tools.pages.pictures import Thumbnails, card
 from tools.pages.text import Piece, grid, heading, note
-from tools.report.opened import Opened
+from tools.report.opened import OpenedRun
 from tools.report.retrieval import draw
 
 REGIONS_ASK = "SCAN_i2t"
@@ -47,7 +47,7 @@ def word_weights(regions: Tensor, words: Tensor, factor: float, *, words_ask: bo
     return torch.softmax(factor * raised / (norm + EPSILON), dim=softmax_over)
 
 
-def grid_size(opened: Opened) -> int | None:
+def grid_size(opened: OpenedRun) -> int | None:
     """Return how many cells a side the regions' grid has; None if the regions are not known to be one.
 
     Raises:
@@ -62,7 +62,7 @@ def grid_size(opened: Opened) -> int | None:
     return side if side * side == regions and (opened.folder / THUMBNAILS).is_file() else None
 
 
-def _factor(opened: Opened) -> float:
+def _factor(opened: OpenedRun) -> float:
     matcher = opened.run.config["matcher"]
     name = matcher["module_name"]
     if not name.startswith("SCAN"):
@@ -72,7 +72,7 @@ def _factor(opened: Opened) -> float:
 
 
 @torch.no_grad()
-def caption_weights(opened: Opened, caption: int) -> tuple[list[str], np.ndarray]:
+def caption_weights(opened: OpenedRun, caption: int) -> tuple[list[str], np.ndarray]:
     """Return the words of a test caption as the network reads them and their weights (W, R), of its first network."""
     split, device = opened.data.test, opened.sources.device
     matcher = next(iter(opened.matchers.values()))
@@ -103,7 +103,7 @@ def heat(thumbs: Thumbnails, image: int, word: str, weights: np.ndarray, side: i
     ).format(alt, thumbs.image(image, ""), side, side, cells, word, 100 * float(weights[top]))
 
 
-def attention_section(all_opened: list[Opened], count: int) -> list[Piece]:
+def attention_section(all_opened: list[OpenedRun], count: int) -> list[Piece]:
     """Return some test captions with their pictures, word by word, for the runs whose similarity attends."""
     pieces: list[Piece] = []
     for opened in all_opened:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
-from models.gallery import evaluating
+from models.encoded_split import evaluating
 from models.matcher import Matcher
 from tools.pages.figures import MATCHED, NEUTRAL, figure
 from tools.pages.table import table
 from tools.pages.text import Piece, grid, note
 from tools.report.histograms import overlaid, shares, wide
-from tools.report.opened import Opened
+from tools.report.opened import OpenedRun
 
 PUBLISHED = (("Flickr30K, as published", 6.91), ("MS-COCO, as published", 6.13), ("uniform angles", 51.96))
 BLOCK = 256
@@ -82,7 +82,7 @@ def drifts_of_split(matcher: Matcher, split: PrecomputedSplit, device: torch.dev
     return torch.cat(images), torch.cat(captions)
 
 
-def _own_and_others(opened: Opened, name: str) -> tuple[Dispersion, Dispersion]:
+def _own_and_others(opened: OpenedRun, name: str) -> tuple[Dispersion, Dispersion]:
     """Return the dispersion of the test images' own captions, and of captions drawn from all."""
     test = opened.data.test
     image, caption = drifts_of_split(opened.matchers[name], test, opened.sources.device)
@@ -108,7 +108,7 @@ def drift_angles(image: Tensor, caption: Tensor, counts: np.ndarray) -> list[Ten
     return found
 
 
-def dispersion_part(all_opened: list[Opened]) -> list[Piece]:
+def dispersion_part(all_opened: list[OpenedRun]) -> list[Piece]:
     """Return the table of dispersions and the histograms of the angles, of the test images."""
     charts, rows = [], []
     notes: list[Piece] = []

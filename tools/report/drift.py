@@ -5,11 +5,11 @@ from __future__ import annotations
 from tools.pages.text import Piece, heading
 from tools.report.dispersion import dispersion_part
 from tools.report.factors import factors_part
-from tools.report.opened import Opened
+from tools.report.opened import OpenedRun
 from tools.report.runs import Run
 
 
-def drift_section(runs: list[Run], all_opened: list[Opened]) -> list[Piece]:
+def drift_section(runs: list[Run], all_opened: list[OpenedRun]) -> list[Piece]:
     """Return dispersion and drift factors."""
     pieces: list[Piece] = [
         "A pair's drift is f - g, the pooled vector of its image minus that of its caption. MGCS assumes that the "

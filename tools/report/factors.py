@@ -11,16 +11,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from methods.mgcs import MGCS, MGCSConfig
-from models.gallery import evaluating
+from models.encoded_split import evaluating
 from models.matcher import Matcher
 from tools.pages.figures import MATCHED, MISMATCHED, figure
 from tools.pages.table import table
 from tools.pages.text import Piece, grid, note
 from tools.report.histograms import overlaid, shares, wide
-from tools.report.opened import Opened
+from tools.report.opened import OpenedRun
 from tools.report.runs import Run
 from training.data import RunData
-from training.look import collect_bank
+from training.evidence import collect_bank
 
 BLOCK = 256
 MOST_PAIRS = 200_000
@@ -48,7 +48,7 @@ def computed_factors(
     return np.concatenate(found).astype(float), shuffled
 
 
-def _factors(run: Run, opened: Opened | None) -> tuple[str, dict[str, np.ndarray], np.ndarray] | str:
+def _factors(run: Run, opened: OpenedRun | None) -> tuple[str, dict[str, np.ndarray], np.ndarray] | str:
     """Return where a run's factors come from, named values of its pairs (n,) and the truth (n,); or why not."""
     if run.divisions:
         division = run.last_divisions()[0]
@@ -68,7 +68,7 @@ def _factors(run: Run, opened: Opened | None) -> tuple[str, dict[str, np.ndarray
     return where, {FACTOR: factors}, opened.data.train.is_matched[pairs]
 
 
-def factors_part(runs: list[Run], all_opened: list[Opened]) -> list[Piece]:
+def factors_part(runs: list[Run], all_opened: list[OpenedRun]) -> list[Piece]:
     """Return the histograms of the drift factors of matched and mismatched pairs, and how well they tell them apart."""
     by_folder = {opened.run.folder: opened for opened in all_opened}
     charts, rows = [], []

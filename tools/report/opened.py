@@ -15,7 +15,7 @@ from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig, locate
 from data_utils.noise import NoiseConfig
 from evaluation import restore
-from models.gallery import Gallery, encode_gallery
+from models.encoded_split import EncodedSplit, encode_split
 from models.matcher import Matcher, MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
@@ -47,7 +47,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedRun:
     """A run with its networks by name, its data and, if there are any, its pictures."""
 
     run: Run
@@ -62,9 +62,9 @@ class Opened:
         return [lines[k] for k in getattr(self.data, split).line_of_caption.tolist()]
 
     @cached_property
-    def galleries(self) -> dict[str, Gallery]:
+    def galleries(self) -> dict[str, EncodedSplit]:
         """The test split as every network encodes it."""
-        return {name: encode_gallery(m, self.data.test, self.sources.device) for name, m in self.matchers.items()}
+        return {name: encode_split(m, self.data.test, self.sources.device) for name, m in self.matchers.items()}
 
     def thumbnails(self, split: str) -> Thumbnails | None:
         """Return the pictures of a split, None if there are none or none are wanted.
@@ -90,7 +90,7 @@ def data_config(run: Run, sources: Sources) -> DataConfig:
     )
 
 
-def open_run(run: Run, sources: Sources) -> Opened:
+def open_run(run: Run, sources: Sources) -> OpenedRun:
     """Restore a run's networks and open its data with its noise.
 
     Raises:
@@ -111,4 +111,4 @@ def open_run(run: Run, sources: Sources) -> Opened:
     matchers = {chr(ord("A") + k): m for k, m in enumerate(restore(checkpoint, str(run.checkpoint)))}
     for matcher in matchers.values():
         matcher.to(sources.device).eval()
-    return Opened(run, matchers, data, locate(config), sources)
+    return OpenedRun(run, matchers, data, locate(config), sources)

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from tools.pages.pictures import Thumbnails, card
 from tools.pages.text import Piece, badge, grid, heading, note
 from tools.report.division import missing_divisions
-from tools.report.opened import Opened
+from tools.report.opened import OpenedRun
 
 
-def mean_over_networks(opened: Opened) -> tuple[np.ndarray, np.ndarray]:
+def mean_over_networks(opened: OpenedRun) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean clean probability (N,) and the mean rank of the signal (N,), low for clean pairs."""
     divisions = opened.run.last_divisions()
     ranks = [np.argsort(np.argsort(d.signal, kind="stable"), kind="stable") for d in divisions]
@@ -32,7 +32,7 @@ def extremes(
 
 
 def _cards(
-    opened: Opened, pairs: np.ndarray, probability: np.ndarray, captions: list[str], thumbs: Thumbnails
+    opened: OpenedRun, pairs: np.ndarray, probability: np.ndarray, captions: list[str], thumbs: Thumbnails
 ) -> Markup:
     train, cards = opened.data.train, []
     for pair in pairs.tolist():
@@ -50,7 +50,7 @@ def _cards(
     return grid(cards, narrow=True)
 
 
-def pairs_section(all_opened: list[Opened], count: int) -> list[Piece]:
+def pairs_section(all_opened: list[OpenedRun], count: int) -> list[Piece]:
     """Return, for every run, doubted and trusted pairs and, where the truth is known, the worst mistakes."""
     pieces: list[Piece] = []
     for opened in all_opened:

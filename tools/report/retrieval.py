@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from models.gallery import evaluating
+from models.encoded_split import evaluating
 from tools.pages.pictures import Thumbnails, card
 from tools.pages.text import Piece, grid, heading, note, tick
-from tools.report.opened import Opened
+from tools.report.opened import OpenedRun
 
 TOP = 5
 SEED = 7
@@ -60,7 +60,7 @@ def rank(scores: np.ndarray, is_right: np.ndarray) -> Ranking:
 
 
 @torch.no_grad()
-def query_scores(opened: Opened, images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def query_scores(opened: OpenedRun, images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the networks' mean scores: query images with all captions (Q, C), query captions with images (Q, I)."""
     split = opened.data.test
     i2t, t2i = np.zeros((len(images), len(split))), np.zeros((len(captions), split.num_images))
@@ -102,10 +102,10 @@ def _pictures_found(ranking: Ranking, k: int, thumbs: Thumbnails, own: int, labe
     )
 
 
-def retrieval_section(all_opened: list[Opened], count: int) -> list[Piece]:
+def retrieval_section(all_opened: list[OpenedRun], count: int) -> list[Piece]:
     """Return both directions, for the runs of every data set that has pictures."""
     pieces: list[Piece] = []
-    by_data: dict[tuple[str, str], list[Opened]] = {}
+    by_data: dict[tuple[str, str], list[OpenedRun]] = {}
     for opened in all_opened:
         by_data.setdefault((opened.run.data_name, str(opened.folder.resolve())), []).append(opened)
     for (data_name, _), group in by_data.items():
@@ -117,7 +117,7 @@ def retrieval_section(all_opened: list[Opened], count: int) -> list[Piece]:
     return pieces
 
 
-def _of_data_set(data_name: str, group: list[Opened], thumbs: Thumbnails, count: int) -> list[Piece]:
+def _of_data_set(data_name: str, group: list[OpenedRun], thumbs: Thumbnails, count: int) -> list[Piece]:
     split, captions = group[0].data.test, group[0].captions("test")
     images, asked = draw(split.num_images, split.image_of_caption, min(count, split.num_images))
     by_image = {int(i): set(np.flatnonzero(split.image_of_caption == i).tolist()) for i in images}

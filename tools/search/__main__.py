@@ -27,8 +27,8 @@ from data_utils.captions import read_captions
 from data_utils.catalog import vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.stored import open_split, stored_data
-from models.gallery import Split
-from models.keys import Part
+from models.encoded_split import Split
+from models.keys import SplitSubset
 from models.matcher import Matcher
 from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
@@ -99,7 +99,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedGallery:
     """A checkpoint's networks and the gallery."""
 
     checkpoint: dict[str, Any]
@@ -115,7 +115,7 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def open_gallery(config: SearchConfig) -> Opened:
+def open_gallery(config: SearchConfig) -> OpenedGallery:
     """Open the checkpoint and the split that is searched.
 
     Raises:
@@ -138,7 +138,7 @@ def open_gallery(config: SearchConfig) -> Opened:
     lines = read_captions(folder, split.name)
     captions = [lines[k] for k in split.line_of_caption.tolist()]
     gallery = Gallery(f"{data.data_name} {split.name}", captions, split.image_of_caption, pictures)
-    return Opened(checkpoint, matchers, split, Vocabulary.load(vocabulary_file(data)), gallery, device)
+    return OpenedGallery(checkpoint, matchers, split, Vocabulary.load(vocabulary_file(data)), gallery, device)
 
 
 def image_query(config: SearchConfig, split: PrecomputedSplit) -> Split:
@@ -158,7 +158,7 @@ def image_query(config: SearchConfig, split: PrecomputedSplit) -> Split:
             f"--image {number} is not in the gallery: {split.name} has images 0 to {split.num_images - 1}; a picture "
             f"file of that name is given as ./{number}"
         )
-    return Part(split, np.array([number]), np.zeros(0, dtype=np.int64))
+    return SplitSubset(split, np.array([number]), np.zeros(0, dtype=np.int64))
 
 
 def search(config: SearchConfig) -> list[Result]:

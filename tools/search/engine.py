@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from models.gallery import Split
-from models.keys import Network, caption_keys, image_keys
+from models.encoded_split import Split
+from models.keys import KeyedMatcher, caption_keys, image_keys
 from models.listed import Captions, EncodedFile, ImagesOf, images_from, score_listed
 from tools.search.index_folder import Side
 from tools.search.vectors import Found
@@ -35,7 +35,7 @@ class TextQuerySplit:
 
 
 def images_for_texts(
-    networks: Sequence[Network],
+    networks: Sequence[KeyedMatcher],
     gallery: PrecomputedSplit,
     side: Side,
     queries: Captions,
@@ -74,7 +74,7 @@ def images_for_texts(
 
 
 def captions_for_images(
-    networks: Sequence[Network],
+    networks: Sequence[KeyedMatcher],
     gallery: PrecomputedSplit,
     side: Side,
     queries: Split,

@@ -24,7 +24,7 @@ import torch
 
 from data_utils.captions import captions_file
 from data_utils.precomputed import PrecomputedSplit
-from models.keys import Keys, Network, caption_keys, fit_networks, image_keys
+from models.keys import KeyedMatcher, Keys, caption_keys, fit_networks, image_keys
 from models.matcher import Matcher
 from runtime import lock
 from runtime.arrays import ArrayFile
@@ -108,13 +108,13 @@ class IndexFolder:
         except OSError as error:
             raise InputError(f"--index {folder} cannot be made: {error.strerror}") from None
 
-    def networks(self, matchers: list[Matcher], split: PrecomputedSplit, device: torch.device) -> list[Network]:
+    def networks(self, matchers: list[Matcher], split: PrecomputedSplit, device: torch.device) -> list[KeyedMatcher]:
         """Return the networks with the keys that the index was made with, or with new ones, which are kept."""
         place, digest = self._folder / ESTIMATE, json.dumps(self._about, sort_keys=True)
         if place.is_file():
             stored = _read_estimate(place, digest, len(matchers), device)
             if stored is not None:
-                return [Network(m, keys) for m, keys in zip(matchers, stored, strict=True)]
+                return [KeyedMatcher(m, keys) for m, keys in zip(matchers, stored, strict=True)]
         networks = fit_networks(matchers, split, device)
         with ArrayFile(place) as file:
             file.write("about", np.array(digest))
@@ -125,13 +125,21 @@ class IndexFolder:
         return networks
 
     def images(
-        self, networks: list[Network], split: PrecomputedSplit, device: torch.device, advance: Callable[[int], None]
+        self,
+        networks: list[KeyedMatcher],
+        split: PrecomputedSplit,
+        device: torch.device,
+        advance: Callable[[int], None],
     ) -> Side:
         """Return the images' side, built if it is not there, not whole, or stale."""
         return self._side(IMAGES, split.num_images, lambda start: image_keys(networks, split, device, start), advance)
 
     def captions(
-        self, networks: list[Network], split: PrecomputedSplit, device: torch.device, advance: Callable[[int], None]
+        self,
+        networks: list[KeyedMatcher],
+        split: PrecomputedSplit,
+        device: torch.device,
+        advance: Callable[[int], None],
     ) -> Side:
         """Return the captions' side, likewise."""
         return self._side(CAPTIONS, len(split), lambda start: caption_keys(networks, split, device, start), advance)

@@ -18,7 +18,7 @@ from runtime.errors import InputError
 from runtime.seed import generator
 from tools.audit.opinions import ask_networks, stored_method
 from training.division import decide
-from training.look import look_at_pairs
+from training.evidence import gather_evidence
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_signals_are_those_of_a_division(checkpoint_path: Path) -> None:
     assert sum(told) == 2 * len(split) * len(matchers)
     for matcher, opinion in zip(matchers, opinions, strict=True):
         own = method(method.Config(**checkpoint["config"]["method"]))
-        look = look_at_pairs(
+        look = gather_evidence(
             matcher,
             own,
             split,

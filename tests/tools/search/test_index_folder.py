@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from models.keys import Network, fit_networks, image_keys
+from models.keys import KeyedMatcher, fit_networks, image_keys
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.lock import FolderLock
@@ -99,13 +99,13 @@ def test_a_stale_index_is_noticed_and_built_anew(what: str, tmp_path: Path) -> N
 
 
 def test_a_build_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.gallery.IMAGE_BLOCK", 2)
+    monkeypatch.setattr("models.encoded_split.IMAGE_BLOCK", 2)
     monkeypatch.setattr(index_folder, "SAVED_EVERY", 2)
     case = Case(tmp_path)
     expected, _ = case.images()
     case.index.rename(tmp_path / "whole")
 
-    def broken(networks: list[Network], *rest: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def broken(networks: list[KeyedMatcher], *rest: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for numbers, block in image_keys(networks, *rest):  # type: ignore[arg-type]
             if numbers[0] >= 4:
                 raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_a_build_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest
     assert json.loads((case.index / "images" / ABOUT).read_text())["rows_done"] == 4
     starts: list[int] = []
 
-    def watched(networks: list[Network], split: PrecomputedSplit, device: torch.device, start: int):  # type: ignore[no-untyped-def]
+    def watched(networks: list[KeyedMatcher], split: PrecomputedSplit, device: torch.device, start: int):  # type: ignore[no-untyped-def]
         starts.append(start)
         return image_keys(networks, split, device, start)
 

@@ -11,7 +11,7 @@ import torch
 import run
 from data_utils.captions import read_captions
 from data_utils.stored import open_for_all
-from models.gallery import similarities
+from models.encoded_split import similarities
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from tests.tiny import tiny_flags

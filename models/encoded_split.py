@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.attention import masked_mean, word_mask
 from models.matcher import Matcher
-from models.similarity import CaptionSide, ImageSide
+from models.similarity import EncodedCaptions, EncodedImages
 from runtime.distributed import ALONE, Processes
 
 IMAGE_BLOCK = 256
@@ -38,7 +38,7 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True)
-class Gallery:
+class EncodedSplit:
     """Everything that is ranked, encoded.
 
     Attributes:
@@ -47,8 +47,8 @@ class Gallery:
         columns: which captions each block holds; together 0 .. C - 1, each once.
     """
 
-    images: ImageSide
-    blocks: list[CaptionSide]
+    images: EncodedImages
+    blocks: list[EncodedCaptions]
     columns: list[Tensor]
 
     @property
@@ -65,12 +65,12 @@ class Gallery:
         return images, captions
 
 
-def image_vectors(images: ImageSide) -> Tensor:
+def image_vectors(images: EncodedImages) -> Tensor:
     """Return what the similarity pools of images, next to the plain mean of their regions: (I, 2 D)."""
     return torch.cat([images.pooled, images.regions.mean(dim=1)], dim=1)
 
 
-def caption_vectors(captions: CaptionSide) -> Tensor:
+def caption_vectors(captions: EncodedCaptions) -> Tensor:
     """Return what the similarity pools of captions, next to the plain mean of their words: (C, 2 D)."""
     mask = word_mask(captions.lengths, captions.words.shape[1], captions.words.device)
     return torch.cat([captions.pooled, masked_mean(captions.words, mask)], dim=1)
@@ -88,12 +88,12 @@ def evaluating(matcher: Matcher) -> Iterator[None]:
         matcher.train(was_training)
 
 
-def _encoded_images(matcher: Matcher, split: Split, device: torch.device) -> ImageSide:
-    images: ImageSide | None = None
+def _encoded_images(matcher: Matcher, split: Split, device: torch.device) -> EncodedImages:
+    images: EncodedImages | None = None
     for rows in image_blocks(split.num_images):
         part = matcher.encode_images(split.read_images(rows).to(device))
         if images is None:  # filled in place: joining blocks at the end would hold them twice
-            images = ImageSide(*(t.new_empty(split.num_images, *t.shape[1:]) for t in (part.regions, part.pooled)))
+            images = EncodedImages(*(t.new_empty(split.num_images, *t.shape[1:]) for t in (part.regions, part.pooled)))
         place = slice(int(rows[0]), int(rows[-1]) + 1)
         images.regions[place], images.pooled[place] = part.regions, part.pooled
     assert images is not None
@@ -108,7 +108,7 @@ def image_blocks(num_images: int, start: int = 0) -> Iterator[np.ndarray]:
 
 def encoded_captions(
     matcher: Matcher, split: Split, device: torch.device, start: int = 0, processes: Processes = ALONE
-) -> Iterator[tuple[np.ndarray, CaptionSide]]:
+) -> Iterator[tuple[np.ndarray, EncodedCaptions]]:
     """Yield caption numbers (n,), by length, and those captions encoded, a block at a time; every caption once.
 
     Of the captions in that order the first `start` are left out. Of several processes each gets some of the blocks.
@@ -120,12 +120,12 @@ def encoded_captions(
         yield chosen, matcher.encode_captions(tokens.to(device), lengths)
 
 
-def encode_gallery(matcher: Matcher, split: Split, device: torch.device) -> Gallery:
+def encode_split(matcher: Matcher, split: Split, device: torch.device) -> EncodedSplit:
     """Encode a whole split and keep it."""
     with evaluating(matcher):
         images = _encoded_images(matcher, split, device)
         captions = list(encoded_captions(matcher, split, device))
-    return Gallery(images, [side for _, side in captions], [torch.from_numpy(chosen) for chosen, _ in captions])
+    return EncodedSplit(images, [side for _, side in captions], [torch.from_numpy(chosen) for chosen, _ in captions])
 
 
 def similarities(matcher: Matcher, split: Split, device: torch.device, processes: Processes = ALONE) -> np.ndarray:

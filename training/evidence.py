@@ -31,7 +31,7 @@ ENCODED_PAIRS = 512
 
 
 @dataclass(frozen=True)
-class Look:
+class PairEvidence:
     """What one network sees of the training pairs, before it is decided which are clean.
 
     Attributes:
@@ -83,7 +83,7 @@ def collect_bank(
     return Bank(image[used], image[used] - caption[used] / count[used][:, None], used)
 
 
-def look_at_pairs(
+def gather_evidence(
     matcher: Matcher,
     method: Method,
     split: PrecomputedSplit,
@@ -94,7 +94,7 @@ def look_at_pairs(
     workers: int = 0,
     advance: Callable[[int], None] = lambda pairs: None,
     processes: Processes = ALONE,
-) -> Look:
+) -> PairEvidence:
     """Score every training pair, among the pairs of its batch if need be, and ask its neighbours if the method does.
 
     Batches come from one fixed permutation, so that a pair's signal does not depend on the epoch's shuffle; not file
@@ -133,17 +133,19 @@ def look_at_pairs(
     matcher.train(was_training)
     if not np.isfinite(signal).all():
         raise InputError("the division signal is not finite: the network has diverged; lower --learning_rate")
-    look = Look(signal, diagnostics, gap)
+    seen = PairEvidence(signal, diagnostics, gap)
     if not method.needs_neighbours:
-        return look
-    return with_neighbours(look, method, collect_pairs(matcher, split, device, processes), generator)
+        return seen
+    return with_neighbours(seen, method, collect_pairs(matcher, split, device, processes), generator)
 
 
 def _arrays(signals: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: values.double().cpu().numpy() for name, values in signals.items()}
 
 
-def with_neighbours(look: Look, method: Method, collected: Collected, generator: torch.Generator) -> Look:
+def with_neighbours(
+    seen: PairEvidence, method: Method, collected: Collected, generator: torch.Generator
+) -> PairEvidence:
     """Add what the pairs' neighbours say, and whom they would be matched with.
 
     Args:
@@ -151,7 +153,7 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
     """
     bank, config, warnings = collected.bank, method.config, []
     said: Consensus | None = None
-    diagnostics = dict(look.diagnostics)
+    diagnostics = dict(seen.diagnostics)
     if method.asks_neighbours:
         space = collected.features if config.neighbour_space == FEATURES else None
         around = Agreement(bank, count=config.neighbours, votes=config.neighbour_votes, space=space)
@@ -163,7 +165,7 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
         )
         worths = {name: worth(values, drawn[name]) for name, values in given.items()}
         found = {name: given[name] for name in SIGNALS}
-        said = consensus({PAIR: -look.signal, **found}, worths, config.fit_type)
+        said = consensus({PAIR: -seen.signal, **found}, worths, config.fit_type)
         said = replace(said, share_noisy=share_like_random(found, drawn))
         diagnostics |= found
         if around.fewest < config.neighbours:
@@ -172,12 +174,12 @@ def with_neighbours(look: Look, method: Method, collected: Collected, generator:
             )
         if silent := [name for name, weight in said.weights.items() if not weight]:
             warnings.append(f"given pairs are no better than pairs at random by {', '.join(silent)}")
-    probability = method.clean_probability(-said.log_odds if said else look.signal)
+    probability = method.clean_probability(-said.log_odds if said else seen.signal)
     if said:
         probability = tempered(probability, said.share_noisy, config.p_threshold)
     trusted = probability > config.p_threshold
     return replace(
-        look,
+        seen,
         diagnostics=diagnostics,
         consensus=said,
         offers=make_offers(bank, trusted) if method.refinement == REMATCH else None,

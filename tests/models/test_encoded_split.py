@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import gallery
-from models.gallery import encode_gallery, similarities, similarities_by_name, with_mean
+from models import encoded_split
+from models.encoded_split import encode_split, similarities, similarities_by_name, with_mean
 from tests.models.splits import small_matcher, small_split
 
 CPU = torch.device("cpu")
@@ -31,8 +31,8 @@ def test_scores_of_a_split_do_not_depend_on_blocks_and_leave_the_mode_alone(
     matcher = small_matcher(split, name).train()
     whole = similarities(matcher, split, CPU)
     assert matcher.training and whole.shape == (7, 35) and whole.dtype == np.float32
-    monkeypatch.setattr(gallery, "IMAGE_BLOCK", 2)
-    monkeypatch.setattr(gallery, "CAPTION_BLOCK", 3)
+    monkeypatch.setattr(encoded_split, "IMAGE_BLOCK", 2)
+    monkeypatch.setattr(encoded_split, "CAPTION_BLOCK", 3)
     np.testing.assert_allclose(similarities(matcher.eval(), split, CPU), whole, rtol=0, atol=1e-6)
     assert not matcher.training
     with torch.no_grad():  # one pair at a time, at its place
@@ -53,10 +53,10 @@ def test_networks_keep_their_names(tmp_path: Path) -> None:
 
 
 def test_a_gallery_holds_every_caption_once_with_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery, "CAPTION_BLOCK", 8)
+    monkeypatch.setattr(encoded_split, "CAPTION_BLOCK", 8)
     split = small_split(tmp_path)
     matcher = small_matcher(split, "SGR").train()
-    encoded = encode_gallery(matcher, split, CPU)
+    encoded = encode_split(matcher, split, CPU)
     assert matcher.training and encoded.shape == (7, 35) and len(encoded.blocks) == 5
     assert torch.cat(encoded.columns).sort().values.tolist() == list(range(35))
     images, captions = encoded.vectors()
