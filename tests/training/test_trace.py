@@ -50,19 +50,19 @@ RUNS = {
     "dsdmr": (
         "--method dsdmr --margin_policy posterior --image_margin 0.3 --text_margin 0.2 "
         "--refit_every 2 --mode_starts 5 --min_separation 0 --mode_prior fitted --mask_same_image --warmup_epoch 5",
-        "0.524301 0.446186 0.408905 0.347912 0.304914 0.160192 0.402823 0.664707",
+        "0.524301 0.446186 0.408905 0.347912 0.304914 0.160192 0.402823 0.647674",
     ),
     "consensus": (
         "--method consensus --loss bounded --signal consensus --refine rematch --mask_same_image "
         "--fit_type gmm --warmup_epoch 4 --seed 2",
         "2.203848 2.145527 2.046817 2.061903 1.973281 1.916981 1.919792 1.872569 "
-        "1.430004 1.29825 1.105325 1.050287 0.755921 0.776161",
+        "1.434315 1.305662 1.119764 1.0727 0.794942 0.8184",
     ),
     "consensus, few mismatches": (
         "--method consensus --loss bounded --signal consensus --refine rematch --mask_same_image "
         "--fit_type gmm --warmup_epoch 4 --seed 3 --noise_ratio 0.05",
         "2.188064 2.198238 2.022455 1.949773 1.874821 1.725596 1.681723 1.502813 "
-        "2.127779 1.791243 1.492646 1.443143 1.089144 1.103752",
+        "2.168081 1.826489 1.528284 1.478272 1.106334 1.141985",
     ),
     "ncr with its neighbours": (
         "--method ncr --loss bounded --signal consensus --warmup_type warmup_sele --warmup_epoch 4 --seed 2" + HINGE,
