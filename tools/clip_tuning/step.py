@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
-from methods.blocks.similarity_modes import SimilarityModes
+from methods.blocks.modes import SimilarityModes
 from models.losses import Margins, mean_over_negatives, negatives, pair_costs
 from runtime.errors import InputError
 from tools.clip_tuning.model import Clip

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from data_utils.loaders import MIN_BATCH, shuffled_batches
-from methods.blocks.similarity_modes import SimilarityModes
+from methods.blocks.modes import SimilarityModes
 from runtime.checkpoint import save_checkpoint, write_json
 from runtime.errors import InputError
 from runtime.log import RunLog

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.catalog import REAL_NOISE
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
+from methods.blocks.mixture import Fitted, NormalMixture
 from runtime.errors import InputError
 from runtime.log import ARRAYS, METRICS
 from training.division import DIAGNOSTIC

@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
-from methods.blocks.similarity_modes import Mode, SimilarityModes
+from methods.blocks.modes import Mode, SimilarityModes
 from models.losses import hardest_negative, pair_costs
 from runtime.errors import InputError
 from runtime.seed import generator, seed_everything

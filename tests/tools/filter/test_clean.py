@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from methods.blocks.similarity_modes import SimilarityModes, clean_posterior, fit_similarity_modes
+from methods.blocks.modes import SimilarityModes, clean_posterior, fit_similarity_modes
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as

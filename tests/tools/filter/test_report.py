@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from methods.blocks.similarity_modes import clean_posterior
+from methods.blocks.modes import clean_posterior
 from tools.filter.filtering import FilterConfig, filter_pairs
 from tools.filter.report import BLUE, GREY, ORANGE, SAND, SKY, boundary, cut_of, draw_modes
 

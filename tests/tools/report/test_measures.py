@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
+from methods.blocks.mixture import Fitted, NormalMixture
 from tools.report.attention import word_weights
 from tools.report.calibration import calibration, expected_error, roc_points
 from tools.report.curves import thinned
