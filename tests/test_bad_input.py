@@ -322,7 +322,6 @@ def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: 
         ["--data_name", "../elsewhere"],
         ["--data_name", ".."],
         ["--precision", "half"],
-        ["--length_window", "0"],
         ["--negative_shortlist", "-1"],
         ["--negative_shortlist", "4"],  # with VSE
         ["--negative_shortlist", "4", "--module_name", "SAF"],

@@ -56,9 +56,6 @@ class TrainingConfig:
         "take so many batches as one, with all their captions as negatives; they are encoded one after the other, and "
         "again for the derivative, to save memory",
     )
-    length_window: int = flag(
-        1, "cut batches of similar caption length from windows of so many shuffled batches (1: no sorting)"
-    )
     learning_rate: float = flag(2e-4, "learning rate of Adam")
     lr_update: int = flag(30, "epochs between steps of the learning rate")
     lr_rule: str = flag(
@@ -92,7 +89,6 @@ class TrainingConfig:
         "drop noisy pairs",
     )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
-    validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
     save_minutes: float = flag(10.0, "minutes between saves of the run's state; it is also saved after every epoch")
     resume: bool = flag(False, "go on where the last run of this name was interrupted; without one, start")
     on_nan: str = flag(
@@ -127,7 +123,7 @@ class TrainingConfig:
         check_range(self, "grad_clip", low=1e-12)
         for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
             check_range(self, name, low=0)
-        for name in ("accumulate", "length_window", "lr_update", "anneal_epochs", "validate_every", "log_step"):
+        for name in ("accumulate", "lr_update", "anneal_epochs", "log_step"):
             check_range(self, name, low=1)
         if self.num_epochs == 0 and not self.saved_model and not self.warmup_model_path:
             raise InputError("--num_epochs 0 needs a checkpoint to test: give --saved_model or --warmup_model_path")

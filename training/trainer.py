@@ -161,7 +161,7 @@ class Trainer:
                 self.train_epochs(stage.epoch, self.divisions)
             self.position.is_trained = True
             self._save_if_due()
-        self.validate(stage.title, is_last=stage.is_last)
+        self.validate(stage.title)
         if stage.kind == "warm-up" and stage.is_last:
             self.save(WARMED, stage.title)
         self.position.next_stage()
@@ -284,7 +284,7 @@ class Trainer:
             return True
         settings, name = self.settings, student.name
         done = self.position.batches.get(name, 0)
-        batches = self.running.batches(pairs.clean, "clean", name, epoch, split=pairs.split)
+        batches = self.running.batches(pairs.clean, "clean", name, epoch)
         noisy_batches: Iterator[Batch | None] = repeat(None)
         has_noisy = self.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH
         if has_noisy:
@@ -330,12 +330,10 @@ class Trainer:
         self.running.pace.ranked(split.num_images * len(split), time.monotonic() - began)
         return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
 
-    def validate(self, title: str, *, is_last: bool) -> None:
-        """Rank the dev split when its turn has come, and keep the networks if their mean is the best so far."""
+    def validate(self, title: str) -> None:
+        """Rank the dev split, and keep the networks if their mean is the best so far."""
         self.position.epochs_done += 1
         done = self.position.epochs_done
-        if done % self.settings.validate_every and not is_last:
-            return
         ranked = self.evaluate(self.data.dev)
         final = list(ranked)[-1]
         seconds = time.monotonic() - self.started

@@ -17,7 +17,7 @@ from tests.tiny import tiny_flags
 from training.config import parse_args
 from training.trainer import Trainer
 
-FLAGS = ("--deterministic", "--module_name", "SGR", "--dropout", "0.4", "--noisy_start", "1", "--length_window", "2")
+FLAGS = ("--deterministic", "--module_name", "SGR", "--dropout", "0.4", "--noisy_start", "1")
 
 
 @pytest.fixture(autouse=True)
