@@ -180,7 +180,7 @@ class RunConfig:
             raise InputError(f"--negative_shortlist {shortlist} has no effect with --negatives mean; leave one out")
 
         if not known_methods()[self.method_name].divides:
-            for name, usual in (("signal", OWN), ("refine", OWN), ("mask_matches", False)):
+            for name, usual in (("signal", OWN), ("refine", OWN)):
                 if (value := getattr(self.method, name)) != usual:
                     raise InputError(
                         f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"

@@ -20,13 +20,11 @@ from training.sparse import hardest_loss, share_kept, shortlisted_loss
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """A share of a training step: a batch, its labels (B,), which of its pairs enter the loss (None: all), and which
-    images and captions are no negatives of each other (B, B), beside what the method masks."""
+    """A share of a training step: a batch, its labels (B,), and which of its pairs enter the loss (None: all)."""
 
     batch: Batch
     labels: Tensor
     kept: Tensor | None = None
-    no_negatives: Tensor | None = None
 
 
 def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor) -> SoftLabels:
@@ -88,8 +86,6 @@ def _loss_of(
 
     def loss_of(sims: Tensor) -> Tensor:
         scores = method.scores(sims, embeddings, part.batch)
-        if part.no_negatives is not None:
-            scores = scores.masked_fill(part.no_negatives, -torch.inf)  # no hinge, no share of a softmax
         return method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
 
     return loss_of

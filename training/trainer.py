@@ -295,9 +295,9 @@ class Trainer:
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
-            parts = [LabelledBatch(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
+            parts = [LabelledBatch(batch, labels.clean)]
             if other is not None and labels.noisy is not None:
-                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
+                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept))
             if settings.negative_shortlist and how_hard == 1.0:
                 self._check_shortlist(student, parts[0], next(steps))
             return train_step(

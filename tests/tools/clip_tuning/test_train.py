@@ -165,7 +165,7 @@ def test_every_row_runs(few: Path, tmp_path: Path, method: str) -> None:
         ("--plain_loss", "contrastive", "--clip_method", "filter_only"),
         ("--margin_policy", "posterior", "--augment", "1", "--negatives", "mean"),
         ("--precision", "bf16", "--workers", "2", "--picture_cache", "0"),
-        ("--filter_pool", "cumulative", "--optimiser", "adam"),
+        ("--optimiser", "adam"),
     ],
 )
 def test_settings_run(few: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
@@ -216,7 +216,7 @@ def interrupted(config: ClipRunConfig, epochs: int) -> Path:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_resumed_equals_uninterrupted(few: Path, tmp_path: Path, epochs: int) -> None:
-    extra = ("--refit_every", "2", "--augment", "1", "--filter_pool", "cumulative")
+    extra = ("--refit_every", "2", "--augment", "1")
     whole = ClipTrainer.start(short(few, tmp_path / "whole", *extra))
     expected = whole.train()
     folder = interrupted(short(few, tmp_path / "parts", *extra), epochs)
