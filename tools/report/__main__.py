@@ -1,4 +1,4 @@
-"""One HTML file about one or several runs: results, curves, divisions, calibration, drift, pictures.
+"""One HTML file about one or several runs: results, curves, divisions, calibration, pictures.
 
     python -m tools.report output/RUN
     python -m tools.report output/BASELINE output/BICRO output/MGCS --output report.html
@@ -23,7 +23,6 @@ from tools.report.attention import attention_section
 from tools.report.calibration import calibration_section
 from tools.report.curves import curves_section
 from tools.report.division import division_section
-from tools.report.drift import drift_section
 from tools.report.opened import OpenedRun, Sources, open_run
 from tools.report.pairs import pairs_section
 from tools.report.results import results_section
@@ -89,7 +88,6 @@ def build(runs: Sequence[Run], config: ReportConfig) -> tuple[Page, list[str]]:
     page.section("Curves", *curves_section(runs))
     page.section("Division", *division_section(runs))
     page.section("Calibration", *calibration_section(runs))
-    page.section("Drift", *drift_section(runs, opened))
     if opened:
         page.section("Retrieval", *retrieval_section(opened, config.queries))
         page.section("Attention", *attention_section(opened, config.queries))
