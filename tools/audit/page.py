@@ -9,10 +9,8 @@ from tools.audit.cleaned import Cleaned
 from tools.audit.duplicates import group_sizes
 from tools.audit.partners import NOBODY
 from tools.audit.subject import Audit, Ordered
-from tools.pages.page import Page
+from tools.pages.page import Cell, Page, badge, grid, note, table
 from tools.pages.pictures import Thumbnails
-from tools.pages.table import Cell, table
-from tools.pages.text import badge, grid, note
 
 PAGE = "audit.html"
 MOST_UNREAD = 20

@@ -8,12 +8,9 @@ import torch
 
 from methods.blocks.mixture import Fitted
 from methods.blocks.normal import NormalMixture
-from tools.report.attention import word_weights
-from tools.report.calibration import calibration, expected_error, roc_points
-from tools.report.curves import thinned
-from tools.report.division import chosen_epochs, threshold
-from tools.report.pairs import extremes
-from tools.report.retrieval import draw, rank
+from tools.report.division import calibration, chosen_epochs, expected_error, roc_points, threshold
+from tools.report.pictures import draw, extremes, rank, word_weights
+from tools.report.results import thinned
 from tools.report.runs import StoredDivision
 
 

@@ -13,7 +13,7 @@ from tests.tiny import make_tiny_data
 from tests.tools.pages.browser import PHONE, opened
 from tests.tools.report.made_up import copied, edit_config, train, with_pictures
 from tools.report import __main__ as report
-from tools.report.opened import Sources
+from tools.report.runs import Sources
 
 SECTIONS = ["Results", "Curves", "Division", "Calibration", "Retrieval", "Attention", "Training pairs"]
 
