@@ -21,8 +21,8 @@ from tools.clip_tuning.config import parse_args
 from tools.clip_tuning.model import SETTINGS, CLIPModel, Preprocessing
 from tools.clip_tuning.pairs import inject_noise, read_pairs
 from tools.clip_tuning.trainer import CONFIG, STATE, RunState, latest_run, load_state
-from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
 from tools.extract.listing import read_listing
+from tools.extract.regions import check_inside, chosen_boxes, read_boxes
 from tools.filter.__main__ import CleanConfig, pair_similarities
 from tools.filter.files import Stored, open_embeddings, read_truth
 from tools.filter.filtering import EmbeddingPairs

@@ -235,14 +235,10 @@ def results_section(runs: list[Run]) -> list[Piece]:
             )
     if finished:
         rows = [row for run in finished for row in read_results(run.folder)]
-        published = [row for row in read_published() if not row.is_ablation]
-        pieces += _tables(sections(rows, published, "auto"))
+        pieces += _tables(sections(rows, read_published(), "auto"))
         means = [row for row in over_seeds(rows) if row.spread]
         if means:
             pieces += [heading("Means over seeds"), *_tables(sections(means, [], "none"))]
-        each = [row for run in finished for row in read_results(run.folder, each=True)]
-        if len(each) > len(rows):
-            pieces.append(details("Every network by itself", *_tables(sections(each, [], "none"))))
     dev = _dev_rows(runs)
     if dev:
         columns = ("run", "epoch", *NUMBERS)

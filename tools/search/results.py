@@ -16,7 +16,7 @@ from runtime.log import table
 from tools.pages.page import Cell, Page, Piece, grid, note
 from tools.pages.page import table as html_table
 from tools.pages.pictures import Thumbnails
-from tools.search.vectors import Found
+from tools.search.retrieval import Found
 
 WIDTH = 72
 """Captions of the terminal's table are cut to so many characters."""
