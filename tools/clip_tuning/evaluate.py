@@ -29,9 +29,8 @@ from runtime.checkpoint import write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
-from tools.clip_tuning.model import Clip, load_clip, placed
+from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
-from tools.clip_tuning.processing import Tokens
 from tools.filter.filtering import Filtered, filter_quality
 
 CHUNK = 256
@@ -47,10 +46,10 @@ class PreparedPairs:
     tokens: Tokens
 
     @classmethod
-    def of(cls, pairs: Pairs, model: Clip, *, cache_bytes: int, workers: int) -> PreparedPairs:
+    def of(cls, pairs: Pairs, model: Clip, *, workers: int = 0) -> PreparedPairs:
         """Prepare pairs; see `PreparedPictures` for the arguments."""
         how = model.preprocessing
-        pictures = PreparedPictures(pairs.pictures, how.prepare, how.side, cache_bytes=cache_bytes, workers=workers)
+        pictures = PreparedPictures(pairs.pictures, how.prepare, how.side, workers=workers)
         return cls(pairs, pictures, model.tokens(pairs.captions))
 
 
@@ -196,7 +195,7 @@ def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[st
     assert config.clip is not None
     pairs = open_pairs(pairs_config, config.split)
     model = placed(load_clip(Path(config.clip), config.precision), choose_device(config.gpu))
-    data = PreparedPairs.of(pairs, model, cache_bytes=0, workers=config.workers)
+    data = PreparedPairs.of(pairs, model, workers=config.workers)
     ranked = rank(model, data, config.fold_images)
     print(f"{pairs.name}, {pairs.num_images} images x {len(pairs.captions)} captions; {config.clip}")
     print(ranked_tables(config.split, {"clip": ranked}, config.fold_images))

@@ -25,7 +25,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
-from tools.filter.output import check_output, folder_at_once
+from tools.filter.files import check_output, folder_at_once
 
 IMAGES, CAPTIONS, TRUTH = "images.npy", "captions.npy", "truth.npy"
 

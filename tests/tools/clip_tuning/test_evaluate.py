@@ -49,7 +49,7 @@ def model() -> Clip:
 
 
 def prepared(pairs: Pairs, model: Clip) -> PreparedPairs:
-    return PreparedPairs.of(pairs, model, cache_bytes=0, workers=0)
+    return PreparedPairs.of(pairs, model)
 
 
 def test_embeddings_go_with_their_numbers(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
