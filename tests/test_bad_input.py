@@ -517,11 +517,6 @@ def test_bfloat16_where_there_is_none(
         assert "--precision bf16" in line and "fp32" in line and "auto" in line
 
 
-def test_compiling_side_by_side(fails: Fails, tiny_root: Path) -> None:
-    line = fails.run(tiny_root, "--compile", "--side_by_side")
-    assert "--compile" in line and "--side_by_side" in line and "leave one out" in line
-
-
 def test_compiling_without_a_compiler(fails: Fails, tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     line = fails.run(tiny_root, "--compile", "--module_name", "SGR")

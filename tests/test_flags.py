@@ -25,7 +25,7 @@ from tools.filter.__main__ import CleanConfig
 from tools.report.__main__ import ReportConfig
 from tools.search.__main__ import SearchConfig
 from training.config import COMMON, build_parser, parse_args
-from training.stages import learning_rate
+from training.schedule import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 

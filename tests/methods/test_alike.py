@@ -13,7 +13,7 @@ from tests.methods.test_contract import make
 from tests.methods.test_rematch import agreement_twin, concepts_bank
 from tests.models.networks import make_batch, make_matcher
 from training.network import Network
-from training.step import LabelledBatch, part_loss
+from training.trainer import LabelledBatch, part_loss
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import InputError
-from runtime.run_folder import claim
+from training.checkpointing import claim
 
 
 def test_no_run_is_overwritten(tmp_path: Path) -> None:

@@ -42,8 +42,7 @@ from tests.soak.victims import (
     outcome,
     run_here,
 )
-from training.files import RESULTS
-from training.saved_state import NAMES, SavedState
+from training.checkpointing import RESULTS, STATES, SavedState
 
 Say = Callable[[str], None]
 """Prints a line."""
@@ -348,9 +347,9 @@ def go_on_from_torn_states(data: Path, folder: Path, say: Say) -> bool:
 def _interrupted(victim: Victim, output: Path) -> Path:
     """Kill a run once it has saved enough; return its latest state file."""
     while victim.is_running():
-        states = [path for name in NAMES for path in output.glob(f"*/{name}")]
-        if len(states) == len(NAMES) and _generation(states[0].parent) >= ENOUGH and victim.kill():
-            return states[0].parent / NAMES[_generation(states[0].parent) % len(NAMES)]
+        states = [path for name in STATES for path in output.glob(f"*/{name}")]
+        if len(states) == len(STATES) and _generation(states[0].parent) >= ENOUGH and victim.kill():
+            return states[0].parent / STATES[_generation(states[0].parent) % len(STATES)]
         time.sleep(0.01)
     raise AssertionError(f"the run ended before it was killed: {victim.said()[-3:]}")
 

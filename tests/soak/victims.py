@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 import run
 from runtime.log import ARRAYS, EVENTS, METRICS
 from tests.tiny import make_tiny_data, tiny_flags
-from training.saved_state import NAMES
+from training.checkpointing import STATES
 
 # -- what a run can be made of, in a second or two each ----------------------------------------------------------------
 
@@ -61,9 +61,6 @@ KINDS = {
             *("--drift_neighbours", "bank", "--batch_size", "32", *EVERY_STEP),
         )
     ),
-    "MGCS, SGR, side by side": Kind(
-        ("--module_name", "SGR", "--noisy_start", "1", "--side_by_side", *NOW_AND_THEN), threads=2, by_network=True
-    ),
     "BiCro, VSE, a reader": Kind(("--method", "bicro", "--noisy_start", "0.5", "--workers", "1", *NOW_AND_THEN)),
     "DSDMR, SAF, saved every stage": Kind(
         ("--method", "dsdmr", "--module_name", "SAF", "--filter_pool", "cumulative", "--min_separation", "0")
@@ -85,7 +82,7 @@ END = "."
 """Last line of a stack."""
 ANSWER_SECONDS = 0.05
 PLACES = (
-    ("a save", r"/whole_file$|saved_state\.py/save$"),
+    ("a save", r"/whole_file$|checkpointing\.py/save$"),
     ("the test", r"training/\w+\.py/test$"),
     ("validation", r"training/\w+\.py/(validate|evaluate)$"),
     ("a division", r"training/\w+\.py/divide"),
@@ -268,7 +265,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def leftovers(folder: Path) -> list[str]:
     """Return what a finished run should have removed: states, half-written files, its lock."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.parent.name != EVENTS]
-    return sorted(name for name in names if name.endswith(".part") or name in (*NAMES, "lock"))
+    return sorted(name for name in names if name.endswith(".part") or name in (*STATES, "lock"))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,13 @@ import torch
 import run
 from runtime import checkpoint
 from runtime.errors import InputError
-from runtime.interruption import Interruption, Stopped
+from runtime.interruption import Stopped
 from runtime.log import EVENTS
 from tests.soak.victims import outcome
 from tests.tiny import tiny_flags
-from training import pause
+from training.checkpointing import MAGIC, STATES, SavedState, choose_folder
 from training.config import parse_args
-from training.folders import choose_folder
-from training.running import Running
-from training.saved_state import MAGIC, NAMES, SavedState
+from training.schedule import Pauses
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,16 +38,7 @@ KINDS = {
     "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--mask_matches"),
     "ncr, consensus": ("--method", "ncr", "--signal", "consensus", "--loss", "bounded", "--noise_ratio", "0.5"),
     "co-teaching": ("--warmup_type", "co_teaching", "--warmup_epoch", "2", "--method", "ncr"),
-    "side by side": ("--side_by_side", "--noisy_start", "1"),
 }
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Set torch's threads for a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def start(root: Path, output: Path, *flags: str) -> Trainer:
@@ -64,48 +50,34 @@ def start(root: Path, output: Path, *flags: str) -> Trainer:
 
 
 class Asked:
-    """How often a run has asked whether a pause is due: forks count on from their parent, and it from the furthest."""
+    """How often a run has asked whether a pause is due."""
 
-    def __init__(self) -> None:
-        self.furthest = multiprocessing.Value("i", 0)
-        self.home, self.count = os.getpid(), 0
-
-    def once_more(self) -> int:
-        self.count = 1 + (self.furthest.value if os.getpid() == self.home else self.count)
-        with self.furthest.get_lock():
-            self.furthest.value = max(self.furthest.value, self.count)
-        return self.count
+    count = 0
 
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Asked:
-    """Ask for the end when the `number`-th pause is asked about, in this process or any fork."""
-    asked, check = Asked(), Running.check_interruption
+    """Ask for the end when the `number`-th pause is asked about."""
+    asked = Asked()
 
-    def is_due(self: pause.Pauses) -> bool:
-        if asked.once_more() == number:
+    def is_due(self: Pauses) -> bool:
+        asked.count += 1
+        if asked.count == number:
             self._interruption.requested = signal.SIGINT
         return self._interruption.requested is not None
 
-    def check_interruption(self: Running) -> None:
-        if asked.furthest.value >= number:  # in a fork, perhaps
-            self.interruption.requested = signal.SIGINT
-        check(self)
-
-    monkeypatch.setattr(pause.Pauses, "is_due", is_due)
-    monkeypatch.setattr(Running, "check_interruption", check_interruption)
+    monkeypatch.setattr(Pauses, "is_due", is_due)
     return asked
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_anywhere_it_is_the_same_run(
-    kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
+    kind: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads(2 if kind == "side by side" else 1)
     with monkeypatch.context() as patch:
         asked = interrupted_at(patch, 10**6)
         start(tiny_root, tmp_path / "whole", *KINDS[kind]).train()
     (whole,) = (tmp_path / "whole").iterdir()
-    for number in random.Random(kind).sample(range(1, asked.furthest.value + 1), 4):
+    for number in random.Random(kind).sample(range(1, asked.count + 1), 4):
         output = tmp_path / f"at {number}"
         with monkeypatch.context() as patch:
             interrupted_at(patch, number)
@@ -115,8 +87,7 @@ def test_resumed_anywhere_it_is_the_same_run(
         trainer.files.release()
         start(tiny_root, output, *KINDS[kind], "--resume").train()
         (folder,) = output.iterdir()
-        found, expected = (outcome(of, by_network=kind == "side by side") for of in (folder, whole))
-        assert found == expected, f"interrupted at {number}"
+        assert outcome(folder) == outcome(whole), f"interrupted at {number}"
         assert len(list((folder / EVENTS).iterdir())) <= 2
 
 
@@ -128,11 +99,8 @@ def test_saving_at_every_step_changes_nothing(tiny_root: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("flags", [(), ("--side_by_side",)])
-def test_signals_save_and_say_how_to_go_on(
-    number: signal.Signals, code: int, flags: tuple[str, ...], tiny_root: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "run.py", *tiny_flags(tiny_root, tmp_path, "--num_epochs", "5000", *flags)]
+def test_signals_save_and_say_how_to_go_on(number: signal.Signals, code: int, tiny_root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "run.py", *tiny_flags(tiny_root, tmp_path, "--num_epochs", "5000")]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -160,7 +128,7 @@ def test_torn_states(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         trainer.train()
     trainer.files.release()
     monkeypatch.undo()
-    files = [trainer.folder / name for name in NAMES]
+    files = [trainer.folder / name for name in STATES]
     assert all(path.exists() for path in files)
     latest = max(files, key=lambda path: torch.load(_payload(path), weights_only=True)["generation"])
     data = latest.read_bytes()
@@ -182,12 +150,12 @@ def test_both_states_torn(tmp_path: Path) -> None:
         state.save({"number": torch.tensor(number)})
     content, remarks = SavedState(tmp_path).load()
     assert int(content["number"]) == 2 and not remarks
-    flipped = bytearray((tmp_path / NAMES[1]).read_bytes())
+    flipped = bytearray((tmp_path / STATES[1]).read_bytes())
     flipped[-1] ^= 1
-    (tmp_path / NAMES[1]).write_bytes(flipped)
+    (tmp_path / STATES[1]).write_bytes(flipped)
     content, remarks = SavedState(tmp_path).load()
     assert int(content["number"]) == 1 and len(remarks) == 1 and "damaged" in remarks[0]
-    (tmp_path / NAMES[0]).write_bytes(b"")
+    (tmp_path / STATES[0]).write_bytes(b"")
     with pytest.raises(InputError, match="no whole state"):
         SavedState(tmp_path).load()
 
@@ -313,7 +281,7 @@ def test_the_interrupted_run_goes_on_though_a_later_one_is_finished(
 def test_one_run_a_folder(tiny_root: Path, tmp_path: Path) -> None:
     """A folder is refused while another process writes into it, and free once that is dead."""
     trainer = start(tiny_root, tmp_path)
-    trainer.save_state()
+    trainer.running.save()
     command = [sys.executable, "run.py", *tiny_flags(tiny_root, tmp_path, *SHORT, "--resume")]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2 and f"process {os.getpid()}" in refused.stderr
@@ -356,22 +324,3 @@ def test_a_collapsed_network_is_told(tiny_root: Path, tmp_path: Path, capsys: py
     trainer.evaluate(trainer.data.dev)
     said = capsys.readouterr().out
     assert "network B gives every pair the same score" in said and "network A" not in said
-
-
-def test_an_interruption_is_told_to_workers_that_come_later() -> None:
-    interruption = Interruption()
-    with interruption.caught():
-        child = os.fork()
-        if not child:
-            while interruption.requested is None:
-                time.sleep(0.01)
-            os._exit(7)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
-        assert interruption.requested == signal.SIGTERM
-        with interruption.passed_on(child):
-            _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 7
-    with pytest.raises(Stopped) as stopped:
-        interruption.check()
-    assert stopped.value.exit_code == 143

@@ -22,12 +22,11 @@ from tests.models.networks import dense_scores
 from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
 from training import trainer as trainer_module
+from training.checkpointing import BEST
 from training.division import Division
-from training.files import BEST
 from training.network import Network
-from training.stages import hardness
-from training.step import LabelledBatch, part_loss, soft_labels, train_step
-from training.trainer import Trainer
+from training.schedule import hardness
+from training.trainer import LabelledBatch, Trainer, part_loss, soft_labels, train_step
 
 Weights = list[dict[str, Tensor]]
 
@@ -247,7 +246,7 @@ def test_each_network_is_trained_on_the_division_of_its_peer(
     trainer = make_trainer(tiny_root, tmp_path, "--warmup_epoch", "0", "--num_epochs", "1")
     divisions = {"A": division_of(np.full(200, 0.9)), "B": division_of(np.full(200, 0.8))}
     seen: list[tuple[str, str, Any]] = []
-    monkeypatch.setattr(trainer, "divide", lambda epoch: trainer.divisions.update(divisions))
+    monkeypatch.setattr(trainer, "divide", lambda epoch: trainer.state.divisions.update(divisions))
     monkeypatch.setattr(
         trainer,
         "train_epoch",

@@ -12,10 +12,9 @@ from data_utils.batch import Batch
 from tests.models.networks import dense_scores
 from tests.training.trainers import make_trainer
 from training import trainer as trainer_module
-from training import warmup
 from training.config import TrainingConfig
 from training.network import Network
-from training.warmup import warm_up_alone, warm_up_together
+from training.trainer import warm_up_step
 
 
 class Script:
@@ -24,7 +23,7 @@ class Script:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, losses: dict[str, list[float]]) -> None:
         self.leaves = {name: torch.tensor(values, requires_grad=True) for name, values in losses.items()}
         self.stepped: dict[str, list[int]] = {}
-        monkeypatch.setattr(warmup, "_losses", lambda network, batch: self.leaves[network.name] * 1)
+        monkeypatch.setattr(trainer_module, "warm_up_losses", lambda network, batch: self.leaves[network.name] * 1)
         monkeypatch.setattr(Network, "step", lambda network, loss, grad_clip: self.step(network, loss))
 
     def step(self, network: Network, loss: Tensor) -> float:
@@ -60,10 +59,7 @@ def test_which_pairs_a_warm_up_step_takes(
     trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind, "--warmup_rate", rate)
     script = Script(monkeypatch, LOSSES)
     batch = trainer.data.train[torch.arange(10)]
-    if kind == "co_teaching":
-        loss = warm_up_together(trainer.networks, batch, trainer.settings)
-    else:
-        loss = warm_up_alone(trainer.networks[0], batch, trainer.settings)
+    loss = warm_up_step(trainer.networks[: len(expected)], batch, trainer.settings)
     assert script.stepped == expected
     sums = [sum(LOSSES[name][k] for k in picked) for name, picked in expected.items()]
     assert loss == pytest.approx(sum(sums) / len(sums) / 10), "recorded per pair"
@@ -76,13 +72,11 @@ def test_a_warm_up_epoch_sees_every_pair(
     trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind)
     seen: dict[str, list[int]] = {}
 
-    def record(networks: Network | list[Network], batch: Batch, settings: TrainingConfig) -> float:
-        names = [networks.name] if isinstance(networks, Network) else [n.name for n in networks]
-        seen.setdefault("".join(names), []).extend(batch.index.tolist())
+    def record(networks: list[Network], batch: Batch, settings: TrainingConfig) -> float:
+        seen.setdefault("".join(n.name for n in networks), []).extend(batch.index.tolist())
         return 0.0
 
-    monkeypatch.setattr(trainer_module, "warm_up_together", record)
-    monkeypatch.setattr(trainer_module, "warm_up_alone", record)
+    monkeypatch.setattr(trainer_module, "warm_up_step", record)
     trainer.warm_up(0)
     assert list(seen) == walks
     assert all(sorted(numbers) == list(range(200)) for numbers in seen.values())
@@ -111,7 +105,7 @@ def test_warm_up_takes_the_mean_hinge(
         return float(loss.detach())
 
     monkeypatch.setattr(Network, "step", step)
-    assert warm_up_alone(network, batch, trainer.settings) == pytest.approx(float(expected.detach()) / 20, rel=1e-4)
+    assert warm_up_step([network], batch, trainer.settings) == pytest.approx(float(expected.detach()) / 20, rel=1e-4)
     for own, wanted in zip(taken, gradients, strict=True):
         assert (own is None) == (wanted is None)
         if own is not None:

@@ -23,7 +23,6 @@ from methods.blocks.similarity_modes import SimilarityModes
 from runtime.checkpoint import save_checkpoint, write_json
 from runtime.errors import InputError
 from runtime.log import RunLog
-from runtime.run_folder import claim
 from runtime.seed import generator, seed_everything
 from tools.clip_tuning.config import ClipRunConfig, resumed
 from tools.clip_tuning.evaluate import filter_figures, filter_given_pairs, rank, ranked_tables
@@ -41,6 +40,7 @@ from tools.clip_tuning.setup import (
 )
 from tools.clip_tuning.step import CLIP_METHODS, loss_function, random_state, set_random_state, train_step
 from tools.filter.filtering import Filtered
+from training.checkpointing import claim
 
 MODEL, PRETRAINED = "model", "pretrained"
 """Folders of the model that dev chose, and of the model after pretraining."""

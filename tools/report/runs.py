@@ -21,8 +21,8 @@ from methods.blocks.mixture import Fitted
 from methods.blocks.normal import NormalMixture
 from runtime.errors import InputError
 from runtime.log import ARRAYS, METRICS
-from training.division import DIAGNOSTIC
-from training.folders import RESULTS
+from training.checkpointing import RESULTS
+from training.reports import DIAGNOSTIC
 
 CONFIG, BEST = "config.json", "checkpoint_dev_best.pth.tar"
 EPOCHS_DONE = "epochs done, warm-up included"
