@@ -14,8 +14,7 @@ from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
 from methods.blocks.choices import OWN
 from models.contrastive import HINGE
-from models.matcher import MatcherConfig
-from models.precision import ScoringConfig
+from models.matcher import MatcherConfig, ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from vocab.word_vectors import WordVectorsConfig
@@ -176,17 +175,11 @@ class RunConfig:
         if self.words.word_vectors and start and not self.training.continued:
             raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
         if not known_methods()[self.method_name].divides:
-            for name, usual in (("signal", OWN), ("refine", OWN), ("mask_matches", False)):
+            for name, usual in (("signal", OWN), ("refine", OWN)):
                 if (value := getattr(self.method, name)) != usual:
                     raise InputError(
                         f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"
                     )
-        if self.training.deterministic and self.scoring.precision == "auto":
-            raise InputError(
-                "--deterministic: --precision auto measures, and may choose differently next time; give fp32 or bf16"
-            )
-        if self.training.deterministic and self.scoring.compile:
-            raise InputError("--deterministic: --compile chooses kernels by timing them; leave one out")
 
     def warnings(self) -> list[str]:
         """Return what is allowed and yet likely a mistake, a line each."""
@@ -200,8 +193,6 @@ class RunConfig:
 
     def check_processes(self, count: int) -> None:
         """Raise `InputError` unless `count` processes can share the run."""
-        if count > 1 and self.scoring.precision == "auto":
-            raise InputError("--precision auto measures, and each process might choose differently; give fp32 or bf16")
         size = self.training.step_size
         if size % count:
             unit = count // math.gcd(count, self.training.accumulate)

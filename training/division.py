@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.alike import alike_in_batch
 from methods.blocks.consensus import agreed, tempered
 from methods.blocks.method import DivisionReport, Method
 from methods.blocks.rematch import Offers, joint_offers
@@ -34,7 +33,6 @@ class Division:
         findings: what else the method found.
         offers: new pairs to train on, if the method asks for them.
         share_noisy: estimated share of mismatched pairs, if the method asks neighbours.
-        alike: (N, k) captions that read like each caption, -1 for none, if the method masks them.
     """
 
     signal: np.ndarray
@@ -45,7 +43,6 @@ class Division:
     findings: DivisionReport = field(default_factory=DivisionReport)
     offers: Offers | None = None
     share_noisy: float | None = None
-    alike: np.ndarray | None = None
 
     def as_state(self) -> dict[str, Any]:
         """Return what training and the next division need of it, as tensors."""
@@ -55,7 +52,6 @@ class Division:
             "is_clean": torch.from_numpy(self.is_clean),
             "offers": None if self.offers is None else self.offers.as_state(),
             "share_noisy": self.share_noisy,
-            "alike": None if self.alike is None else torch.from_numpy(self.alike),
         }
 
     @classmethod
@@ -68,7 +64,6 @@ class Division:
             state["is_clean"].numpy(),
             offers=None if offers is None else Offers.from_state(offers),
             share_noisy=state["share_noisy"],
-            alike=None if state["alike"] is None else state["alike"].numpy(),
         )
 
 
@@ -109,9 +104,7 @@ def decide(
     found = method.findings()
     warnings = "; ".join(filter(None, (warning, found.warning)))
     findings = DivisionReport({**found.figures, **figures}, warnings, found.fitted)
-    return Division(
-        signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy, own.alike
-    )
+    return Division(signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy)
 
 
 @dataclass(frozen=True)
@@ -122,37 +115,24 @@ class EpochPairs:
         split: given pairs 0 .. N - 1, offered ones behind them.
         clean, noisy: numbers of the pairs of either side; offers are on the clean one.
         probability: (N + M,) float32, clean probability of given pairs, confidence of offered ones.
-        caption: (N + M,) the caption of each pair.
-        alike: (N, k) captions that read like each caption; None: nothing is said of that.
     """
 
     split: PrecomputedSplit
     clean: np.ndarray
     noisy: np.ndarray
     probability: Tensor
-    caption: np.ndarray
-    alike: np.ndarray | None = None
-
-    def no_negatives(self, index: Tensor) -> Tensor | None:
-        """Return which pairs of a batch of pair numbers (B,) are no negatives of each other, (B, B) bool, if known."""
-        if self.alike is None:
-            return None
-        caption = self.caption[index.cpu().numpy()]
-        found = alike_in_batch(torch.from_numpy(caption), torch.from_numpy(self.alike[caption]))
-        return found.to(index.device)
 
 
 def epoch_pairs(split: PrecomputedSplit, division: Division | None) -> EpochPairs:
     """Return what a division says is to be trained on; without one all pairs are clean."""
     if division is None:
         everything = np.arange(len(split))
-        return EpochPairs(split, everything, everything[:0], torch.ones(len(split)), everything)
+        return EpochPairs(split, everything, everything[:0], torch.ones(len(split)))
     is_clean, probability, offers = division.is_clean, division.probability, division.offers
-    caption = np.arange(len(split))
     if offers is not None and len(offers):
-        caption = np.concatenate([caption, offers.caption])
+        caption = np.concatenate([np.arange(len(split)), offers.caption])
         split = split.with_pairs(caption, np.concatenate([split.image_of_pair, offers.image]))
         is_clean = np.concatenate([is_clean, np.ones(len(offers), dtype=bool)])
         probability = np.concatenate([probability, offers.confidence])
-    sides = np.flatnonzero(is_clean), np.flatnonzero(~is_clean)
-    return EpochPairs(split, *sides, torch.from_numpy(probability).float(), caption, division.alike)
+    clean, noisy = np.flatnonzero(is_clean), np.flatnonzero(~is_clean)
+    return EpochPairs(split, clean, noisy, torch.from_numpy(probability).float())

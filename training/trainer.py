@@ -25,7 +25,7 @@ from data_utils.loaders import MIN_BATCH
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
-from models.precision import prepare_scoring
+from models.matcher import prepare_scoring
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError
@@ -76,7 +76,7 @@ class Trainer:
             remarks += [f"resumed in {folder} at {ahead[0].title if ahead else 'the test'}"]
         else:
             remarks, log_size = load_start(self.networks, data, config), None
-        remarks += prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
+        prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
         self.running.begin(log_size)
         for line in remarks:
             self.log.say(line)
@@ -239,9 +239,9 @@ class Trainer:
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
-            parts = [LabelledBatch(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
+            parts = [LabelledBatch(batch, labels.clean)]
             if other is not None and labels.noisy is not None:
-                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
+                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept))
             return train_step(student, parts, how_hard, grad_clip=self.settings.grad_clip)
 
         kind = NOISY if has_noisy else CLEAN
@@ -313,9 +313,7 @@ def warm_up_step(networks: Sequence[Network], batch: Batch, settings: TrainingCo
 
 def warm_up_losses(network: Network, batch: Batch) -> Tensor:
     """Return each pair's loss (B,) against all its negatives."""
-    embeddings = network.matcher.embed(batch)
-    scores = network.method.warmup_scores(network.matcher.score(embeddings), embeddings, batch)
-    return network.method.per_pair_loss(scores, batch)
+    return network.method.per_pair_loss(network.matcher.score(network.matcher.embed(batch)), batch)
 
 
 def small(losses: Tensor, rate: float) -> Tensor:
@@ -325,13 +323,11 @@ def small(losses: Tensor, rate: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """A share of a training step: a batch, its labels (B,), which of its pairs enter the loss (None: all), and which
-    images and captions are no negatives of each other (B, B), beside what the method masks."""
+    """A share of a training step: a batch, its labels (B,), and which of its pairs enter the loss (None: all)."""
 
     batch: Batch
     labels: Tensor
     kept: Tensor | None = None
-    no_negatives: Tensor | None = None
 
 
 @torch.no_grad()
@@ -368,8 +364,6 @@ def part_loss(network: Network, part: LabelledBatch, hardness: float) -> Tensor:
 
     def loss_of(sims: Tensor) -> Tensor:
         scores = method.scores(sims, embeddings, part.batch)
-        if part.no_negatives is not None:
-            scores = scores.masked_fill(part.no_negatives, -torch.inf)  # no hinge, no share of a softmax
         return method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
 
     if hardness < 1.0:

@@ -73,8 +73,6 @@ def test_a_run_becomes_a_row(tmp_path: Path) -> None:
     assert (row.method, row.similarity, row.source, row.split) == ("mgcs", "SGR", "run", "test")
     assert (row.noise_protocol, row.noise_ratio, row.measured_ratio) == ("caption", 0.2, 0.1998)
     assert (row.num_networks, row.seeds, row.epochs, row.chosen_on) == (2, (0,), ("4/9",), "dev")
-    every = read_results(tmp_path / "run" / "results.json", each=True)
-    assert [(r.method, r.num_networks) for r in every] == [("mgcs", 2), ("mgcs, A alone", 1), ("mgcs, B alone", 1)]
 
 
 def test_an_evaluation_becomes_a_row_of_its_folds_and_one_of_the_whole(tmp_path: Path) -> None:
@@ -84,11 +82,6 @@ def test_an_evaluation_becomes_a_row_of_its_folds_and_one_of_the_whole(tmp_path:
     assert (folds.split, folds.r_sum, whole.split, whole.r_sum) == ("testall, folds of 1,000", 117.0, "testall", 105.0)
     assert (whole.method, whole.similarity, whole.num_networks) == ("mgcs", "SGR+SAF", 4)
     assert (whole.seeds, whole.epochs, whole.source) == ((0, 0), (3, 4), "e.json")
-    names = {"A": result(-1), "B": result(-2), "A1": result(-3), "mean": result()}
-    path.write_text(json.dumps(evaluation_record(results=names, fold_results=names)), encoding="utf-8")
-    alone = [(r.method, r.similarity, r.seeds, r.epochs) for r in read_results(path, each=True) if r.num_networks == 1]
-    expected = [("A", "SGR", 3), ("B", "SGR", 3), ("A1", "SAF", 4)]
-    assert alone == [(f"mgcs, {name} alone", kind, (0,), (epoch,)) for name, kind, epoch in expected] * 2
     other = {**NOISE, "protocol": "image"}
     path.write_text(json.dumps(evaluation_record(noise=[NOISE, other], shortlist={"size": 3})), encoding="utf-8")
     assert read_results(path)[0].noise_protocol is None and read_results(path)[0].is_approximate
@@ -256,7 +249,7 @@ def test_published_rows_stand_beside_those_of_their_data_and_ratio() -> None:
 
 def test_the_published_rows_are_sound() -> None:
     published = read_published()
-    assert len(published) > 40 and all(row.is_published and row.source for row in published)
+    assert len(published) > 25 and all(row.is_published and row.source for row in published)
     for row in published:
         numbers = [v for v in row.recalls if v is not None]
         assert all(0 <= v <= 100 for v in numbers) and (row.r_sum is None or sum(numbers) <= row.r_sum <= 600)
@@ -350,21 +343,6 @@ def test_latex(runs: list[Path]) -> None:
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     assert len(columns) == body[0].count(" & ") + 1
     assert "±" not in text and "_" not in text.replace(r"\_", "")
-
-
-def test_ablations_only_if_asked_for(runs: list[Path]) -> None:
-    assert "no drift correction" not in built(*runs)
-    assert "MGCS, no drift correction" in built(*runs, ablations=True)
-
-
-def test_each_network_if_asked_for(runs: list[Path]) -> None:
-    text = built(*runs, each=True, published="none")
-    assert "| mgcs, A alone |" in text and text.index("| mgcs |") < text.index("A alone")
-
-
-def test_single_networks_are_marked_against_their_mean(runs: list[Path]) -> None:
-    rows = [line for line in built(runs[0], each=True, published="none").splitlines() if line.startswith("| mgcs")]
-    assert [row.strip("| ").split(" | ")[-1] for row in rows] == ["105.0", "E", "E"]
 
 
 def test_every_mark_is_explained() -> None:

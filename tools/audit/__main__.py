@@ -25,7 +25,6 @@ from data_utils.counts import number_images
 from data_utils.noise_index import sidecar_of
 from data_utils.pictures import Pictures
 from data_utils.stored import give_noise, open_for_all
-from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
@@ -33,16 +32,27 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
 from runtime.log import table
 from runtime.progress import Progress
-from tools.audit.cleaned import Cleaned, cleaned_index, write_cleaned
-from tools.audit.columns import CSV, PARQUET, audit_table, check_tables, write_tables
 from tools.audit.embedded import audit_embeddings
-from tools.audit.exports import FIFTYONE, LABELS, PRED_PROBS, write_cleanlab, write_fiftyone
 from tools.audit.page import PAGE, audit_page
 from tools.audit.subject import Audit, Ordered
 from tools.audit.trained import TrainedRun, audit_run, subject_of
-from tools.filter.files import read_truth
+from tools.audit.written import (
+    CSV,
+    FIFTYONE,
+    LABELS,
+    PARQUET,
+    PRED_PROBS,
+    Cleaned,
+    audit_table,
+    check_tables,
+    cleaned_index,
+    write_cleaned,
+    write_cleanlab,
+    write_fiftyone,
+    write_tables,
+)
+from tools.filter.files import check_output, folder_at_once, read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
-from tools.filter.output import check_output, folder_at_once
 from tools.pages.pictures import Thumbnails, find_pictures
 
 CLEANED, SUMMARY = "cleaned_index.npy", "summary.json"
@@ -132,7 +142,6 @@ def open_run(config: AuditConfig) -> TrainedRun:
     noise = give_noise(stored, checkpoint, path, noise_file=config.noise_file)
     for matcher in matchers:
         matcher.to(device)
-    prepare_scoring(matchers, ScoringConfig(), device)
     return TrainedRun(checkpoint, path, matchers, stored, noise, device)
 
 

@@ -26,11 +26,17 @@ from models.listed import EncodedFile, score_listed
 from models.matcher import Matcher
 from runtime.log import percent
 from runtime.provenance import epoch_title
-from tools.audit.duplicates import near_groups, text_groups
 from tools.audit.opinions import ask_networks, stored_method
-from tools.audit.partners import Partners, Rivalry, find_listed_partners, find_partners
-from tools.audit.scores import product_tiles, shortlist, similarity_tiles
-from tools.audit.subject import Audit, Progressing, Subject
+from tools.audit.partners import (
+    Partners,
+    Rivalry,
+    find_listed_partners,
+    find_partners,
+    product_tiles,
+    shortlist,
+    similarity_tiles,
+)
+from tools.audit.subject import Audit, Progressing, Subject, near_groups, text_groups
 from vocab.vocabulary import SPECIAL, UNK
 
 NAMES = "AB"

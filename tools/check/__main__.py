@@ -20,8 +20,18 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 from runtime.log import table
 from runtime.progress import Progress
-from tools.check.inventory import Findings, Inventory, take_inventory, unknown_share, word_lengths
-from tools.check.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_between
+from tools.check.inventory import (
+    Findings,
+    Inventory,
+    RowScan,
+    Shared,
+    rows_to_read,
+    scan_rows,
+    shared_between,
+    take_inventory,
+    unknown_share,
+    word_lengths,
+)
 from tools.check.usability import (
     judge_captions,
     judge_counts,

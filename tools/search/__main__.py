@@ -30,20 +30,19 @@ from data_utils.stored import open_split, stored_data
 from models.encoded_split import Split
 from models.keys import SplitSubset
 from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require, word
 from runtime.progress import Progress
-from tools.extract.__main__ import GRID, LITE0
+from tools.extract.backbones import LITE0
+from tools.extract.regions import GRID
 from tools.pages.pictures import find_pictures
-from tools.search.engine import captions_for_images, images_for_texts
 from tools.search.index_folder import IndexFolder, identity
-from tools.search.picture_file import OnePicture
-from tools.search.queries import read_queries, read_query_file
+from tools.search.queries import OnePicture, read_queries, read_query_file
 from tools.search.results import Gallery, Result, result_page, results_of, text_of
+from tools.search.retrieval import captions_for_images, images_for_texts
 from vocab.vocabulary import Vocabulary
 
 
@@ -130,7 +129,6 @@ def open_gallery(config: SearchConfig) -> OpenedGallery:
     split = open_split(data, config.split, checkpoint, path)
     for matcher in matchers:
         matcher.to(device)
-    prepare_scoring(matchers, ScoringConfig(), device)
     folder = split.regions.path.parent
     pictures = None
     if not config.no_pictures:

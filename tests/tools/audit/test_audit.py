@@ -16,8 +16,8 @@ from data_utils.captions import read_captions
 from data_utils.precomputed import PrecomputedSplit
 from tests.tiny import make_tiny_data, tiny_flags
 from tools.audit import __main__ as audit
-from tools.audit.exports import CLASSES
 from tools.audit.trained import unknown_words
+from tools.audit.written import CLASSES
 from vocab.vocabulary import Vocabulary
 
 FILES = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from tools.audit import duplicates
-from tools.audit.duplicates import first_of_component, group_sizes, near_groups, normalised, text_groups
+from tools.audit import subject
+from tools.audit.subject import first_of_component, group_sizes, near_groups, normalised, text_groups
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def naive(vectors: np.ndarray, threshold: float) -> list[int]:
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_groups_as_the_twin(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "ROWS", rows)
+    monkeypatch.setattr(subject, "ROWS", rows)
     assert near_groups(chained(), 0.985).tolist() == naive(chained(), 0.985)
     random = np.random.default_rng(0).standard_normal((23, 3))
     assert near_groups(random, 0.8).tolist() == naive(random, 0.8)
@@ -61,7 +61,7 @@ def test_rows_equal_to_the_mean_are_near_to_nothing() -> None:
 
 
 def test_a_threshold_that_joins_everything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "MOST_NEAR", 3)
+    monkeypatch.setattr(subject, "MOST_NEAR", 3)
     with pytest.raises(InputError, match="--duplicate_cosine 0.5 .* raise it"):
         near_groups(np.repeat(chained(), 4, axis=0), 0.5)
 

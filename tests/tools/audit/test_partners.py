@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.audit.partners import NOBODY, Partners, Rivalry, Standing, Tile, find_listed_partners, find_partners
-from tools.audit.scores import product_tiles, shortlist
+from tools.audit.partners import (
+    NOBODY,
+    Partners,
+    Rivalry,
+    Standing,
+    Tile,
+    find_listed_partners,
+    find_partners,
+    product_tiles,
+    shortlist,
+)
 
 
 def twin(scores: np.ndarray, rivalry: Rivalry, listed: np.ndarray | None = None) -> Partners:
@@ -101,8 +110,8 @@ def test_an_example_by_hand() -> None:
 
 
 def test_product_tiles_hold_every_product_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.audit.scores.IMAGES_AT_ONCE", 3)
-    monkeypatch.setattr("tools.audit.scores.CAPTIONS_AT_ONCE", 4)
+    monkeypatch.setattr("tools.audit.partners.IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("tools.audit.partners.CAPTIONS_AT_ONCE", 4)
     random = np.random.default_rng(0)
     images, captions = random.standard_normal((7, 5)).astype("f4"), random.standard_normal((9, 5)).astype("f4")
     whole, seen, counted = np.zeros((7, 9)), np.zeros((7, 9), int), []

@@ -9,9 +9,9 @@ import pytest
 
 from data_utils.noise import NoiseConfig, inject
 from data_utils.noise_index import disagreements, measure, read_sidecar
-from tools.audit.cleaned import cleaned_index, write_cleaned
 from tools.audit.partners import NOBODY, Partners, Standing
-from tools.audit.suspicion import most_suspicious_first, precisions, share_below, suspicion
+from tools.audit.subject import most_suspicious_first, precisions, share_below, suspicion
+from tools.audit.written import cleaned_index, write_cleaned
 
 
 def standing(ranks: list[int]) -> Standing:

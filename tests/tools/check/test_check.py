@@ -15,8 +15,8 @@ from data_utils.catalog import DataConfig, Protocol
 from data_utils.regions import RegionFile
 from tests.tiny import make_tiny_data, scatter
 from tools.check import __main__ as check
-from tools.check import overlap
-from tools.check.overlap import scan_rows
+from tools.check import inventory
+from tools.check.inventory import scan_rows
 from vocab.vocabulary import Vocabulary
 
 COUNTS = {"train": 40, "dev": 8, "test": 10}
@@ -410,11 +410,11 @@ def test_test_is_a_part_of_testall(tmp_path: Path) -> None:
 def test_large_files_are_sampled(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(overlap, "WHOLE_BYTES", 20 * 4 * 12 * 4)
-    monkeypatch.setattr(overlap, "SAMPLE_ROWS", 14)
-    assert overlap.rows_to_read(RegionFile(folder / "train_ims.npy"), False).tolist() == list(range(0, 40, 3))
-    assert overlap.rows_to_read(RegionFile(folder / "train_ims.npy"), True).tolist() == list(range(40))
-    assert overlap.rows_to_read(RegionFile(folder / "test_ims.npy"), False).tolist() == list(range(10))
+    monkeypatch.setattr(inventory, "WHOLE_BYTES", 20 * 4 * 12 * 4)
+    monkeypatch.setattr(inventory, "SAMPLE_ROWS", 14)
+    assert inventory.rows_to_read(RegionFile(folder / "train_ims.npy"), False).tolist() == list(range(0, 40, 3))
+    assert inventory.rows_to_read(RegionFile(folder / "train_ims.npy"), True).tolist() == list(range(40))
+    assert inventory.rows_to_read(RegionFile(folder / "test_ims.npy"), False).tolist() == list(range(10))
     spoil(folder / "train_ims.npy", 4, value=np.nan)
     assert run(root) == 0
     assert "train: 14 of 40 feature rows were read; --all_rows reads all" in capsys.readouterr().out
@@ -427,10 +427,10 @@ def test_large_files_are_sampled(
 
 
 def test_a_sample_estimates_what_is_shared(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "WHOLE_BYTES", 20 * 4 * 12 * 4)
-    monkeypatch.setattr(overlap, "SAMPLE_ROWS", 20)
+    monkeypatch.setattr(inventory, "WHOLE_BYTES", 20 * 4 * 12 * 4)
+    monkeypatch.setattr(inventory, "SAMPLE_ROWS", 20)
     train, test = np.load(folder / "train_ims.npy"), np.load(folder / "test_ims.npy")
-    sampled = overlap.rows_to_read(RegionFile(folder / "train_ims.npy"), False)
+    sampled = inventory.rows_to_read(RegionFile(folder / "train_ims.npy"), False)
     train[[*sampled[:2], sampled[2] + 1]] = test[:3]
     np.save(folder / "train_ims.npy", train)
     fault = the_fault(root)
@@ -457,7 +457,7 @@ def test_a_scan_against_its_slow_twin(tmp_path: Path, monkeypatch: pytest.Monkey
     features[[2, 17]] = 0
     features[[5, 29], 1, 1] = (np.nan, np.inf)
     np.save(tmp_path / "x.npy", features)
-    monkeypatch.setattr(overlap, "BLOCK_BYTES", block * features[0].nbytes)
+    monkeypatch.setattr(inventory, "BLOCK_BYTES", block * features[0].nbytes)
     told: list[int] = []
     add: Callable[[int], None] = told.append
     scan = scan_rows(RegionFile(tmp_path / "x.npy"), np.arange(30), add, np.arange(30))

@@ -49,7 +49,7 @@ def model() -> Clip:
 
 
 def prepared(pairs: Pairs, model: Clip) -> PreparedPairs:
-    return PreparedPairs.of(pairs, model, cache_bytes=0, workers=0)
+    return PreparedPairs.of(pairs, model)
 
 
 def test_embeddings_go_with_their_numbers(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,27 +155,11 @@ def test_the_noisy_mode_is_dropped() -> None:
     assert whole.is_clean.all() and not whole.modes.is_split and "one mode" in whole.modes.note
 
 
-def test_pools() -> None:
-    """What the first filtering dropped may return from the full pool, not from the cumulative one."""
-    first, later = filter_again(drawn(), RefilterConfig()), drawn()
-    back, out = np.flatnonzero(~first.is_clean)[:150], np.flatnonzero(first.is_clean)[:150]
-    later[back], later[out] = later[out].copy(), later[back].copy()
-    full = filter_again(later, RefilterConfig(), first)
-    cumulative = filter_again(later, RefilterConfig(filter_pool="cumulative"), first)
-    assert full.is_clean[back].mean() > 0.9 and full.is_clean[out].mean() < 0.1
-    assert not (cumulative.is_clean & ~first.is_clean).any() and (cumulative.probability[~first.is_clean] == 0).all()
-    assert cumulative.is_clean[out].mean() < 0.1
-    assert cumulative.modes.num_pairs == first.is_clean.sum() and full.modes.num_pairs == len(later)
-    alone = filter_again(later, RefilterConfig(filter_pool="cumulative"))
-    np.testing.assert_array_equal(alone.is_clean, full.is_clean)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"p_threshold": 1.0}, "--p_threshold 1.0 is out of range"),
         ({"refit_every": 0}, "--refit_every 0 is out of range"),
-        ({"filter_pool": "some"}, "--filter_pool 'some' is unknown; known: full, cumulative"),
         ({"margin_policy": "some"}, "--margin_policy 'some' is unknown"),
         ({"mode_prior": "2"}, "--mode_prior '2' is unknown"),
     ],

@@ -18,9 +18,8 @@ from safetensors.torch import load_file, save_file
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.clip_tuning.made_up import CAPTIONS, SIDE, tiny_clip, tiny_config
-from tools.clip_tuning import processing
-from tools.clip_tuning.model import MAX_SCALE, Clip, ModelConfig, load_clip, open_clip
-from tools.clip_tuning.processing import CLIPModel
+from tools.clip_tuning import model as model_module
+from tools.clip_tuning.model import MAX_SCALE, Clip, CLIPModel, ModelConfig, load_clip, open_clip
 
 WEIGHTS = "model.safetensors"
 
@@ -172,7 +171,7 @@ def test_a_folder_that_cannot_be_used(broken: Path, case: str) -> None:
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, stored: Path) -> None:
-    monkeypatch.setattr(processing, "CLIPModel", None)
+    monkeypatch.setattr(model_module, "CLIPModel", None)
     with pytest.raises(InputError, match=r"not installed; run: .*pip install -r requirements-clip\.txt"):
         load_clip(stored, "fp32")
 

@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("transformers")
 
 from runtime.errors import InputError
-from tools.clip_tuning.processing import (
+from tools.clip_tuning.model import (
     END,
     MIN_TOKENS,
     SETTINGS,

@@ -20,8 +20,7 @@ from runtime.errors import InputError
 from tests.tools.convert.bottom_up_files import write_tsv
 from tools.convert import __main__ as convert
 from tools.convert import conversion
-from tools.convert.conversion import narrowed
-from tools.convert.region_writers import WRITERS, Hdf5Writer, NpyWriter
+from tools.convert.conversion import WRITERS, Hdf5Writer, NpyWriter, narrowed
 
 ROOT = Path(__file__).resolve().parents[3]
 FEATURES = np.random.RandomState(0).randn(11, 3, 5).astype(np.float32)
@@ -175,7 +174,7 @@ def test_a_killed_conversion_goes_on(tmp_path: Path, suffix: str) -> None:
 import os, signal
 from tools.convert import __main__ as convert
 from tools.convert import conversion
-from tools.convert.region_writers import WRITERS
+from tools.convert.conversion import WRITERS
 conversion.BLOCK_BYTES = {3 * FEATURES[0].nbytes}
 kind, blocks = WRITERS[{suffix!r}], []
 write = kind.write

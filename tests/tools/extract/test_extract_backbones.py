@@ -13,12 +13,18 @@ import torch
 
 from runtime.errors import InputError
 from tools.emoji_set.features import FeatureMaps
-from tools.extract import cells, lite0, model_folder, onnx_file
-from tools.extract.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneOptions, as_maps, normalised
-from tools.extract.cells import Regions, grid_of, resized
-from tools.extract.lite0 import Lite0
-from tools.extract.model_folder import ModelFolder
-from tools.extract.onnx_file import OnnxFile
+from tools.extract import backbones, regions
+from tools.extract.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneOptions,
+    Lite0,
+    ModelFolder,
+    OnnxFile,
+    as_maps,
+    normalised,
+)
+from tools.extract.regions import Regions, grid_of, resized
 
 CPU = torch.device("cpu")
 FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10
@@ -162,7 +168,7 @@ class TestOnnx:
 
 
 def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "onnxruntime", None)
+    monkeypatch.setattr(backbones, "onnxruntime", None)
     with pytest.raises(InputError, match="needs onnxruntime, .* pip install -r requirements-extract.txt"):
         OnnxFile(tmp_path / "x.onnx", BackboneOptions())
 
@@ -289,7 +295,7 @@ class TestModelFolder:
 
 
 def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_folder, "AutoModel", None)
+    monkeypatch.setattr(backbones, "AutoModel", None)
     with pytest.raises(InputError, match="needs transformers, .* pip install -r requirements-extract.txt"):
         ModelFolder(tmp_path, CPU, BackboneOptions())
 
@@ -302,7 +308,7 @@ def test_lite0_is_what_the_embedded_set_was_computed_with() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     backbone, pixels = Lite0(CPU), pictures(2, 192, 192)
     maps = backbone.maps(pixels)
-    assert backbone.size == (192, 192) and maps.shape == (2, 6, 6, lite0.CHANNELS) and maps.dtype == np.float32
+    assert backbone.size == (192, 192) and maps.shape == (2, 6, 6, backbones.CHANNELS) and maps.dtype == np.float32
     network = backbone._network
     values = torch.tensor((pixels.astype(np.float32) - 127) / 128).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -321,7 +327,7 @@ def test_the_builder_computes_the_same_cells() -> None:
 
 
 def test_without_lite0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite0, "EfficientNet", None)
+    monkeypatch.setattr(backbones, "EfficientNet", None)
     with pytest.raises(InputError, match="not installed; run: python -m pip install -r requirements-extract.txt"):
         Lite0(CPU)
 
@@ -388,18 +394,18 @@ def test_regions_of_grids_and_boxes_whatever_the_batch() -> None:
     own = pictures(5, 4, 6)
     for batch_size in (1, 2, 7):
         backbone = Pixels()
-        regions = Regions(backbone, "x", grid=2, batch_size=batch_size)
-        assert regions.shape == (4, 3) and backbone.seen == [1]
-        inputs = np.concatenate([regions.inputs_of(picture, None) for picture in own])
-        assert np.array_equal(regions.compute(inputs, 5), grid_of(own.astype(np.float32), 2, "x"))
+        found_in = Regions(backbone, "x", grid=2, batch_size=batch_size)
+        assert found_in.shape == (4, 3) and backbone.seen == [1]
+        inputs = np.concatenate([found_in.inputs_of(picture, None) for picture in own])
+        assert np.array_equal(found_in.compute(inputs, 5), grid_of(own.astype(np.float32), 2, "x"))
         assert max(backbone.seen) <= batch_size
-        regions = Regions(backbone, "x", grid=None, batch_size=batch_size)
+        found_in = Regions(backbone, "x", grid=None, batch_size=batch_size)
         boxes = np.array([[0, 0, 6, 4], [0, 0, 3, 4], [3, 2, 6, 4]])
         flat = own[0].copy()
         flat[2:, 3:] = (10, 20, 30)
-        inputs = np.concatenate([regions.inputs_of(picture, boxes) for picture in (flat, own[1])])
-        assert inputs.shape == (6, 4, 6, 3) and regions.shape == (1, 3)
-        found = regions.compute(inputs, 2)
+        inputs = np.concatenate([found_in.inputs_of(picture, boxes) for picture in (flat, own[1])])
+        assert inputs.shape == (6, 4, 6, 3) and found_in.shape == (1, 3)
+        found = found_in.compute(inputs, 2)
         assert found.shape == (2, 3, 3)
         np.testing.assert_allclose(found[0, 0], flat.mean(axis=(0, 1)), rtol=1e-6)
         assert found[0, 2].tolist() == [10, 20, 30], "a box sees nothing of what is around it"
@@ -421,6 +427,6 @@ def test_resizing() -> None:
 
 
 def test_resizing_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "Image", None)
+    monkeypatch.setattr(regions, "Image", None)
     with pytest.raises(InputError, match="pictures need Pillow"):
         resized(pictures(1, 2, 2)[0], (4, 4))

@@ -17,9 +17,8 @@ from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.filter.made_up import MadeUp, flags, make, save
 from tools.filter import __main__ as clean
-from tools.filter.adapter import AdapterConfig, AdapterTraining, ResidualAdapter
-from tools.filter.adapting import RankedSet, RankingConfig, write_unit_rows
-from tools.filter.filtering import FilterConfig
+from tools.filter.adapter import AdapterConfig, AdapterTraining, RankedSet, ResidualAdapter, unit_rows
+from tools.filter.filtering import EmbeddingPairs, FilterConfig
 
 CPU = torch.device("cpu")
 
@@ -35,8 +34,7 @@ def training(
     """Return a training on all pairs."""
     config = replace(AdapterConfig(num_epochs=3, batch_size=64, hidden_size=16), **settings)  # type: ignore[arg-type]
     return AdapterTraining(
-        units(made_up.images),
-        units(made_up.captions),
+        (units(made_up.images), units(made_up.captions)),
         np.arange(len(made_up.captions)) // each,
         np.ones(len(made_up.captions), dtype=bool),
         config=config,
@@ -93,7 +91,7 @@ def test_what_is_written_is_what_was_ranked(tmp_path: Path) -> None:
         y = F.normalize(x + F.gelu(x @ weights["inner"].t()) @ weights["outer"].t(), dim=1)
         np.testing.assert_allclose(adapted, y.numpy(), atol=1e-6)
     owner = np.arange(600) // 2
-    held = RankedSet.held_out(owner, 300, RankingConfig(), 3)
+    held = RankedSet.held_out(owner, 300, AdapterConfig(), 3)
     assert len(held.images) == 30 and len(held.captions) == 60, "images are held out with all their captions"
     twin = retrieval(images[held.images] @ captions[held.captions].T, held.image_of_caption)
     results = json.loads((output / "results.json").read_text())
@@ -109,7 +107,7 @@ def test_what_is_written_is_what_was_ranked(tmp_path: Path) -> None:
 def test_held_out_pairs_are_not_seen(tmp_path: Path) -> None:
     """Other held-out rows change nothing that was learnt."""
     made_up, owner = make(300, nuisance=0.2), np.arange(300)
-    held = RankedSet.held_out(owner, 300, RankingConfig(), 0)
+    held = RankedSet.held_out(owner, 300, AdapterConfig(), 0)
     learnt = []
     for name in "ab":
         clean.main(flags(save(made_up, tmp_path / f"in{name}"), tmp_path / name, "--adapt", "--num_epochs", "2"))
@@ -192,25 +190,27 @@ def test_only_kept_pairs_are_trained_on_with_margins_of_their_own() -> None:
     assert len(np.unique(probability[is_clean].round(3))) > 10
 
 
-def test_unit_rows_against_the_obvious(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unit_rows_against_the_obvious(tmp_path: Path) -> None:
     rows = make(50).images.astype(np.float64) * np.logspace(-200, 200, 50)[:, None]
-    monkeypatch.setattr("tools.filter.adapting.BLOCK_NUMBERS", 7 * 32)
-    found = write_unit_rows(rows, tmp_path / "u.npy")
-    np.testing.assert_allclose(found, [r / max(abs(r)) / np.sqrt(sum((r / max(abs(r))) ** 2)) for r in rows], atol=1e-7)
+    np.save(tmp_path / "a.npy", rows)
+    twin = [r / max(abs(r)) / np.sqrt(sum((r / max(abs(r))) ** 2)) for r in rows]
+    for found in unit_rows(EmbeddingPairs.open(str(tmp_path / "a.npy"), str(tmp_path / "a.npy"))):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, twin, atol=1e-7)
 
 
 def test_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = np.repeat(np.arange(100), [k % 4 for k in range(100)])
-    held = RankedSet.held_out(owner, 100, RankingConfig(holdout=0.25), 0)
+    held = RankedSet.held_out(owner, 100, AdapterConfig(holdout=0.25), 0)
     assert len(np.unique(held.images)) == 25
     np.testing.assert_array_equal(held.images[held.image_of_caption], owner[held.captions])
     assert len(held.captions) == sum(k % 4 for k in held.images.tolist())
-    other = RankedSet.held_out(owner, 100, RankingConfig(holdout=0.25), 1)
+    other = RankedSet.held_out(owner, 100, AdapterConfig(holdout=0.25), 1)
     assert held.images.tolist() != other.images.tolist()
-    assert len(RankedSet.held_out(owner, 100, RankingConfig(holdout=0.5, holdout_images=7), 0).images) == 7
-    monkeypatch.setattr("tools.filter.adapting.LARGEST_RANKING", 100)
+    assert len(RankedSet.held_out(owner, 100, AdapterConfig(holdout=0.5, holdout_images=7), 0).images) == 7
+    monkeypatch.setattr("tools.filter.adapter.LARGEST_RANKING", 100)
     with pytest.raises(InputError, match="--holdout_images"):
-        RankedSet.held_out(owner, 100, RankingConfig(), 0)
+        RankedSet.held_out(owner, 100, AdapterConfig(), 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

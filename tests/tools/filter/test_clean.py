@@ -17,8 +17,8 @@ from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as
 from tools.filter import __main__ as clean
 from tools.filter import filtering, pooled, report
+from tools.filter.files import folder_at_once
 from tools.filter.filtering import filter_quality
-from tools.filter.output import folder_at_once
 
 FILES = {"clean_probability.csv", "clean_probability.npy", "clean_index.npy", "modes.json", "modes.png"}
 

@@ -8,9 +8,7 @@ import pytest
 
 from tests.tools.pages.browser import PHONE, opened
 from tests.tools.pages.test_page import EVIL, SPEC
-from tools.pages.figures import figure
-from tools.pages.page import Page
-from tools.pages.table import table
+from tools.pages.page import Page, figure, table
 
 INK = "getComputedStyle(document.body).color"
 LABEL = "getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill"

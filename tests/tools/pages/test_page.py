@@ -15,12 +15,9 @@ import pytest
 from markupsafe import Markup
 
 from runtime.errors import InputError
-from tools.pages import figures
-from tools.pages.figures import figure
-from tools.pages.page import Page
+from tools.pages import page as page_module
+from tools.pages.page import Page, badge, details, figure, grid, heading, note, table, tick
 from tools.pages.pictures import Thumbnails, find_pictures
-from tools.pages.table import table
-from tools.pages.text import badge, details, grid, heading, note, tick
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -128,8 +125,8 @@ def test_ticks_are_told_apart_without_colour() -> None:
 
 
 def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "vl_convert", None)
-    figures.library.cache_clear()
+    monkeypatch.setattr(page_module, "vl_convert", None)
+    page_module.library.cache_clear()
     page = Page("Charts")
     page.section("One", chart())
     with pytest.raises(InputError, match="pip install -r requirements-report.txt"):

@@ -180,7 +180,7 @@ def test_a_picture_file_of_other_features(
         def maps(self, pixels: np.ndarray) -> np.ndarray:
             return np.ones((len(pixels), 2, 2, self.channels), dtype=np.float32)
 
-    monkeypatch.setattr("tools.search.picture_file.open_backbone", lambda config: Backbone())
+    monkeypatch.setattr("tools.search.queries.open_backbone", lambda *how: Backbone())
     argv = ["--mode_path", str(checkpoint_path), "--image", str(tmp_path / "p.png"), "--grid", "2"]
     text = error_of(argv, capsys)
     assert "gives 4 regions x 5 dimensions, the networks were trained on 4 x 12" in text

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from tools.search import vectors
-from tools.search.vectors import Lists, build_lists, search, search_exactly
+from tools.search import retrieval
+from tools.search.retrieval import Lists, build_lists, search, search_exactly
 
 
 def rows_and_queries(count: int = 3000, size: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -24,8 +24,8 @@ def rows_and_queries(count: int = 3000, size: int = 24) -> tuple[np.ndarray, np.
 @pytest.mark.parametrize("count", [1, 7, 5000])
 @pytest.mark.parametrize("block", [11, 16_384])
 def test_exact_search_as_its_twin(count: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "ROWS", block)
-    monkeypatch.setattr(vectors, "QUERIES", 4)
+    monkeypatch.setattr(retrieval, "ROWS", block)
+    monkeypatch.setattr(retrieval, "QUERIES", 4)
     rows, queries = rows_and_queries(300)
     found = search_exactly(rows, queries, count)
     products = queries.astype(np.float64) @ rows.astype(np.float64).T
