@@ -12,7 +12,7 @@ import torch
 import run
 from runtime.device import CUBLAS_WORKSPACE, repeatable
 from runtime.errors import InputError
-from tests.soak.victims import differences, outcome
+from tests.soak import differences, outcome
 from tests.tiny import tiny_flags
 from training.config import parse_args
 from training.trainer import Trainer

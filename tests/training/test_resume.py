@@ -22,7 +22,7 @@ from runtime.errors import InputError
 from runtime.interruption import Stopped
 from runtime.log import EVENTS
 from runtime.torch_file import read_torch_file
-from tests.soak.victims import differences, outcome
+from tests.soak import differences, outcome
 from tests.tiny import tiny_flags
 from training.checkpointing import DIGEST, MAGIC, STATES, SavedState, choose_folder, claim
 from training.config import parse_args
