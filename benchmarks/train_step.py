@@ -37,8 +37,7 @@ from methods.baseline import METHOD as BASELINE
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Method, MethodConfig
 from methods.mgcs import MGCS, MGCSConfig
-from models.matcher import Matcher
-from models.precision import ScoringConfig, bf16_is_supported, prepare_scoring
+from models.matcher import Matcher, ScoringConfig, bf16_is_supported, prepare_scoring
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -59,7 +58,6 @@ class TrainStepConfig:
     batch_size: int = flag(128, "pairs a batch")
     repeats: int = flag(5, "timed steps of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
-    compile: bool = flag(False, "compile our tiles")
     json: str | None = flag(None, "write the rows to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
@@ -117,8 +115,7 @@ def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR") ->
 
     def side(precision: str) -> Callable[[], Results]:
         network = _network(copy.deepcopy(matcher), BASELINE(MethodConfig()))
-        for line in prepare_scoring([network.matcher], ScoringConfig(precision, config.compile), device):
-            print(line)
+        prepare_scoring([network.matcher], ScoringConfig(precision), device)
 
         def step() -> Results:
             loss = part_loss(network, part, 1.0)

@@ -16,7 +16,7 @@ import torch
 
 import evaluation
 import run
-from models import precision
+from models import matcher
 from runtime.checkpoint import save_checkpoint
 from tests.tiny import make_tiny_data, tiny_flags
 from vocab import build
@@ -322,10 +322,6 @@ def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: 
         ["--data_name", "../elsewhere"],
         ["--data_name", ".."],
         ["--precision", "half"],
-        ["--length_window", "0"],
-        ["--negative_shortlist", "-1"],
-        ["--negative_shortlist", "4"],  # with VSE
-        ["--negative_shortlist", "4", "--module_name", "SAF"],
     ],
     ids=lambda flags: " ".join(flags),
 )
@@ -500,33 +496,16 @@ def test_evaluation_flags_that_make_no_sense(fails: Fails, checkpoint_path: Path
     assert flags[1] in line or flags[0] in line
 
 
-@pytest.mark.parametrize("size", ["9", "100000"])
-def test_a_shortlist_longer_than_the_gallery(fails: Fails, checkpoint_path: Path, size: str) -> None:
-    line = fails.evaluation("--mode_path", str(checkpoint_path), "--split", "dev", "--shortlist", size)
-    assert f"--shortlist {size}" in line and "8 images" in line and "take 0" in line
-
-
 @pytest.mark.parametrize("module", ["VSE", "SGR"])
 def test_bfloat16_where_there_is_none(
     fails: Fails, tiny_root: Path, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
-    monkeypatch.setattr(precision, "bf16_is_supported", lambda device: False)
+    monkeypatch.setattr(matcher, "bf16_is_supported", lambda device: False)
     for line in (
         fails.run(tiny_root, "--precision", "bf16", "--module_name", module),
         fails.evaluation("--mode_path", str(checkpoint_path), "--precision", "bf16"),
     ):
-        assert "--precision bf16" in line and "fp32" in line and "auto" in line
-
-
-def test_compiling_side_by_side(fails: Fails, tiny_root: Path) -> None:
-    line = fails.run(tiny_root, "--compile", "--side_by_side")
-    assert "--compile" in line and "--side_by_side" in line and "leave one out" in line
-
-
-def test_compiling_without_a_compiler(fails: Fails, tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    line = fails.run(tiny_root, "--compile", "--module_name", "SGR")
-    assert "--compile" in line and "g++" in line and "leave --compile out" in line
+        assert "--precision bf16" in line and "fp32" in line
 
 
 def test_two_checkpoints_of_different_data(fails: Fails, root: Path, checkpoint_path: Path, tmp_path: Path) -> None:

@@ -224,7 +224,6 @@ def test_help_does_without_torch_and_a_start_says_so_before_it(
         ["--dropout", "1"],
         ["--lr_update", "0"],
         ["--learning_rate", "nan"],
-        ["--method", "consensus", "--negative_shortlist", "5"],
         ["--learning_rate", "0"],
         ["--learning_rate", "2e4"],
     ],

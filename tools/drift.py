@@ -29,14 +29,8 @@ from training.evidence import gather_evidence
 
 READINGS: dict[str, dict[str, Any]] = {
     "no factor": {"drift_correction": "off"},
-    "no factor, hardest negatives": {"drift_correction": "off", "drift_negatives": "hardest"},
     "batch, n = 5": {"drift_neighbours": "batch", "drift_num_neighbours": 5},
     "batch, n = 5, own": {"drift_neighbours": "batch", "drift_num_neighbours": 5, "drift_own": True},
-    "batch, n = 5, hardest negatives": {
-        "drift_neighbours": "batch",
-        "drift_num_neighbours": 5,
-        "drift_negatives": "hardest",
-    },
     "bank, n = 5": {"drift_neighbours": "bank", "drift_num_neighbours": 5},
     "bank, n = 5, own": {"drift_neighbours": "bank", "drift_num_neighbours": 5, "drift_own": True},
     "bank, n = 30": {"drift_neighbours": "bank", "drift_num_neighbours": 30},

@@ -14,8 +14,7 @@ from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
 from methods.blocks.choices import OWN
 from models.contrastive import HINGE
-from models.matcher import MatcherConfig
-from models.precision import ScoringConfig
+from models.matcher import MatcherConfig, ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from training.optim import LR_RULES
@@ -56,9 +55,6 @@ class TrainingConfig:
         "take so many batches as one, with all their captions as negatives; they are encoded one after the other, and "
         "again for the derivative, to save memory",
     )
-    length_window: int = flag(
-        1, "cut batches of similar caption length from windows of so many shuffled batches (1: no sorting)"
-    )
     learning_rate: float = flag(2e-4, "learning rate of Adam")
     lr_update: int = flag(30, "epochs between steps of the learning rate")
     lr_rule: str = flag(
@@ -71,11 +67,6 @@ class TrainingConfig:
         "hardest",
         "negatives after warm-up: their mean (contrastive losses: all of them), the hardest, or from mean to hardest",
         choices=NEGATIVES,
-    )
-    negative_shortlist: int = flag(
-        0,
-        "score only so many negatives a row and column, the best by pooled vectors, once negatives are the hardest "
-        "(SGR; 0: all)",
     )
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
     noisy_start: float = flag(
@@ -92,7 +83,6 @@ class TrainingConfig:
         "drop noisy pairs",
     )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
-    validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
     save_minutes: float = flag(10.0, "minutes between saves of the run's state; it is also saved after every epoch")
     resume: bool = flag(False, "go on where the last run of this name was interrupted; without one, start")
     on_nan: str = flag(
@@ -125,9 +115,9 @@ class TrainingConfig:
         check_range(self, "save_minutes", low=0.0)
         check_range(self, "learning_rate", low=1e-12, high=1.0)
         check_range(self, "grad_clip", low=1e-12)
-        for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
+        for name in ("warmup_epoch", "num_epochs", "workers", "seed"):
             check_range(self, name, low=0)
-        for name in ("accumulate", "length_window", "lr_update", "anneal_epochs", "validate_every", "log_step"):
+        for name in ("accumulate", "lr_update", "anneal_epochs", "log_step"):
             check_range(self, name, low=1)
         if self.num_epochs == 0 and not self.saved_model and not self.warmup_model_path:
             raise InputError("--num_epochs 0 needs a checkpoint to test: give --saved_model or --warmup_model_path")
@@ -174,29 +164,12 @@ class RunConfig:
         start = self.training.saved_model or self.training.warmup_model_path
         if self.words.word_vectors and start and not self.training.continued:
             raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
-        shortlist, module = self.training.negative_shortlist, self.matcher.module_name
-        if shortlist and module != "SGR":
-            product = "one product scores all pairs"
-            reasons = {"VSE": product, "GPO": product, "SAF": "all pairs of a caption are coupled in training"}
-            why = reasons.get(module, "a pair that is not scored counts as 0, which is not below every cosine")
-            raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
-        if shortlist and self.training.negatives == "mean":
-            raise InputError(f"--negative_shortlist {shortlist} has no effect with --negatives mean; leave one out")
-
         if not known_methods()[self.method_name].divides:
-            for name, usual in (("signal", OWN), ("refine", OWN), ("mask_matches", False)):
+            for name, usual in (("signal", OWN), ("refine", OWN)):
                 if (value := getattr(self.method, name)) != usual:
                     raise InputError(
                         f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"
                     )
-        if self.training.side_by_side and self.scoring.compile:
-            raise InputError("--compile would compile anew in every process of --side_by_side; leave one out")
-        if self.training.deterministic and self.scoring.precision == "auto":
-            raise InputError(
-                "--deterministic: --precision auto measures, and may choose differently next time; give fp32 or bf16"
-            )
-        if self.training.deterministic and self.scoring.compile:
-            raise InputError("--deterministic: --compile chooses kernels by timing them; leave one out")
 
     def warnings(self) -> list[str]:
         """Return what is allowed and yet likely a mistake, a line each."""
@@ -212,8 +185,6 @@ class RunConfig:
         """Raise `InputError` unless `count` processes can share the run."""
         if count > 1 and self.training.side_by_side:
             raise InputError("--side_by_side and torchrun both divide the work; add --no-side_by_side, or one process")
-        if count > 1 and self.scoring.precision == "auto":
-            raise InputError("--precision auto measures, and each process might choose differently; give fp32 or bf16")
         size = self.training.step_size
         if size % count:
             unit = count // math.gcd(count, self.training.accumulate)

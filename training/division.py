@@ -35,7 +35,6 @@ class Division:
         findings: what else the method found.
         offers: new pairs to train on, if the method asks for them.
         share_noisy: estimated share of mismatched pairs, if the method asks neighbours.
-        alike: (N, k) captions that read like each caption, -1 for none, if the method masks them.
     """
 
     signal: np.ndarray
@@ -46,7 +45,6 @@ class Division:
     findings: DivisionReport = field(default_factory=DivisionReport)
     offers: Offers | None = None
     share_noisy: float | None = None
-    alike: np.ndarray | None = None
 
     def as_state(self) -> dict[str, Any]:
         """Return what training and the next division need of it, as tensors."""
@@ -56,7 +54,6 @@ class Division:
             "is_clean": torch.from_numpy(self.is_clean),
             "offers": None if self.offers is None else self.offers.as_state(),
             "share_noisy": self.share_noisy,
-            "alike": None if self.alike is None else torch.from_numpy(self.alike),
         }
 
     @classmethod
@@ -69,7 +66,6 @@ class Division:
             state["is_clean"].numpy(),
             offers=None if offers is None else Offers.from_state(offers),
             share_noisy=state["share_noisy"],
-            alike=None if state["alike"] is None else state["alike"].numpy(),
         )
 
 
@@ -154,6 +150,4 @@ def decide(
     found = method.findings()
     warnings = "; ".join(filter(None, (warning, found.warning)))
     findings = DivisionReport({**found.figures, **figures}, warnings, found.fitted)
-    return Division(
-        signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy, own.alike
-    )
+    return Division(signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.alike import alike_in_batch
 from training.division import Division
 
 
@@ -25,7 +24,6 @@ class EpochPairs:
         clean, noisy: numbers of the pairs of either side; offers are on the clean one.
         probability: (N + M,) float32, clean probability of given pairs, confidence of offered ones.
         caption: (N + M,) the caption of each pair.
-        alike: (N, k) captions that read like each caption; None: nothing is said of that.
     """
 
     split: PrecomputedSplit
@@ -33,15 +31,6 @@ class EpochPairs:
     noisy: np.ndarray
     probability: Tensor
     caption: np.ndarray
-    alike: np.ndarray | None = None
-
-    def no_negatives(self, index: Tensor) -> Tensor | None:
-        """Return which pairs of a batch of pair numbers (B,) are no negatives of each other, (B, B) bool, if known."""
-        if self.alike is None:
-            return None
-        caption = self.caption[index.cpu().numpy()]
-        found = alike_in_batch(torch.from_numpy(caption), torch.from_numpy(self.alike[caption]))
-        return found.to(index.device)
 
 
 def epoch_pairs(split: PrecomputedSplit, division: Division | None) -> EpochPairs:
@@ -57,4 +46,4 @@ def epoch_pairs(split: PrecomputedSplit, division: Division | None) -> EpochPair
         is_clean = np.concatenate([is_clean, np.ones(len(offers), dtype=bool)])
         probability = np.concatenate([probability, offers.confidence])
     sides = np.flatnonzero(is_clean), np.flatnonzero(~is_clean)
-    return EpochPairs(split, *sides, torch.from_numpy(probability).float(), caption, division.alike)
+    return EpochPairs(split, *sides, torch.from_numpy(probability).float(), caption)

@@ -16,7 +16,6 @@ from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.agreement import SIGNALS, Agreement
-from methods.blocks.alike import alike_captions
 from methods.blocks.choices import FEATURES, PAIR, REMATCH
 from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered, worth
 from methods.blocks.method import Bank, Method, Scored
@@ -39,7 +38,6 @@ class PairEvidence:
         diagnostics, modality_gap: as in `Division`.
         consensus: of the signal and the pairs' neighbours, if the method asks them.
         offers: new pairs that this network would train on, if the method asks for them.
-        alike: (N, k) captions that read like each caption, if the method masks them.
         warning: one line for people, or "".
     """
 
@@ -48,7 +46,6 @@ class PairEvidence:
     modality_gap: float
     consensus: Consensus | None = None
     offers: Offers | None = None
-    alike: np.ndarray | None = None
     warning: str = ""
 
 
@@ -183,7 +180,6 @@ def with_neighbours(
         diagnostics=diagnostics,
         consensus=said,
         offers=make_offers(bank, trusted) if method.refinement == REMATCH else None,
-        alike=alike_captions(bank, trusted, config.neighbours) if config.mask_matches else None,
         warning="; ".join(warnings),
     )
 

@@ -140,7 +140,7 @@ class Pace:
         return len(self._networks) * self._tiles[of] * self.seconds(RANKING)
 
     def _of_stage(self, stage: Stage) -> float:
-        ranking = self._ranking(0) / (1 if stage.is_last else self._settings.validate_every)
+        ranking = self._ranking(0)
         if stage.kind == "start":
             return ranking
         kind = self.kind(stage)

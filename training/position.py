@@ -16,7 +16,7 @@ class Position:
         is_trained: the stage's training is done; what is left is its validation.
         batches: by network (`A+B` where they step together), the batches of this stage that are done.
         losses: likewise, the losses since the last record.
-        epochs_done: stages that were validated or would have been: the step of every record but the loss.
+        epochs_done: stages that were validated: the step of every record but the loss.
         steps_done: by network, steps of which the loss is recorded: the step of that record.
         seconds: run time until the last save.
     """

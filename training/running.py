@@ -68,15 +68,13 @@ class Running:
         """Return a generator of the run's seed for one purpose."""
         return generator(self.settings.seed, *purpose)
 
-    def batches(self, pairs: np.ndarray, *purpose: str | int, split: PrecomputedSplit | None = None) -> list[Tensor]:
-        """Shuffle pair numbers into an epoch's batches; of the training pairs, or of another `split`."""
+    def batches(self, pairs: np.ndarray, *purpose: str | int) -> list[Tensor]:
+        """Shuffle pair numbers into an epoch's batches."""
         settings = self.settings
         return shuffled_batches(
             pairs,
             settings.step_size,
             self.generator(*purpose),
-            lengths=(split or self.data.train).lengths,
-            window=settings.length_window,
         )
 
     def load(self, batches: list[Tensor], split: PrecomputedSplit | None = None) -> Iterator[Batch]:
@@ -95,7 +93,6 @@ class Running:
             settings.step_size,
             shuffle,
             settings.workers,
-            window=settings.length_window,
             device=self.device,
             processes=self.processes,
             skip=skip,

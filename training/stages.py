@@ -16,7 +16,7 @@ class Stage:
     epoch: int
     title: str
     is_last: bool
-    """Of its kind: it is always validated."""
+    """Of its kind."""
 
 
 def stages(settings: TrainingConfig) -> list[Stage]:

@@ -15,18 +15,16 @@ from data_utils.batch import Batch
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from models.matcher import Embeddings
 from training.network import Network
-from training.sparse import hardest_loss, share_kept, shortlisted_loss
+from training.sparse import hardest_loss
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """A share of a training step: a batch, its labels (B,), which of its pairs enter the loss (None: all), and which
-    images and captions are no negatives of each other (B, B), beside what the method masks."""
+    """A share of a training step: a batch, its labels (B,), and which of its pairs enter the loss (None: all)."""
 
     batch: Batch
     labels: Tensor
     kept: Tensor | None = None
-    no_negatives: Tensor | None = None
 
 
 def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor) -> SoftLabels:
@@ -47,37 +45,25 @@ def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | No
     return labels
 
 
-def train_step(
-    network: Network, parts: list[LabelledBatch], hardness: float, *, grad_clip: float, shortlist: int = 0
-) -> float:
+def train_step(network: Network, parts: list[LabelledBatch], hardness: float, *, grad_clip: float) -> float:
     """Take one optimiser step on the summed loss of the parts; return that loss per pair."""
-    loss = torch.stack([part_loss(network, part, hardness, shortlist) for part in parts]).sum()
+    loss = torch.stack([part_loss(network, part, hardness) for part in parts]).sum()
     return network.step(loss, grad_clip) / sum(len(part.batch) for part in parts)
 
 
-def part_loss(network: Network, part: LabelledBatch, hardness: float, shortlist: int = 0) -> Tensor:
+def part_loss(network: Network, part: LabelledBatch, hardness: float) -> Tensor:
     """Return the loss of one batch.
 
     Args:
         network: in train mode.
         part: the batch and its labels.
         hardness: 0 for the mean of the negatives, 1 for the hardest.
-        shortlist: score only so many negatives a row and column, where they are the hardest; 0: all.
     """
     embeddings = network.matcher.embed(part.batch)
     loss_of = _loss_of(network, part, embeddings, hardness)
     if hardness < 1.0:
         return loss_of(network.matcher.score(embeddings))
-    if shortlist:
-        return shortlisted_loss(network.matcher, embeddings, loss_of, shortlist)
     return hardest_loss(network.matcher, embeddings, loss_of)
-
-
-@torch.no_grad()
-def share_of_hardest_kept(network: Network, part: LabelledBatch, shortlist: int) -> float:
-    """Return the share of the scores that the whole loss of a batch depends on that a shortlist keeps."""
-    embeddings = network.matcher.embed(part.batch)
-    return share_kept(network.matcher, embeddings, _loss_of(network, part, embeddings, 1.0), shortlist)
 
 
 def _loss_of(
@@ -88,8 +74,6 @@ def _loss_of(
 
     def loss_of(sims: Tensor) -> Tensor:
         scores = method.scores(sims, embeddings, part.batch)
-        if part.no_negatives is not None:
-            scores = scores.masked_fill(part.no_negatives, -torch.inf)  # no hinge, no share of a softmax
         return method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
 
     return loss_of

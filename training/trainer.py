@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
-from itertools import count, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
-from models.precision import prepare_scoring
+from models.matcher import prepare_scoring
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError
@@ -54,12 +54,9 @@ from training.reports import (
 from training.running import Running
 from training.side_by_side import is_possible
 from training.stages import Stage, hardness, learning_rate, noisy_side_is_due, stages
-from training.step import LabelledBatch, share_of_hardest_kept, soft_labels, train_step
+from training.step import LabelledBatch, soft_labels, train_step
 from training.warmup import warm_up_alone, warm_up_together
 from vocab import word_vectors
-
-SHORTLIST_CHECK = 10
-"""Every so many records of the loss `--negative_shortlist` is compared with all pairs."""
 
 
 class Trainer:
@@ -106,7 +103,7 @@ class Trainer:
         self.passes = Passes(self.running, self.files, self.save_state)
         remarks, log_size = self._resume() if resume else self._start()
         self.started = time.monotonic() - self.position.seconds
-        remarks += prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
+        prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
         if processes.is_first:
             self.running.log = RunLog(folder, log_size)
         self.files.say = lambda line: self.log.say(line)
@@ -161,7 +158,7 @@ class Trainer:
                 self.train_epochs(stage.epoch, self.divisions)
             self.position.is_trained = True
             self._save_if_due()
-        self.validate(stage.title, is_last=stage.is_last)
+        self.validate(stage.title)
         if stage.kind == "warm-up" and stage.is_last:
             self.save(WARMED, stage.title)
         self.position.next_stage()
@@ -284,38 +281,23 @@ class Trainer:
             return True
         settings, name = self.settings, student.name
         done = self.position.batches.get(name, 0)
-        batches = self.running.batches(pairs.clean, "clean", name, epoch, split=pairs.split)
+        batches = self.running.batches(pairs.clean, "clean", name, epoch)
         noisy_batches: Iterator[Batch | None] = repeat(None)
         has_noisy = self.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH
         if has_noisy:
             noisy_batches = self.running.load_forever(pairs.noisy, self.running.generator("noisy", name, epoch), done)
         how_hard = hardness(self.settings, epoch)
-        steps = count(done + 1)
 
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
-            parts = [LabelledBatch(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
+            parts = [LabelledBatch(batch, labels.clean)]
             if other is not None and labels.noisy is not None:
-                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
-            if settings.negative_shortlist and how_hard == 1.0:
-                self._check_shortlist(student, parts[0], next(steps))
-            return train_step(
-                student, parts, how_hard, grad_clip=settings.grad_clip, shortlist=settings.negative_shortlist
-            )
+                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept))
+            return train_step(student, parts, how_hard, grad_clip=settings.grad_clip)
 
         kind = NOISY if has_noisy else CLEAN
         return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, kind, pairs.split)
-
-    def _check_shortlist(self, network: Network, part: LabelledBatch, number: int) -> None:
-        """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""
-        if number % (SHORTLIST_CHECK * self.settings.log_step) != 1:
-            return
-        share = share_of_hardest_kept(network, part, self.settings.negative_shortlist)
-        values = {f"negative_shortlist/{network.name}/share_kept": share}
-        step = self.position.steps_done.get(network.name, 0) + 1
-        self.log.scalars(step, values, event="shortlist", network=network.name)
-        self.log.say(f"  {network.name}: the shortlist keeps {100 * share:.1f} % of the hardest negatives")
 
     # -- validation, test ---------------------------------------------------------------------------------------
 
@@ -330,12 +312,10 @@ class Trainer:
         self.running.pace.ranked(split.num_images * len(split), time.monotonic() - began)
         return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
 
-    def validate(self, title: str, *, is_last: bool) -> None:
-        """Rank the dev split when its turn has come, and keep the networks if their mean is the best so far."""
+    def validate(self, title: str) -> None:
+        """Rank the dev split, and keep the networks if their mean is the best so far."""
         self.position.epochs_done += 1
         done = self.position.epochs_done
-        if done % self.settings.validate_every and not is_last:
-            return
         ranked = self.evaluate(self.data.dev)
         final = list(ranked)[-1]
         seconds = time.monotonic() - self.started

@@ -32,9 +32,7 @@ def warm_up_together(networks: list[Network], batch: Batch, settings: TrainingCo
 
 
 def _losses(network: Network, batch: Batch) -> Tensor:
-    embeddings = network.matcher.embed(batch)
-    scores = network.method.warmup_scores(network.matcher.score(embeddings), embeddings, batch)
-    return network.method.per_pair_loss(scores, batch)
+    return network.method.per_pair_loss(network.matcher.score(network.matcher.embed(batch)), batch)
 
 
 def small(losses: Tensor, rate: float) -> Tensor:

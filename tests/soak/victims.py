@@ -65,9 +65,7 @@ KINDS = {
         ("--module_name", "SGR", "--noisy_start", "1", "--side_by_side", *NOW_AND_THEN), threads=2, by_network=True
     ),
     "BiCro, VSE, a reader": Kind(("--method", "bicro", "--noisy_start", "0.5", "--workers", "1", *NOW_AND_THEN)),
-    "DSDMR, SAF, saved every stage": Kind(
-        ("--method", "dsdmr", "--module_name", "SAF", "--filter_pool", "cumulative", "--min_separation", "0")
-    ),
+    "DSDMR, SAF, saved every stage": Kind(("--method", "dsdmr", "--module_name", "SAF", "--min_separation", "0")),
 }
 
 

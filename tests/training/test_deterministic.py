@@ -17,7 +17,7 @@ from tests.tiny import tiny_flags
 from training.config import parse_args
 from training.trainer import Trainer
 
-FLAGS = ("--deterministic", "--module_name", "SGR", "--dropout", "0.4", "--noisy_start", "1", "--length_window", "2")
+FLAGS = ("--deterministic", "--module_name", "SGR", "--dropout", "0.4", "--noisy_start", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -99,12 +99,3 @@ def test_cublas_that_cannot_repeat_is_refused(tiny_root: Path, tmp_path: Path, m
     with repeatable(True):
         assert os.environ[CUBLAS_WORKSPACE] == ":16:8"
     assert os.environ[CUBLAS_WORKSPACE] == ":16:8"
-
-
-@pytest.mark.parametrize(
-    ("flags", "why"), [(("--precision", "auto"), "give fp32 or bf16"), (("--compile",), "leave one out")]
-)
-def test_what_measures_is_refused(flags: tuple[str, ...], why: str) -> None:
-    with pytest.raises(InputError, match=f"--deterministic: {flags[0]}.*{why}"):
-        parse_args(["--deterministic", *flags])
-    parse_args(list(flags))

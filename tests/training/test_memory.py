@@ -14,7 +14,6 @@ import torch
 
 from data_utils.batch import Batch
 from methods import known_methods
-from methods.blocks import consensus
 from methods.blocks.method import Bank
 from methods.ncr import NCR
 from runtime.checkpoint import as_bytes
@@ -32,8 +31,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         f"mgcs, bank, {where}": ("--method", "mgcs", "--drift_neighbours", "bank", "--drift_correction", where)
         for where in ("both", "training", "division", "off")
     },
-    "dsdmr, cumulative": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0"),
-    "dsdmr, consensus": ("--method", "dsdmr", "--filter_pool", "cumulative", "--signal", "consensus"),
+    "dsdmr, consensus": ("--method", "dsdmr", "--signal", "consensus", "--min_separation", "0"),
     "ncr, consensus": ("--method", "ncr", "--signal", "consensus", "--loss", "bounded"),
 }
 DIVIDING = [name for name, kind in known_methods().items() if kind.divides]
@@ -144,19 +142,6 @@ def test_the_look_trusts_the_pairs_that_the_method_calls_clean(
     division = trainer.divide(0)["A"]
     assert np.array_equal(trusted[0], division.is_clean) or trusted[0].all(), "of all clean pairs NCR takes 1 % out"
     assert np.array_equal(trusted[0], division.probability > float(threshold))
-
-
-def test_the_pool_is_what_a_consensus_left(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So little noise is allowed that pairs are called clean which the modes alone would drop."""
-    monkeypatch.setattr(consensus, "TOLERANCE", 0.1)
-    flags = ("--method", "dsdmr", "--signal", "consensus", "--filter_pool", "cumulative", "--noise_ratio", "0.4")
-    trainer = make_trainer(tiny_root, tmp_path, *flags)
-    trainer.warm_up(0)
-    for epoch in range(2):
-        division, method = trainer.divide(epoch)["A"], trainer.networks[0].method
-        assert np.array_equal(method.state()["kept"].numpy(), division.is_clean) and not division.is_clean.all()
-        untempered = method.clean_probability(division.signal) > 0.5
-        assert (division.is_clean & ~untempered).any() or epoch
 
 
 @pytest.mark.parametrize("on_nan", ["skip", "stop"])

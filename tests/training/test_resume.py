@@ -38,9 +38,9 @@ SHORT = ("--dropout", "0.4", "--num_epochs", "2", "--warmup_epoch", "1", "--batc
 SHORT += ("--warmup_type", "warmup", "--lr_rule", "ncr", "--fit_type", "gmm")
 KINDS = {
     "mgcs, SGR": ("--module_name", "SGR", "--noisy_start", "0.5", "--drift_neighbours", "bank"),
-    "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5", "--length_window", "2"),
-    "dsdmr": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0", "--refit_every", "2"),
-    "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2", "--mask_matches"),
+    "bicro, SAF": ("--method", "bicro", "--module_name", "SAF", "--noisy_start", "0.5"),
+    "dsdmr": ("--method", "dsdmr", "--min_separation", "0", "--refit_every", "2"),
+    "consensus": ("--method", "consensus", "--noise_ratio", "0.5", "--warmup_epoch", "2"),
     "ncr, consensus": ("--method", "ncr", "--signal", "consensus", "--loss", "bounded", "--noise_ratio", "0.5"),
     "co-teaching": ("--warmup_type", "co_teaching", "--warmup_epoch", "2", "--method", "ncr"),
     "side by side": ("--side_by_side", "--noisy_start", "1"),

@@ -315,22 +315,3 @@ def test_the_best_networks_on_dev_are_the_ones_tested(
     assert record["dev"]["mean"]["rSum"] == pytest.approx(300) and record["test"]["mean"]["rSum"] == pytest.approx(50)
     saved = load_checkpoint(tmp_path / BEST)
     assert saved["epoch"] == 2 and are_equal(saved["networks"], at_dev[1])
-
-
-def test_validation_every_few_epochs_and_always_at_the_end(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "4", "--warmup_epoch", "1", "--validate_every", "2")
-    epochs: list[int] = []
-
-    def evaluate(split: Any) -> dict[str, Retrieval]:
-        if split is trainer.data.dev:
-            epochs.append(trainer.position.epochs_done)
-        return scripted(100.0)
-
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    monkeypatch.setattr(trainer, "train_epoch", lambda *rest: True)
-    monkeypatch.setattr(trainer, "warm_up", lambda epoch: None)
-    monkeypatch.setattr(trainer, "divide", lambda epoch: {})
-    trainer.train()
-    assert epochs == [1, 2, 4, 5]

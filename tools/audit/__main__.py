@@ -25,7 +25,6 @@ from data_utils.counts import number_images
 from data_utils.noise_index import sidecar_of
 from data_utils.pictures import Pictures
 from data_utils.stored import give_noise, open_for_all
-from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
@@ -143,7 +142,6 @@ def open_run(config: AuditConfig) -> TrainedRun:
     noise = give_noise(stored, checkpoint, path, noise_file=config.noise_file)
     for matcher in matchers:
         matcher.to(device)
-    prepare_scoring(matchers, ScoringConfig(), device)
     return TrainedRun(checkpoint, path, matchers, stored, noise, device)
 
 

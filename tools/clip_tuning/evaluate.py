@@ -23,8 +23,7 @@ from torch import Tensor
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.refitting import RefitConfig, refit
-from methods.blocks.similarity_modes import pair_similarity
+from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_similarity_modes, pair_similarity
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.checkpoint import write_json
 from runtime.device import choose_device
@@ -91,27 +90,24 @@ class RefilterConfig(RefitConfig, MarginConfig):
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
 
 
-def filter_again(similarity: np.ndarray, config: RefilterConfig, earlier: Filtered | None = None) -> Filtered:
-    """Fit the modes of the pool and keep its clean pairs.
+def filter_again(similarity: np.ndarray, config: RefilterConfig) -> Filtered:
+    """Fit the modes and keep the clean pairs.
 
     Args:
         similarity: (C,).
         config: flags.
-        earlier: the filtering before this one; with `--filter_pool cumulative` what it dropped stays dropped.
 
     Raises:
         InputError: too few pairs to fit, or none kept.
     """
-    found = refit(similarity, config, None if earlier is None else earlier.is_clean)
-    return Filtered.above(config.p_threshold, similarity, found.modes, found.probability)
+    modes = fit_similarity_modes(similarity, num_starts=config.mode_starts, min_separation=config.min_separation)
+    return Filtered.above(config.p_threshold, similarity, modes, clean_posterior(similarity, modes, config.mode_prior))
 
 
-def filter_given_pairs(
-    model: Clip, data: PreparedPairs, image_index: np.ndarray, config: RefilterConfig, earlier: Filtered | None = None
-) -> Filtered:
+def filter_given_pairs(model: Clip, data: PreparedPairs, image_index: np.ndarray, config: RefilterConfig) -> Filtered:
     """Filter captions and the pictures they are trained with, `image_index` (C,), by the model as it is now."""
     pictures, captions = embed(model, data)
-    return filter_again(pair_similarity(pictures[torch.from_numpy(image_index)], captions), config, earlier)
+    return filter_again(pair_similarity(pictures[torch.from_numpy(image_index)], captions), config)
 
 
 def filter_figures(found: Filtered, is_matched: np.ndarray | None) -> dict[str, Any]:

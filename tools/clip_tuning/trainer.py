@@ -297,7 +297,7 @@ class ClipTrainer:
         epoch, row = self._epoch, self.row
         assert row.loss is not None
         if row.needs_modes and epoch % self.config.filter.refit_every == 0:
-            self.filtered, figures = self._filter(f"filter {epoch + 1}", self.filtered)
+            self.filtered, figures = self._filter(f"filter {epoch + 1}")
             self.run.first_filter = self.run.first_filter or figures
         chosen = np.arange(len(self.data.image_index))
         if row.filters:
@@ -343,10 +343,10 @@ class ClipTrainer:
         progress.close()
         return total / sum(map(len, batches))
 
-    def _filter(self, title: str, earlier: Filtered | None) -> tuple[Filtered, dict[str, Any]]:
+    def _filter(self, title: str) -> tuple[Filtered, dict[str, Any]]:
         """Filter the training pairs by the model as it is now; say, record and return how good that was."""
         train = self.data.splits["train"]
-        found = filter_given_pairs(self.model, train, self.data.image_index, self.config.filter, earlier)
+        found = filter_given_pairs(self.model, train, self.data.image_index, self.config.filter)
         figures = filter_figures(found, self.data.is_matched)
         self._record({f"filter/{name}": value for name, value in figures.items()}, event="filter")
         said = f"{title}: keeps {100 * figures['share_kept']:.1f} % of the pairs, d' {figures['separation']:.2f}"
@@ -380,7 +380,7 @@ class ClipTrainer:
 
     def finish(self) -> dict[str, Any]:
         """Look at all training pairs once more, test the model that dev chose, write results.json."""
-        _, last = self._filter("after training", None)
+        _, last = self._filter("after training")
         best = placed(load_clip(self.folder / MODEL, self.config.model.precision), self.model.device)
         ranked = rank(best, self.data.splits["test"], self.tuning.fold_images)
         title = f"{self.tuning.clip_method}, epoch {self.run.best['epoch']}"

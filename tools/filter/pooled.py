@@ -20,7 +20,6 @@ import numpy as np
 from data_utils.stored import give_noise, open_for_all
 from models.encoded_split import encode_split
 from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
@@ -80,7 +79,6 @@ def export(config: PooledConfig) -> str:
         truth = split.is_matched if noise.is_known else None
     device = choose_device(config.gpu)
     matcher.to(device)
-    prepare_scoring([matcher], ScoringConfig(), device)
     gallery = encode_split(matcher, split, device)
     captions = np.empty((len(split), gallery.images.pooled.shape[1]), dtype=np.float32)
     for block, columns in zip(gallery.blocks, gallery.columns, strict=True):

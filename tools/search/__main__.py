@@ -30,7 +30,6 @@ from data_utils.stored import open_split, stored_data
 from models.encoded_split import Split
 from models.keys import SplitSubset
 from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
@@ -130,7 +129,6 @@ def open_gallery(config: SearchConfig) -> OpenedGallery:
     split = open_split(data, config.split, checkpoint, path)
     for matcher in matchers:
         matcher.to(device)
-    prepare_scoring(matchers, ScoringConfig(), device)
     folder = split.regions.path.parent
     pictures = None
     if not config.no_pictures:
