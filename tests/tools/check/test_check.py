@@ -71,20 +71,6 @@ def test_a_sound_data_set(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[-1] == "usable" and not [line for line in lines if line.startswith("fault")]
 
 
-def test_statistics_by_hand(root: Path, folder: Path) -> None:
-    captions = ["red dog", "red dog", "red dog .", "a red red red dog", "qwertz"] * 8
-    (folder / "dev_caps.txt").write_text("\n".join(captions) + "\n")
-    report = look(root)
-    dev = report.splits["dev"]
-    lengths = check.word_lengths(dev)
-    assert lengths is not None and lengths.tolist()[:5] == [2, 2, 3, 5, 1]
-    unknown = check.unknown_share(dev, report.vocabulary)
-    assert unknown == pytest.approx(16 / 104), "the full stop and qwertz, of 13 words in five captions"
-    row = check.split_table(report, Protocol()).splitlines()[3].split()
-    assert row[3:] == ["40", "5", "an", "image", "1", "2", "2.6", "5", "10.0", "15.38"]
-    assert "the vocabulary does not know 15 % of the words of dev: it belongs to another" in report.findings.faults[0]
-
-
 def test_rows_stored_once_a_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_tiny_data(tmp_path, images=COUNTS, repeat_rows=True)
     report = look(root)
@@ -140,23 +126,6 @@ def test_captions_without_spaces(root: Path, folder: Path) -> None:
     assert len(found) == 3, "train's words are known; dev's and test's are not"
     (folder / "train_caps.txt").write_text("dog\ncat\ncar\nred\ntrain\n" * 40)
     assert not any("spaces" in fault for fault in faults(root)), "labels are short captions"
-
-
-def test_windows_line_ends_and_a_byte_order_mark_change_nothing(root: Path, folder: Path) -> None:
-    before = check.split_table(look(root), Protocol())
-    for path in folder.glob("*_caps.txt"):
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    report = look(root)
-    assert not report.findings.faults and check.split_table(report, Protocol()) == before
-
-
-def test_a_missing_tab(tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path, images=COUNTS, captions_per_image=1, tsv=True)
-    path = root / "data" / NAME / "train_caps.tsv"
-    lines = path.read_text().splitlines()
-    lines[16] = lines[16].replace("\t", " ")
-    path.write_text("\n".join(lines) + "\n")
-    assert "train_caps.tsv line 17 has no tab" in the_fault(root)
 
 
 # -- counts -----------------------------------------------------------------------------------------------------------
@@ -265,19 +234,6 @@ def test_truncated_features(root: Path, folder: Path, kind: str) -> None:
     assert row == ["train_ims", "unreadable", "-", "-", "-"]
 
 
-def test_a_damaged_chunk(root: Path, folder: Path) -> None:
-    path = folder / "dev_ims.h5"
-    with h5py.File(path, "w") as file:
-        data = np.load(folder / "dev_ims.npy")
-        dataset = file.create_dataset("features", data=data, chunks=(1, 4, 12), compression="gzip")
-        place = dataset.id.get_chunk_info(5).byte_offset
-    (folder / "dev_ims.npy").unlink()
-    with open(path, "r+b") as raw:
-        raw.seek(place)
-        raw.write(b"\0" * 20)
-    assert "dev_ims.h5 is damaged; copy it again" in the_fault(root)
-
-
 def spoil(path: Path, *rows: int, value: float) -> None:
     features = np.load(path)
     features[list(rows), 1, 2] = value
@@ -316,16 +272,6 @@ def test_equal_rows_within_a_split(root: Path, folder: Path) -> None:
         assert any(f"train_ims.npy: {copies - 1} rows equal" in text for text in getattr(found, kind))
 
 
-def test_equal_rows_of_one_image_are_as_published(tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path, images=COUNTS, repeat_rows=True)
-    assert not faults(root) and not any("equal" in remark for remark in look(root).findings.remarks)
-    file = root / "data" / NAME / "test_ims.npy"
-    features = np.load(file)
-    features[10:15] = features[0]
-    np.save(file, features)
-    assert "5 rows equal a row of another image, 10.0 % of all (first: rows 0 and 10)" in the_fault(root)
-
-
 def test_two_files_of_one_kind(root: Path, folder: Path) -> None:
     shutil.copy(folder / "train_ims.npy", folder / "aside.npy")
     as_hdf5(folder, "train")
@@ -355,27 +301,6 @@ def test_images_of_test_in_train(root: Path, folder: Path) -> None:
     assert (found.rows, found.row_pair) == (2, (30, 2))
 
 
-def test_a_few_shared_images_are_a_note(tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path, images={"train": 201, "dev": 8, "test": 200}, captions_per_image=1)
-    folder = root / "data" / NAME
-    train, test = np.load(folder / "train_ims.npy"), np.load(folder / "test_ims.npy")
-    train[5] = test[6]
-    np.save(folder / "train_ims.npy", train)
-    report = look(root)
-    assert any(r.startswith("train and test share 1 feature rows, 0.5 % of test") for r in report.findings.remarks)
-    assert not [f for f in report.findings.faults if "feature rows" in f]
-
-
-def test_float16_copies_are_found_among_float16_only(root: Path, folder: Path) -> None:
-    """The hash is of float32 values: the type in the file does not matter, the numbers do."""
-    test = np.load(folder / "test_ims.npy").astype(np.float16)
-    np.save(folder / "test_ims.npy", test)
-    train = np.load(folder / "train_ims.npy")
-    train[:10] = test.astype(np.float32)
-    np.save(folder / "train_ims.npy", train)
-    assert "share 10 feature rows, 100.0 % of test" in the_fault(root)
-
-
 def test_captions_in_two_splits(root: Path, folder: Path) -> None:
     lines = (folder / "train_caps.txt").read_text().splitlines()
     mine = [f"{line} number {k}" for k, line in enumerate((folder / "test_caps.txt").read_text().splitlines())]
@@ -385,23 +310,6 @@ def test_captions_in_two_splits(root: Path, folder: Path) -> None:
     assert "3 caption lines of test (6.0 %) are in train too" in report.findings.remarks
     (row,) = (line.split() for line in check.shared_table(report).splitlines() if line.startswith("test in train"))
     assert row == ["test", "in", "train", "3", "6.0", "0", "0.0"]
-
-
-def test_the_same_captions_in_dev_and_test(tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path, images={**COUNTS, "test": 8})
-    assert "the captions of dev and test are the same, line by line; copy the right file" in the_fault(root)
-
-
-def test_test_is_a_part_of_testall(tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path, images={**COUNTS, "testall": 20})
-    folder = root / "data" / NAME
-    whole = np.load(folder / "testall_ims.npy")
-    whole[:10] = np.load(folder / "test_ims.npy")
-    np.save(folder / "testall_ims.npy", whole)
-    report = look(root)
-    assert not report.findings.faults and not [r for r in report.findings.remarks if "part of" in r]
-    (found,) = (s for s in report.shared if s.second == "test" and s.first == "testall")
-    assert (found.rows, found.captions) == (10, 50)
 
 
 # -- large files are sampled ------------------------------------------------------------------------------------------

@@ -48,12 +48,6 @@ def test_bars_and_modes_are_there_and_twice_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
 
 
-@pytest.mark.parametrize("similarity", [np.full(12, -1.0), np.random.default_rng(0).normal(0.3, 0.05, 500)])
-def test_one_mode(tmp_path: Path, similarity: np.ndarray) -> None:
-    picture = draw(tmp_path / "a.png", similarity)
-    assert share_of(picture, GREY) > 0.01 and share_of(picture, ORANGE) == 0
-
-
 @pytest.mark.parametrize("prior", ["equal", "fitted", "0.05"])
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
 def test_the_boundary_parts_the_kept_from_the_others(prior: str, threshold: float) -> None:
