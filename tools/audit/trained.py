@@ -27,8 +27,8 @@ from tools.audit.opinions import ask_networks, stored_method
 from tools.audit.partners import (
     Partners,
     Rivalry,
-    find_listed_partners,
     find_partners,
+    listed_tiles,
     product_tiles,
     shortlist,
     similarity_tiles,
@@ -187,7 +187,7 @@ class _Ranking:
             f"a shortlist: the {size} best captions of every image and the {size} best images of every caption by a "
             f"cheap estimate, {percent(len(key) / (shape[0] * shape[1]))} of all pairs; --shortlist 0 ranks all"
         )
-        return own, find_listed_partners(image, caption, scores, self._rivalry(own)), over
+        return own, find_partners(listed_tiles(image, caption, scores, shape), self._rivalry(own)), over
 
     def by_similarity(self) -> Ranked:
         """Rank all pairs by their real scores."""

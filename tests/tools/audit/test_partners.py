@@ -11,8 +11,8 @@ from tools.audit.partners import (
     Rivalry,
     Standing,
     Tile,
-    find_listed_partners,
     find_partners,
+    listed_tiles,
     shortlist,
 )
 
@@ -81,13 +81,14 @@ def test_tiles_as_the_twin(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_list_as_the_twin(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.audit.partners.PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr("tools.audit.partners.IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("tools.audit.partners.CAPTIONS_AT_ONCE", 4)
     scores, rivalry = case(seed)
     listed = np.random.default_rng(seed + 100).random(scores.shape) < 0.4
     image, caption = np.nonzero(listed)
     shuffled = np.random.default_rng(seed).permutation(len(image))
     image, caption = image[shuffled], caption[shuffled]
-    ours = find_listed_partners(image, caption, scores[image, caption], rivalry)
+    ours = find_partners(listed_tiles(image, caption, scores[image, caption], scores.shape), rivalry)
     assert_same(ours, twin(scores, rivalry, listed))
 
 

@@ -44,8 +44,8 @@ def test_the_mismatched_pairs_are_found(
     assert quality["precision"] == pytest.approx(made_up.is_matched[kept].mean(), abs=1e-12)
     modes = SimilarityModes.from_dict(record["modes"])
     assert modes.is_split and abs(modes.noisy.weight - quality["noise"]) < 0.05
-    below, above = clean_posterior(np.array([record["boundary"] - 1e-9, record["boundary"] + 1e-9]), modes)
-    assert below < 0.5 < above
+    (chance,) = clean_posterior(np.array([record["kept_from"]]), modes)
+    assert 0.5 < chance < 1
     told = capsys.readouterr().out
     assert f"kept {len(kept)} of {400 * captions_per_image} pairs" in told and "residual noise %" in told
 
@@ -76,8 +76,8 @@ def test_the_files_agree_with_each_other(tmp_path: Path, monkeypatch: pytest.Mon
     images, captions = made_up.images.astype(np.float64), made_up.captions.astype(np.float64)
     cosine = (images * captions).sum(1) / np.linalg.norm(images, axis=1) / np.linalg.norm(captions, axis=1)
     np.testing.assert_allclose([float(row["similarity"]) for row in rows], cosine, rtol=0, atol=1e-14)
-    boundary = json.loads((output / "modes.json").read_text())["boundary"]
-    assert kept.tolist() == np.flatnonzero(cosine > boundary).tolist()
+    lowest = json.loads((output / "modes.json").read_text())["kept_from"]
+    assert kept.tolist() == np.flatnonzero(cosine >= lowest - 1e-12).tolist()
 
 
 def test_every_way_in_gives_the_same_bits(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_one_mode_is_kept_whole_and_said(tmp_path: Path, capsys: pytest.CaptureF
     assert "warning: " in told and "kept 300 of 300 pairs, 100.0 %" in told
     assert np.load(tmp_path / "out" / "clean_index.npy").tolist() == list(range(300))
     record = json.loads((tmp_path / "out" / "modes.json").read_text())
-    assert record["modes"]["note"] in told and record["boundary"] is None
+    assert record["modes"]["note"] in told and record["kept_from"] is None
     assert record["quality"]["auc"] is None and record["quality"]["residual_noise"] == 0
     assert "  -" in told  # what is undefined without a mismatched pair
 
