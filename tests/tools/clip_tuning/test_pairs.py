@@ -16,14 +16,13 @@ from data_utils.noise import NoiseConfig, make_index
 from data_utils.pictures import Pictures
 from runtime.errors import InputError
 from runtime.seed import generator
-from tests.tools.clip_tuning.made_up import make_pictures, write_csv
+from tests.tools.clip_tuning.made_up import make_pictures
 from tools.clip_tuning.pairs import (
     PairsConfig,
     PreparedPictures,
     augment,
     inject_noise,
     open_pairs,
-    read_pairs,
 )
 
 
@@ -34,15 +33,6 @@ def folder(tmp_path: Path) -> Path:
         make_pictures(tmp_path, np.array([[kind] * 4]), name)
         (tmp_path / f"{name}_0.png").rename(tmp_path / f"{name}.png")
     return tmp_path
-
-
-def test_picture_path(folder: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    path = write_csv(elsewhere / "pairs.csv", [("a.png", "one")])
-    assert read_pairs(path, "train", folder).num_images == 1
-    with pytest.raises(InputError, match=r"1 of 1 pictures are missing, the first is .*elsewhere/a\.png"):
-        read_pairs(path, "train")
 
 
 def test_the_data_folder() -> None:
@@ -59,16 +49,6 @@ def test_noise_is_that_of_run_py(tmp_path: Path) -> None:
     np.save(tmp_path / "noise.npy", np.roll(np.arange(500), 1))
     index, report = inject_noise(pairs, NoiseConfig(noise_file=str(tmp_path / "noise.npy")), "emoji_precomp")
     assert report.protocol == "image" and (index != pairs.image_of_caption).all()
-
-
-def test_noise_of_images_with_different_numbers_of_captions(folder: Path, tmp_path: Path) -> None:
-    rows = [("a.png", "one"), ("a.png", "two"), ("b.png", "three")]
-    pairs = read_pairs(write_csv(folder / "pairs.csv", rows), "train")
-    index, report = inject_noise(pairs, NoiseConfig(), "own")
-    assert index.tolist() == [0, 0, 1] and report.measured_ratio == 0
-    np.save(tmp_path / "noise.npy", np.array([1, 0]))
-    index, report = inject_noise(pairs, NoiseConfig(noise_file=str(tmp_path / "noise.npy")), "own")
-    assert index.tolist() == [1, 1, 0] and report.measured_ratio == 1
 
 
 def test_captions_that_do_not_fit_the_pictures(tmp_path: Path) -> None:

@@ -25,8 +25,6 @@ from tools.extract.backbones import (
 from tools.extract.regions import Regions, grid_of, resized
 
 CPU = torch.device("cpu")
-FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10
-"""ONNX's numbers of types."""
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -121,29 +119,6 @@ class TestOnnx:
         np.testing.assert_allclose(OnnxFile(path, options).maps(pixels)[:, 0, 0], expected, atol=1e-5)
         with pytest.raises(InputError, match="--onnx_output 'x' is unknown; .* has: map, vector"):
             OnnxFile(path, BackboneOptions(output="x"))
-
-    def test_channels_last_and_8_bits(self, tmp_path: Path) -> None:
-        inputs = {"pixels": (UINT8, ("n", 16, 12, 3))}
-        path = write_onnx(tmp_path / "x.onnx", [node("Cast", "pixels", "y", to=FLOAT)], inputs, {"y": ("n", 16, 12, 3)})
-        backbone, pixels = OnnxFile(path, BackboneOptions()), pictures(2, 16, 12)
-        assert backbone.size == (16, 12)
-        assert np.array_equal(backbone.maps(pixels), pixels.astype(np.float32))
-        with pytest.raises(InputError, match="takes 8-bit pictures; leave out --mean"):
-            OnnxFile(path, BackboneOptions(mean=(0, 0, 0)))
-
-    @pytest.mark.parametrize(
-        ("inputs", "message"),
-        [
-            ({"a": (FLOAT, ("n", 3, 8, 8)), "b": (FLOAT, ("n", 3, 8, 8))}, "it must take pictures alone"),
-            ({"a": (INT64, ("n", 3, 8, 8))}, r"takes a tensor\(int64\)"),
-            ({"a": (FLOAT, ("n", 192))}, "it must take pictures alone"),
-            ({"a": (FLOAT, ("n", 4, 8, 8))}, "takes 4 channels"),
-        ],
-    )
-    def test_files_that_take_something_else(self, tmp_path: Path, inputs: dict[str, Any], message: str) -> None:
-        path = write_onnx(tmp_path / "x.onnx", [node("Cast", "a", "y", to=FLOAT)], inputs, {"y": ("n", 1)})
-        with pytest.raises(InputError, match=message):
-            OnnxFile(path, BackboneOptions())
 
     def test_files_that_are_not_onnx(self, tmp_path: Path) -> None:
         (tmp_path / "x.onnx").write_bytes(b"not a model")
