@@ -16,19 +16,6 @@ FOLDER = Path(__file__).parents[2] / "data" / "emoji_precomp"
 SPLITS = ("train", "dev", "test")
 NEAR = 8  # grey levels
 SHA256 = {
-total 26728
-drwxr-xr-x 2 root root     4096 Nov 28 18:19 .
-drwxr-xr-x 3 root root     4096 Nov 28 18:19 ..
--rw-r--r-- 1 root root     3182 Nov 28 18:19 LICENSES
--rw-r--r-- 1 root root     2040 Nov 28 18:19 README.md
--rw-r--r-- 1 root root    50715 Nov 28 18:19 dev_caps.txt
--rw-r--r-- 1 root root  1533667 Nov 28 18:19 dev_ims.h5
--rw-r--r-- 1 root root   572078 Nov 28 18:19 pictures.json
--rw-r--r-- 1 root root    99980 Nov 28 18:19 test_caps.txt
--rw-r--r-- 1 root root  3061781 Nov 28 18:19 test_ims.h5
--rw-r--r-- 1 root root  6225476 Nov 28 18:19 thumbnails.h5
--rw-r--r-- 1 root root   502345 Nov 28 18:19 train_caps.txt
--rw-r--r-- 1 root root 15290391 Nov 28 18:19 train_ims.h5
     "dev_ims.h5": "11586d09d43300e2ff1ecd71b3a02154d32691ac654eddce29991a82eb7c0fd3",
     "test_ims.h5": "fabc1f35b53d5b3c87f6a832cd02d9bb06119b5856e7d0b22af1e50b18ff55b3",
     "thumbnails.h5": "b20812a920844153e32039a2f90a0a6ea0d0192740ba66f387b3beb46912a097",

@@ -24,7 +24,7 @@ from tools.extract.backbones import (
 )
 from tools.extract.regions import Regions, grid_of, resized
 
-CPU = torch.device("cpu")
+CPU, FLOAT = torch.device("cpu"), 1  # ONNX's number of the type
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
