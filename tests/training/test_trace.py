@@ -23,8 +23,8 @@ ALWAYS = """
     --noise_ratio 0.4 --noise_protocol caption --noise_seed 123 --seed 0
     --module_name VSE --embed_size 16 --word_dim 8 --sim_dim 8 --num_layers 1 --sgr_step 2 --dropout 0.4 --bi_gru
     --warmup_epoch 1 --warmup_type warmup --warmup_rate 0.5 --num_epochs 3 --batch_size 32 --accumulate 1
-    --length_window 1 --learning_rate 0.005 --lr_update 1 --lr_rule mgcs --grad_clip 2 --negatives anneal
-    --anneal_epochs 2 --negative_shortlist 0 --noisy_start 0.3 --validate_every 1 --log_step 100
+    --learning_rate 0.005 --lr_update 1 --lr_rule mgcs --grad_clip 2 --negatives anneal
+    --anneal_epochs 2 --noisy_start 0.3 --log_step 100
     --loss hinge --temperature 0.07 --signal pair --refine labels --neighbours 5
     --neighbour_votes 2 --neighbour_space network --signal_memory 0.5 --p_threshold 0.5"""
 """Negatives from their mean (epoch 1) to the hardest (epoch 3), another learning rate every epoch, and the noisy side

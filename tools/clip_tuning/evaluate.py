@@ -7,7 +7,7 @@ The command ranks the whole of a split, and folds of it where it is larger than 
 the pairs: 1,000 images with 5 captions each (Flickr30K), with one each (CC152K), or 5,000 x 5 (MS-COCO), whole and as
 the mean of five folds of 1,000 images. Of the filter *published* is: the cosines of the given pairs, by the pretrained
 model, are two Gaussian modes; the lower one is dropped; after an epoch of fine-tuning it is fitted again. *Ours* are
-the pools, and what methods/blocks/modes.py marks so. Legend: I pictures, C captions or pairs, D embed size.
+the pools, and what methods.blocks.modes.py marks so. Legend: I pictures, C captions or pairs, D embed size.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from methods.blocks.modes import RefitConfig, clean_posterior, fit_similarity_mo
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.checkpoint import write_json
 from runtime.device import choose_device
-from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
-from tools.clip_tuning.model import Clip, load_clip, placed
+from runtime.errors import exit_on_input_error
+from runtime.flags import check_choices, check_range, flag, require
+from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
-from tools.clip_tuning.processing import Tokens
+from tools.command import check_writable, parsed
 from tools.filter.cosines import pair_similarity
 from tools.filter.filtering import Filtered, filter_quality
 
@@ -48,10 +48,10 @@ class PreparedPairs:
     tokens: Tokens
 
     @classmethod
-    def of(cls, pairs: Pairs, model: Clip, *, cache_bytes: int, workers: int) -> PreparedPairs:
+    def of(cls, pairs: Pairs, model: Clip, *, workers: int = 0) -> PreparedPairs:
         """Prepare pairs; see `PreparedPictures` for the arguments."""
         how = model.preprocessing
-        pictures = PreparedPictures(pairs.pictures, how.prepare, how.side, cache_bytes=cache_bytes, workers=workers)
+        pictures = PreparedPictures(pairs.pictures, how.prepare, how.side, workers=workers)
         return cls(pairs, pictures, model.tokens(pairs.captions))
 
 
@@ -188,8 +188,7 @@ class ClipEvaluationConfig:
         check_choices(self)
         check_range(self, "fold_images", low=1)
         check_range(self, "workers", low=0)
-        if self.output is not None and (Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir()):
-            raise InputError(f"{self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
 
 def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[str, Any]:
@@ -197,7 +196,7 @@ def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[st
     assert config.clip is not None
     pairs = open_pairs(pairs_config, config.split)
     model = placed(load_clip(Path(config.clip), config.precision), choose_device(config.gpu))
-    data = PreparedPairs.of(pairs, model, cache_bytes=0, workers=config.workers)
+    data = PreparedPairs.of(pairs, model, workers=config.workers)
     ranked = rank(model, data, config.fold_images)
     print(f"{pairs.name}, {pairs.num_images} images x {len(pairs.captions)} captions; {config.clip}")
     print(ranked_tables(config.split, {"clip": ranked}, config.fold_images))
@@ -218,13 +217,8 @@ def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[st
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and evaluate."""
-    parser = OneLineParser(
-        prog="python -m tools.clip_tuning.evaluate", description="Evaluate a CLIP folder's retrieval."
-    )
-    add_flags(parser, "evaluation", ClipEvaluationConfig)
-    add_flags(parser, "pairs", PairsConfig)
-    namespace = parser.parse_args(argv)
-    evaluate(from_namespace(ClipEvaluationConfig, namespace), from_namespace(PairsConfig, namespace))
+    kinds = {"evaluation": ClipEvaluationConfig, "pairs": PairsConfig}
+    evaluate(*parsed("tools.clip_tuning.evaluate", "Evaluate a CLIP folder's retrieval.", argv, kinds))
 
 
 if __name__ == "__main__":
