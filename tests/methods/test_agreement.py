@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.blocks import agreement
-from methods.blocks.agreement import (
+from methods.blocks import consensus
+from methods.blocks.consensus import (
     CAPTIONS_HEARD,
     NOTHING,
     SIGNALS,
@@ -80,7 +80,7 @@ def twin(bank: PairBank, v: int, c: int, count: int, votes: int) -> dict[str, fl
 def test_signals_are_the_twins(
     seed: int, count: int, votes: int, copies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agreement, "HELD", 200)  # a few pairs at a time
+    monkeypatch.setattr(consensus, "HELD", 200)  # a few pairs at a time
     bank = make_bank(seed=seed, copies=copies)
     random = np.random.RandomState(seed)
     image = torch.cat([bank.image_of_pair, torch.from_numpy(random.randint(0, 7, 10))])

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.blocks.drift import alignment_factors, dynamic_regularisation, inherent_drift
 from methods.blocks.method import Bank, Scored
-from methods.mgcs import MGCS, MGCSConfig
+from methods.mgcs import MGCS, MGCSConfig, alignment_factors, dynamic_regularisation, inherent_drift
 from runtime.errors import InputError
 from tests import reference
 from tests.models.networks import assert_same, make_batch, make_matcher

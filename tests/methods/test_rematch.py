@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.blocks import rematch
-from methods.blocks.agreement import CAPTIONS_HEARD, NOTHING, PairBank
+from methods.blocks.consensus import CAPTIONS_HEARD, NOTHING, PairBank
 from methods.blocks.rematch import LENT, MIN_CONFIDENCE, NEIGHBOURS, Offers, joint_offers, make_offers
 from tests.methods.test_agreement import best, cosine, make_bank, score
 
