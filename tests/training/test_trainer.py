@@ -26,7 +26,7 @@ from training.checkpointing import BEST
 from training.config import LR_RULES, TrainingConfig
 from training.division import Division
 from training.network import Network
-from training.schedule import hardness
+from training.schedule import hardness, stages
 from training.trainer import LabelledBatch, Trainer, part_loss, soft_labels, train_step, warm_up_losses, warm_up_step
 
 Weights = list[dict[str, Tensor]]
@@ -255,9 +255,13 @@ def test_hardness(tiny_root: Path, tmp_path: Path, flags: list[str], expected: l
     assert [hardness(trainer.settings, epoch) for epoch in range(6)] == expected
 
 
-def test_the_learning_rate_reaches_both_optimisers(tiny_root: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_reaches_both_optimisers(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "8", "--lr_update", "3", "--lr_rule", "mgcs")
-    trainer.set_learning_rate(4)
+    monkeypatch.setattr(trainer, "divide", lambda epoch: {})
+    monkeypatch.setattr(trainer, "train_epochs", lambda epoch, divisions: None)
+    trainer.do(stages(trainer.settings)[1 + 4])
     rates = [group["lr"] for n in trainer.networks for group in n.optimiser.param_groups]
     assert rates == pytest.approx([0.01 * 0.05] * 2)
 
