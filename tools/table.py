@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.checkpoint import write_atomically
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace
 from runtime.log import table
+from tools.command import check_writable
 from tools.result_rows import MARKS, RECALLS, Row, Section, marks, over_seeds, read_published, read_results, sections
 
 COLUMNS = (
@@ -54,8 +55,7 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.output is not None and (Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir()):
-            raise InputError(f"--output {self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
 
 def _number(value: float | None, spread: float | None) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 import evaluation
 from tools import table
-from tools.result_rows import MARKS, Row, marks, over_seeds, read_published, read_results, sections
+from tools.result_rows import Row, marks, over_seeds, read_published, read_results, sections
 
 RECALLS = {"i2t": {"R@1": 10.0, "R@5": 20.0, "R@10": 30.0}, "t2i": {"R@1": 5.0, "R@5": 15.0, "R@10": 25.0}}
 NOISE = {"protocol": "caption", "asked_ratio": 0.2, "measured_ratio": 0.1998}
@@ -105,14 +105,6 @@ def test_what_run_and_evaluation_write_is_read(trained_folder: Path, checkpoint_
         assert getattr(run, name) == getattr(evaluated, name), name
 
 
-def test_real_noise_has_no_ratio(tmp_path: Path) -> None:
-    none = {"protocol": "none", "asked_ratio": 0.0, "measured_ratio": 0.0}
-    (row,) = read_results(written(tmp_path / "run", run_record(data_name="cc152k_precomp", noise=none)))
-    assert (row.noise_protocol, row.noise_ratio, row.measured_ratio) == ("real", None, None)
-    text = built(tmp_path / "run")
-    assert "noise as collected" in text and "BiCro (CVPR 2023)" in text and "another test split" in text
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -168,12 +160,6 @@ def test_seeds_of_one_setting_are_averaged(tmp_path: Path) -> None:
     assert [row.seeds for row in warm] == [(0, 1, 2), (4, 5)], "a start is a setting, its path is not"
 
 
-def test_two_results_of_one_seed_stay_apart(tmp_path: Path) -> None:
-    paths = [written(tmp_path / f"r{k}", run_record(0, float(k))) for k in range(2)]
-    rows = over_seeds([r for path in paths for r in read_results(path)])
-    assert [row.r_sum for row in rows] == [105.0, 111.0] and [row.source for row in rows] == ["r0", "r1"]
-
-
 # -- what cannot be compared ----------------------------------------------------------------------------------------
 
 REFERENCE = Row(
@@ -220,12 +206,6 @@ def test_marks(changes: dict[str, Any], expected: str) -> None:
     assert marks(replace(REFERENCE, **changes), REFERENCE) == expected
 
 
-def test_two_rows_that_do_not_tell_are_not_comparable() -> None:
-    silent = replace(REFERENCE, noise_protocol=None, num_networks=None)
-    assert marks(silent, silent) == "N E"
-    assert marks(replace(REFERENCE, noise_protocol="not recorded"), replace(silent, num_networks=2)) == "N"
-
-
 def test_published_rows_stand_beside_those_of_their_data_and_ratio() -> None:
     published = read_published()
     own = replace(REFERENCE, data_name="f30k_precomp")
@@ -259,17 +239,6 @@ def test_the_published_rows_are_sound() -> None:
     assert note.startswith("MGCS") and "printed rSum 515.4, its recalls add up to 517.4" in note
     ours = [row for row in published if row.method == "MGCS" and row.data_name == "f30k_precomp"]
     assert [row.r_sum for row in ours] == [517.4, 503.9, 490.3]
-
-
-def test_published_sums_are_recomputed_where_the_recalls_are_kept(tmp_path: Path) -> None:
-    entry = json.loads((Path(table.__file__).with_name("published_results.json")).read_text(encoding="utf-8"))["rows"][
-        0
-    ]
-    entry |= {"recalls": [10, 20, 30, 5, 15, 25], "rSum": 110.0}
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps({"rows": [entry]}), encoding="utf-8")
-    (row,) = read_published(path)
-    assert row.r_sum == 105.0 and "printed rSum 110.0, its recalls add up to 105.0" in row.notes[0]
 
 
 # -- formats --------------------------------------------------------------------------------------------------------
@@ -343,10 +312,6 @@ def test_latex(runs: list[Path]) -> None:
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     assert len(columns) == body[0].count(" & ") + 1
     assert "±" not in text and "_" not in text.replace(r"\_", "")
-
-
-def test_every_mark_is_explained() -> None:
-    assert all(len(mark) == 1 and meaning for mark, meaning in MARKS.items())
 
 
 def test_the_command_writes_a_file(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ rivals of its caption are the captions of those images, less those with the same
 score at least as high: equal scores count against a pair. The better partner is the best rival, if it scores higher.
 Scores are products of vectors, those of every pair by the similarity, or those of a shortlist of pairs. They come a
 tile at a time, so that 29,000 images x 145,000 captions need no score matrix.
-Legend: I images, C captions, N pairs, K dimensions of a vector, P pairs of a list, of a tile: a images, b captions."""
+Legend: I images, C captions, N pairs, K dimensions of a vector, P pairs of a list, of a tile: a images, b captions.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +25,6 @@ Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image numbers (a,), caption numbers (b,), scores (a, b)."""
 
 NOBODY = -1
-PAIRS_AT_ONCE = 2**20
-"""Entries of a list, repeated for the pairs of their image, that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,6 @@ class _Direction:
         place = among.argmax(axis=1)
         self._raise(pairs, others[place], among[np.arange(len(pairs)), place])
 
-    def look_along(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray, is_rival: np.ndarray) -> None:
-        """Take in a list (n,): pair, other, score, rivalry."""
-        pairs, others, scores = pairs[is_rival], others[is_rival], scores[is_rival]
-        self._rank += np.bincount(pairs[scores >= self._own[pairs]], minlength=len(self._own))
-        order = np.lexsort((others, -scores, pairs))
-        first = order[np.flatnonzero(np.diff(pairs[order], prepend=-1))]
-        self._raise(pairs[first], others[first], scores[first])
-
     def _raise(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray) -> None:
         """Keep what is better than what was known; of equal scores the lower number stays."""
         before = self._best_score[pairs]
@@ -159,29 +150,6 @@ def find_partners(tiles: Iterable[Tile], rivalry: Rivalry) -> Partners:
     return Partners(i2t.standing(), t2i.standing())
 
 
-def find_listed_partners(image: np.ndarray, caption: np.ndarray, score: np.ndarray, rivalry: Rivalry) -> Partners:
-    """Rank every pair among the pairs of a list; no pair stands in it twice.
-
-    Args:
-        image: (P,) image numbers.
-        caption: (P,) caption numbers.
-        score: (P,).
-        rivalry: who competes.
-    """
-    i2t, t2i = _Direction(rivalry.own), _Direction(rivalry.own)
-    t2i.look_along(caption, image, score, rivalry.images(caption, image))
-    owners = _PairsOfImages(rivalry.image_of_pair, len(rivalry.image_group))
-    order = np.argsort(image, kind="stable")
-    repeated = np.cumsum(owners.counts[image[order]])
-    cuts = np.searchsorted(repeated, np.arange(0, repeated[-1] if len(repeated) else 0, PAIRS_AT_ONCE), side="left")
-    for start, end in zip(cuts, [*cuts[1:], len(order)], strict=True):
-        entries = order[start:end]
-        pairs, place = owners.of(image[entries])
-        others = caption[entries][place]
-        i2t.look_along(pairs, others, score[entries][place], rivalry.captions(pairs, others))
-    return Partners(i2t.standing(), t2i.standing())
-
-
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 1024, 2048
 """The sides of a tile."""
 
@@ -228,6 +196,28 @@ def similarity_tiles(
             assert isinstance(total, torch.Tensor)
             yield rows, captions[0][0], total.cpu().numpy()
         advance(len(captions[0][0]))
+
+
+def listed_tiles(image: np.ndarray, caption: np.ndarray, score: np.ndarray, shape: tuple[int, int]) -> Iterator[Tile]:
+    """Yield the tiles in which pairs of a list are; a pair that is not in it scores -inf.
+
+    Args:
+        image: (P,) image numbers.
+        caption: (P,) caption numbers; no pair stands in the list twice.
+        score: (P,).
+        shape: (I, C).
+    """
+    tile = image // IMAGES_AT_ONCE * shape[1] + caption // CAPTIONS_AT_ONCE
+    order = np.argsort(tile, kind="stable")
+    for entries in np.split(order, np.flatnonzero(np.diff(tile[order])) + 1):
+        sides = ((image, IMAGES_AT_ONCE, shape[0]), (caption, CAPTIONS_AT_ONCE, shape[1]))
+        starts = [int(numbers[entries[0]]) // size * size for numbers, size, _ in sides]
+        rows, columns = (
+            np.arange(start, min(start + size, count)) for start, (_, size, count) in zip(starts, sides, strict=True)
+        )
+        scores = np.full((len(rows), len(columns)), -np.inf, dtype=score.dtype)
+        scores[image[entries] - starts[0], caption[entries] - starts[1]] = score[entries]
+        yield rows, columns, scores
 
 
 def shortlist(tiles: Iterable[Tile], shape: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:

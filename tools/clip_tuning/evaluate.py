@@ -27,10 +27,11 @@ from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_si
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.checkpoint import write_json
 from runtime.device import choose_device
-from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
+from runtime.errors import exit_on_input_error
+from runtime.flags import check_choices, check_range, flag, require
 from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
+from tools.command import check_writable, parsed
 from tools.filter.filtering import Filtered, filter_quality
 
 CHUNK = 256
@@ -186,8 +187,7 @@ class ClipEvaluationConfig:
         check_choices(self)
         check_range(self, "fold_images", low=1)
         check_range(self, "workers", low=0)
-        if self.output is not None and (Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir()):
-            raise InputError(f"{self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
 
 def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[str, Any]:
@@ -216,13 +216,8 @@ def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[st
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and evaluate."""
-    parser = OneLineParser(
-        prog="python -m tools.clip_tuning.evaluate", description="Evaluate a CLIP folder's retrieval."
-    )
-    add_flags(parser, "evaluation", ClipEvaluationConfig)
-    add_flags(parser, "pairs", PairsConfig)
-    namespace = parser.parse_args(argv)
-    evaluate(from_namespace(ClipEvaluationConfig, namespace), from_namespace(PairsConfig, namespace))
+    kinds = {"evaluation": ClipEvaluationConfig, "pairs": PairsConfig}
+    evaluate(*parsed("tools.clip_tuning.evaluate", "Evaluate a CLIP folder's retrieval.", argv, kinds))
 
 
 if __name__ == "__main__":

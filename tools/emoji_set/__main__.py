@@ -20,7 +20,8 @@ from PIL import Image
 
 from runtime.errors import InputError, exit_on_input_error
 from runtime.extras import require as require_package
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
+from runtime.flags import check_range, flag, require
+from tools.command import parsed
 from tools.emoji_set import features, names, pictures
 from tools.emoji_set.names import ARTISTS, NAMES, fetch
 from tools.emoji_set.pictures import Picture, SplitRule, make_splits, near_pairs
@@ -169,9 +170,7 @@ def build(output: Path, work: Path, config: BuilderConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and build the set, with a work folder that is kept or a temporary one."""
-    parser = OneLineParser(prog="python -m tools.emoji_set", description="Build the embedded emoji set.")
-    add_flags(parser, "builder", BuilderConfig)
-    config = from_namespace(BuilderConfig, parser.parse_args(argv))
+    (config,) = parsed("tools.emoji_set", "Build the embedded emoji set.", argv, {"builder": BuilderConfig})
     assert config.output is not None
     require_package(pictures.resvg_py, "resvg_py", "pictures need", "tools/emoji_set/requirements.txt")
     with tempfile.TemporaryDirectory() as temporary:

@@ -24,8 +24,9 @@ import numpy as np
 from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
+from runtime.flags import check_choices, check_range, flag, require
 from runtime.progress import Progress
+from tools.command import parsed
 from tools.extract.backbones import INSTALL, LITE0, BackboneOptions, open_backbone
 from tools.extract.listing import SPLIT_NAMES, Listing, read_listing
 from tools.extract.regions import GRID, Image, Regions, check_inside, chosen_boxes, read_boxes
@@ -197,9 +198,8 @@ def extract(config: ExtractConfig) -> list[str]:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract a split."""
-    parser = OneLineParser(prog="python -m tools.extract", description="Region features of your own pictures.")
-    add_flags(parser, "extraction", ExtractConfig)
-    for line in extract(from_namespace(ExtractConfig, parser.parse_args(argv))):
+    (config,) = parsed("tools.extract", "Region features of your own pictures.", argv, {"extraction": ExtractConfig})
+    for line in extract(config):
         print(line)
 
 

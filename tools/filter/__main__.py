@@ -21,7 +21,8 @@ import numpy as np
 from methods.blocks.dynamic_margin import MarginConfig
 from methods.blocks.similarity_modes import check_similarity
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
+from runtime.flags import check_range, flag, require
+from tools.command import parsed
 from tools.filter.adapter import (
     ADAPTED_CAPTIONS,
     ADAPTED_IMAGES,
@@ -123,19 +124,8 @@ def clean(files: CleanConfig, filtering: FilterConfig, adapter: AdapterConfig, m
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and clean."""
-    parser = OneLineParser(
-        prog="python -m tools.filter", description="Find the mismatched pairs among paired embeddings (DSDMR)."
-    )
-    kinds = {
-        "files": CleanConfig,
-        "filter": FilterConfig,
-        "adapter": AdapterConfig,
-        "its margins": MarginConfig,
-    }
-    for title, kind in kinds.items():
-        add_flags(parser, title, kind)
-    namespace = parser.parse_args(argv)
-    clean(*(from_namespace(kind, namespace) for kind in kinds.values()))
+    kinds = {"files": CleanConfig, "filter": FilterConfig, "adapter": AdapterConfig, "its margins": MarginConfig}
+    clean(*parsed("tools.filter", "Find the mismatched pairs among paired embeddings (DSDMR).", argv, kinds))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from tools.command import check_writable
 from tools.pages.page import Page, library
 from tools.report.division import calibration_section, division_section
 from tools.report.pictures import attention_section, pairs_section, retrieval_section
@@ -49,8 +50,7 @@ class ReportConfig:
         check_range(self, "queries", low=1, high=100)
         if self.grid is not None:
             check_range(self, "grid", low=1)
-        if Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir():
-            raise InputError(f"--output {self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
     def sources(self) -> Sources:
         """Return where data and pictures are."""

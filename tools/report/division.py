@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from tools.pages.page import INK, MATCHED, MISMATCHED, NEUTRAL, Piece, details, figure, grid, heading, note, table
 from tools.report.results import colour_of_run, dash_of_network, line_chart
@@ -166,9 +166,7 @@ def _qualities(runs: list[Run]) -> list[Piece]:
         marked = {"point": {"filled": True, "size": 45}}
         charts.append(
             figure(
-                line_chart(
-                    runs, points, x=EPOCHS_DONE, y=quality.replace("_", " "), by_network=True, zero=False, mark=marked
-                ),
+                line_chart(runs, points, x=EPOCHS_DONE, y=quality.replace("_", " "), mark=marked),
                 title=title[0].upper() + title[1:],
                 text=told + ".",
                 data=(
@@ -316,10 +314,9 @@ def calibration_section(runs: list[Run]) -> list[Piece]:
             bins.append({**common, "n": n, "x": b.probability, "y": b.matched, "pairs": b.pairs})
             bin_rows.append((run.label, division.network, b.probability, b.matched, b.pairs))
         auc = float(roc_auc_score(division.is_matched, division.probability))
-        brier = float(brier_score_loss(division.is_matched, np.clip(division.probability, 0, 1)))
-        rows.append((run.label, division.network, division.epoch, auc, expected_error(own), brier))
-    told = "; ".join(f"{run}, network {network}: {auc:.3f}" for run, network, _, auc, _, _ in rows)
-    errors = "; ".join(f"{run}, network {network}: {error:.3f}" for run, network, _, _, error, _ in rows)
+        rows.append((run.label, division.network, division.epoch, auc, expected_error(own)))
+    told = "; ".join(f"{run}, network {network}: {auc:.3f}" for run, network, _, auc, _ in rows)
+    errors = "; ".join(f"{run}, network {network}: {error:.3f}" for run, network, _, _, error in rows)
     charts = [
         figure(
             _chart(runs, roc, "mismatched pairs called clean", "matched pairs called clean", []),
@@ -342,7 +339,7 @@ def calibration_section(runs: list[Run]) -> list[Piece]:
             height=300,
         ),
     ]
-    columns = ("run", "network", EPOCHS_DONE, "AUC", "expected calibration error", "Brier score")
+    columns = ("run", "network", EPOCHS_DONE, "AUC", "expected calibration error")
     return [
         "Of every run's last division, on all its training pairs.",
         *notes,

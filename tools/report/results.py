@@ -48,31 +48,28 @@ def dash_of_network(points: list[Point]) -> dict[str, Any]:
 
 
 def line_chart(
-    runs: list[Run], points: list[Point], *, x: str, y: str, by_network: bool, zero: bool, mark: dict[str, Any]
+    runs: list[Run], points: list[Point], *, x: str, y: str, mark: dict[str, Any], zero: bool = False
 ) -> dict[str, Any]:
-    """Return the chart of a curve for every run, or for every network of every run.
+    """Return the chart of a curve for every network of every run.
 
     Args:
         runs: all runs of the report.
-        points: `run`, `x`, `y` and, with `by_network`, `network`.
+        points: `run`, `network`, `x`, `y`.
         x, y: titles of the axes.
-        by_network: tell networks apart by the pattern of the line.
-        zero: let the y axis begin at 0.
         mark: how lines look.
+        zero: let the y axis begin at 0.
     """
     encoding: dict[str, Any] = {
         "x": {"field": "x", "type": "quantitative", "title": x, "axis": {"tickMinStep": 1, "grid": False}},
         "y": {"field": "y", "type": "quantitative", "title": y, "scale": {"zero": zero}},
         "color": colour_of_run(runs, points),
+        "strokeDash": dash_of_network(points),
         "tooltip": [
-            {"field": "run", "type": "nominal"},
+            *({"field": name, "type": "nominal"} for name in ("run", "network")),
             {"field": "x", "type": "quantitative", "title": x},
             {"field": "y", "type": "quantitative", "title": y, "format": ".4~g"},
         ],
     }
-    if by_network:
-        encoding["strokeDash"] = dash_of_network(points)
-        encoding["tooltip"].insert(1, {"field": "network", "type": "nominal"})
     return {"data": {"values": points}, "mark": {"type": "line", **mark}, "encoding": encoding}
 
 
@@ -98,9 +95,7 @@ def _loss(runs: list[Run]) -> list[Piece]:
         return [note("No losses are recorded yet.")]
     last = {(p["run"], p["network"]): p["y"] for p in points}
     told = "; ".join(f"{run}, network {network} ends at {value:.3g}" for (run, network), value in last.items())
-    spec = line_chart(
-        runs, points, x="optimiser step of the network", y="loss", by_network=True, zero=True, mark={"tooltip": True}
-    )
+    spec = line_chart(runs, points, x="optimiser step of the network", y="loss", zero=True, mark={"tooltip": True})
     return [
         figure(
             spec,
@@ -122,9 +117,7 @@ def _dev_points(runs: list[Run]) -> list[Point]:
             for network, result in record["results"].items():
                 recalls = {f"{way} R@{k}": result[way][f"R@{k}"] for way in ("i2t", "t2i") for k in RECALLS}
                 common = {"run": run.label, "network": network, "x": record["step"], "title": record.get("title", "")}
-                points.append(
-                    {**common, "rSum": result["rSum"], **recalls, "is_final": network == list(record["results"])[-1]}
-                )
+                points.append({**common, "rSum": result["rSum"], **recalls})
     return points
 
 
@@ -139,7 +132,7 @@ def _dev(runs: list[Run]) -> list[Piece]:
     sums = [{**p, "y": p["rSum"]} for p in points]
     columns = ("run", "network", "epoch", "rSum", *names)
     whole = figure(
-        line_chart(runs, sums, x=EPOCHS_DONE, y="dev rSum", by_network=True, zero=False, mark=marked),
+        line_chart(runs, sums, x=EPOCHS_DONE, y="dev rSum", mark=marked),
         title="Sum of the six dev recalls, every network and their mean",
         text=f"At most 600. {told}.",
         data=(columns, _rows(points, "run", "network", "title", "rSum", *names)),

@@ -89,14 +89,6 @@ def test_whole_and_folds(pairs: Pairs, model: Clip) -> None:
     assert folded.folds.r_sum == folded.as_dict()["folds"]["rSum"] == pytest.approx(np.mean(sums))
 
 
-def test_a_perfect_model(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any number of captions an image, one each among them."""
-    places = torch.eye(7, 16)
-    perfect = places, places[torch.from_numpy(pairs.image_of_caption)]
-    monkeypatch.setattr(evaluate, "embed", lambda model, data: perfect)
-    assert rank(model, prepared(pairs, model), 1000).whole.r_sum == 600
-
-
 def test_the_command(pairs: Pairs, model: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model.save(tmp_path / "model")
     flags = ["--clip", str(tmp_path / "model"), "--dev_pairs", pairs.name, "--split", "dev", "--gpu", "cpu"]
@@ -153,17 +145,3 @@ def test_the_noisy_mode_is_dropped() -> None:
         filter_again(drawn(), RefilterConfig(p_threshold=0.999999, mode_prior="0.001"))
     whole = filter_again(drawn()[:NUM_CLEAN], RefilterConfig())
     assert whole.is_clean.all() and not whole.modes.is_split and "one mode" in whole.modes.note
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"p_threshold": 1.0}, "--p_threshold 1.0 is out of range"),
-        ({"refit_every": 0}, "--refit_every 0 is out of range"),
-        ({"margin_policy": "some"}, "--margin_policy 'some' is unknown"),
-        ({"mode_prior": "2"}, "--mode_prior '2' is unknown"),
-    ],
-)
-def test_bad_flags_of_the_filter(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        RefilterConfig(**changes)  # type: ignore[arg-type]

@@ -16,15 +16,13 @@ from data_utils.noise import NoiseConfig, make_index
 from data_utils.pictures import Pictures
 from runtime.errors import InputError
 from runtime.seed import generator
-from tests.tools.clip_tuning.made_up import make_pictures, write_csv
+from tests.tools.clip_tuning.made_up import make_pictures
 from tools.clip_tuning.pairs import (
-    Pairs,
     PairsConfig,
     PreparedPictures,
     augment,
     inject_noise,
     open_pairs,
-    read_pairs,
 )
 
 
@@ -35,33 +33,6 @@ def folder(tmp_path: Path) -> Path:
         make_pictures(tmp_path, np.array([[kind] * 4]), name)
         (tmp_path / f"{name}_0.png").rename(tmp_path / f"{name}.png")
     return tmp_path
-
-
-def by_image(pairs: Pairs) -> dict[str, list[str]]:
-    """Return each picture's captions by its file's name."""
-    found: dict[str, list[str]] = {Path(pairs.pictures.name(k)).name: [] for k in range(pairs.num_images)}
-    for image, caption in zip(pairs.image_of_caption, pairs.captions, strict=True):
-        found[Path(pairs.pictures.name(image)).name].append(caption)
-    return found
-
-
-def test_csv_of_any_order_and_more_columns_and_splits(folder: Path) -> None:
-    lines = ["caption,split,note,image", "three,train,x,b.png", "one,train,y,a.png", '"four, ""more""",train,z,b.png']
-    text = "\ufeff" + "\n".join([*lines, "two,train,x,a.png", "other,val,,a.png"])
-    (folder / "pairs.csv").write_text(text, encoding="utf-8")
-    pairs = read_pairs(folder / "pairs.csv", "train")
-    assert by_image(pairs) == {"b.png": ["three", 'four, "more"'], "a.png": ["one", "two"]}
-    assert pairs.image_of_caption.tolist() == [0, 0, 1, 1]  # images in the order of their first pair
-    assert by_image(read_pairs(folder / "pairs.csv", "dev")) == {"a.png": ["other"]}
-
-
-def test_picture_path(folder: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    path = write_csv(elsewhere / "pairs.csv", [("a.png", "one")])
-    assert read_pairs(path, "train", folder).num_images == 1
-    with pytest.raises(InputError, match=r"1 of 1 pictures are missing, the first is .*elsewhere/a\.png"):
-        read_pairs(path, "train")
 
 
 def test_the_data_folder() -> None:
@@ -78,28 +49,6 @@ def test_noise_is_that_of_run_py(tmp_path: Path) -> None:
     np.save(tmp_path / "noise.npy", np.roll(np.arange(500), 1))
     index, report = inject_noise(pairs, NoiseConfig(noise_file=str(tmp_path / "noise.npy")), "emoji_precomp")
     assert report.protocol == "image" and (index != pairs.image_of_caption).all()
-
-
-def test_noise_of_images_with_different_numbers_of_captions(folder: Path, tmp_path: Path) -> None:
-    rows = [("a.png", "one"), ("a.png", "two"), ("b.png", "three")]
-    pairs = read_pairs(write_csv(folder / "pairs.csv", rows), "train")
-    index, report = inject_noise(pairs, NoiseConfig(), "own")
-    assert index.tolist() == [0, 0, 1] and report.measured_ratio == 0
-    np.save(tmp_path / "noise.npy", np.array([1, 0]))
-    index, report = inject_noise(pairs, NoiseConfig(noise_file=str(tmp_path / "noise.npy")), "own")
-    assert index.tolist() == [1, 1, 0] and report.measured_ratio == 1
-
-
-def test_real_noise_takes_no_more(folder: Path) -> None:
-    pairs = read_pairs(write_csv(folder / "pairs.csv", [("a.png", "one"), ("b.png", "two")]), "train")
-    with pytest.raises(InputError, match="real noise"):
-        inject_noise(pairs, NoiseConfig(noise_ratio=0.5), "cc152k_precomp")
-
-
-def test_all_splits_or_none() -> None:
-    with pytest.raises(InputError, match="--test_pairs missing"):
-        PairsConfig(train_pairs="a.csv", dev_pairs="b.csv")
-    assert PairsConfig(test_pairs="b.csv").file_of("test") == "b.csv"
 
 
 def test_captions_that_do_not_fit_the_pictures(tmp_path: Path) -> None:
@@ -168,13 +117,6 @@ def pictures(count: int = 6) -> Tensor:
     """Return (count, 3, 16, 16) smooth pictures of several colours."""
     small = torch.randn(count, 3, 4, 4, generator=generator(0, "pictures"))
     return torch.nn.functional.interpolate(small, size=16, mode="bilinear", align_corners=False)
-
-
-def test_no_strength_changes_nothing() -> None:
-    draw = generator(0, "test")
-    state = draw.get_state()
-    before = pictures()
-    assert augment(before, 0.0, draw) is before and torch.equal(draw.get_state(), state)
 
 
 def test_changes_are_seeded_and_differ_by_picture() -> None:

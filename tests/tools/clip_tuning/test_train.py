@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,40 +262,3 @@ def test_wrong_input_is_told_before_training(few: Path, tmp_path: Path, flags: t
     with pytest.raises(InputError, match=message):
         train.train(parse_args(colour_flags(few, tmp_path, *flags)))
     assert not list(tmp_path.iterdir())
-
-
-def test_noise_that_leaves_no_pair_matched(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """There is no AUC then; without an epoch of fine-tuning the pretrained model is the one that is tested."""
-    np.save(tmp_path / "noise.npy", np.roll(np.arange(256), 1))
-    flags = ("--noise_ratio", "0", "--noise_file", str(tmp_path / "noise.npy"), "--num_epochs", "0")
-    found = train.train(short(few, tmp_path / "out", "--pretrain_epochs", "1", *flags))
-    assert found["epoch"] == 0 and found["after_training"]["auc"] is None and "AUC -" in capsys.readouterr().out
-
-
-def test_no_pair_left_to_train_on(few: Path, tmp_path: Path) -> None:
-    trainer = ClipTrainer.start(short(few, tmp_path))
-    with pytest.raises(InputError, match="1 pairs are too few to train on"):
-        trainer._train_on(np.array([3]), "triplet", lambda step: 0.1)
-    trainer.log.close()
-
-
-def test_without_the_library_one_line_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "transformers.py").write_text("raise ImportError('not here')\n")
-    calls = {"train": ["--clip_method", "contrastive"], "ablation": ["--rows", "contrastive"], "evaluate": []}
-    code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path)!r})
-from tools.clip_tuning import __main__ as train
-from tools.clip_tuning import ablation, evaluate
-for name, flags in {calls!r}.items():
-    try:
-        globals()[name].main(["--clip", "tiny", *flags])
-    except SystemExit as stop:
-        print(name, stop.code)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == [f"{name} 2" for name in calls], done.stderr
-    lines = done.stderr.splitlines()
-    assert len(lines) == 3
-    for line in lines:
-        assert line.startswith("error: ") and "run: python -m pip install -r requirements-clip.txt" in line

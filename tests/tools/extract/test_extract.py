@@ -229,12 +229,6 @@ def test_broken_pictures_are_left_out_and_counted(root: Path, broken: str, capsy
     assert "19 pictures x 4" in out and "1 of 20 pictures were skipped" in out
 
 
-@pytest.mark.usefixtures("quick")
-def test_no_picture_can_be_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(capsys, flags(root, "train", "--grid", "2", "--skip_bad", "--images", str(root)))
-    assert "none of the 20 pictures can be read" in line
-
-
 # -- faults ----------------------------------------------------------------------------------------------------------
 
 
@@ -277,17 +271,6 @@ def test_faulty_flags(root: Path, capsys: pytest.CaptureFixture[str], extra: lis
         pytest.importorskip("efficientnet_lite_pytorch")
     assert message in fails(capsys, flags(root, "train", *extra))
     assert not (root / "data").exists()
-
-
-def test_missing_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    given = ["--images", str(tmp_path), "--captions", "x.csv", "--output", "y"]
-    for k, name in enumerate(("images", "captions", "output")):
-        assert f"--{name} is missing" in fails(capsys, given[: 2 * k] + given[2 * k + 2 :])
-
-
-def test_without_pillow(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "Image", None)
-    assert "pip install -r requirements-extract.txt" in fails(capsys, flags(root))
 
 
 @pytest.mark.parametrize(
@@ -334,10 +317,3 @@ def test_numbers_that_cannot_be_stored(tmp_path: Path, value: float, dtype: type
     with pytest.raises(InputError, match=message):
         SplitFiles(tmp_path, "dev", ".h5", np.dtype(dtype)).write(LISTING, block.shape, iter([block[:1], block[1:]]))
     assert not files(tmp_path)
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be written"):
-        SplitFiles(tmp_path / "file" / "x", "dev", ".h5", np.dtype(np.float32)).write(LISTING, (3, 2, 2), iter([]))
-    assert files(tmp_path) == ["file"]

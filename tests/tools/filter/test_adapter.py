@@ -11,14 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.blocks.dynamic_margin import POLICIES, MarginConfig
+from methods.blocks.dynamic_margin import MarginConfig
 from models.ranks import retrieval
-from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.filter.made_up import MadeUp, flags, make, save
 from tools.filter import __main__ as clean
-from tools.filter.adapter import AdapterConfig, AdapterTraining, RankedSet, ResidualAdapter, unit_rows
-from tools.filter.filtering import EmbeddingPairs, FilterConfig
+from tools.filter.adapter import AdapterConfig, AdapterTraining, RankedSet, ResidualAdapter
+from tools.filter.filtering import FilterConfig
 
 CPU = torch.device("cpu")
 
@@ -140,29 +139,6 @@ def test_test_files_or_nothing_are_ranked_instead(tmp_path: Path, capsys: pytest
     assert "test: 100 images, 100 captions" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_every_margin_policy_trains_and_repeats(policy: str) -> None:
-    made_up = make(300, nuisance=0.35)
-    runs = [training(made_up, policy=policy, num_epochs=5, learning_rate=0.01) for _ in "ab"]
-    records = [list(run.epochs()) for run in runs]
-    assert [r.loss for r in records[0]] == [r.loss for r in records[1]]
-    assert records[0][-1].found.modes.separation > records[0][0].found.modes.separation + 0.3
-    learnt = [[p for a in (run.image_adapter, run.caption_adapter) for p in a.parameters()] for run in runs]
-    new = [
-        p
-        for side in ("images", "captions")
-        for p in ResidualAdapter(32, 16, generator(0, "adapter", side)).parameters()
-    ]
-    assert len(new) == 4 and all(map(torch.equal, *learnt)) and not any(map(torch.equal, learnt[0], new))
-
-
-def test_the_pairs_are_filtered_again_as_often_as_asked() -> None:
-    records = list(training(make(150, nuisance=0.2), num_epochs=5, refit_every=2).epochs())
-    assert [r.found is records[0].found for r in records] == [True, True, False, False, False]
-    assert records[2].found is records[3].found is not records[4].found
-    assert records[2].found.modes != records[0].found.modes
-
-
 def test_captions_of_the_same_image_are_no_negatives() -> None:
     """Two near images whose captions fill the batch: only the other image's captions cost."""
     random = np.random.default_rng(0)
@@ -188,33 +164,3 @@ def test_only_kept_pairs_are_trained_on_with_margins_of_their_own() -> None:
         expected = 0.3 * torch.from_numpy(probability[pairs])
         torch.testing.assert_close(torch.as_tensor(margins.image).double(), expected)
     assert len(np.unique(probability[is_clean].round(3))) > 10
-
-
-def test_unit_rows_against_the_obvious(tmp_path: Path) -> None:
-    rows = make(50).images.astype(np.float64) * np.logspace(-200, 200, 50)[:, None]
-    np.save(tmp_path / "a.npy", rows)
-    twin = [r / max(abs(r)) / np.sqrt(sum((r / max(abs(r))) ** 2)) for r in rows]
-    for found in unit_rows(EmbeddingPairs.open(str(tmp_path / "a.npy"), str(tmp_path / "a.npy"))):
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, twin, atol=1e-7)
-
-
-def test_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = np.repeat(np.arange(100), [k % 4 for k in range(100)])
-    held = RankedSet.held_out(owner, 100, AdapterConfig(holdout=0.25), 0)
-    assert len(np.unique(held.images)) == 25
-    np.testing.assert_array_equal(held.images[held.image_of_caption], owner[held.captions])
-    assert len(held.captions) == sum(k % 4 for k in held.images.tolist())
-    other = RankedSet.held_out(owner, 100, AdapterConfig(holdout=0.25), 1)
-    assert held.images.tolist() != other.images.tolist()
-    assert len(RankedSet.held_out(owner, 100, AdapterConfig(holdout=0.5, holdout_images=7), 0).images) == 7
-    monkeypatch.setattr("tools.filter.adapter.LARGEST_RANKING", 100)
-    with pytest.raises(InputError, match="--holdout_images"):
-        RankedSet.held_out(owner, 100, AdapterConfig(), 0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_cuda_as_on_the_processor() -> None:
-    runs = [training(make(150, nuisance=0.2), device=torch.device(name)) for name in ("cpu", "cuda")]
-    losses = [[record.loss for record in run.epochs()] for run in runs]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
 from tools.report.division import calibration, chosen_epochs, expected_error, roc_points, threshold
 from tools.report.pictures import draw, extremes, rank, word_weights
 from tools.report.results import thinned
@@ -22,11 +20,6 @@ def test_calibration_by_hand() -> None:
     assert [b.probability for b in found] == pytest.approx([0.035, 0.53, 0.975])
     assert [b.matched for b in found] == [0.5, 0.5, 1.0]
     assert expected_error(found) == pytest.approx((2 * 0.465 + 2 * 0.03 + 2 * 0.025) / 6)
-
-
-def test_a_perfect_probability_is_calibrated() -> None:
-    is_matched = np.array([True, False, True])
-    assert expected_error(calibration(is_matched.astype(float), is_matched)) == 0
 
 
 def test_the_roc_keeps_its_area_and_ends() -> None:
@@ -108,9 +101,3 @@ def test_where_the_sides_part() -> None:
     assert threshold(division([0.1, 0.2, 0.6], [True, True, False])) == pytest.approx(0.4)
     assert threshold(division([0.1, 0.7, 0.6], [True, True, False])) is None, "no single place"
     assert threshold(division([0.1, 0.2], [True, True])) is None
-
-
-def test_components_of_a_division() -> None:
-    fitted = Fitted("gmm", 0.0, 1.0, NormalMixture(np.array([0.2, 0.8]), np.array([0.01, 0.01]), np.array([0.7, 0.3])))
-    clean, noisy = fitted.density(np.array([0.2]))
-    assert clean[0] == pytest.approx(0.7 / np.sqrt(2 * np.pi * 0.01)) and noisy[0] < 1e-6

@@ -53,13 +53,6 @@ def test_lists_find_most_of_the_best_with_exact_scores(tmp_path: Path) -> None:
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-def test_the_same_rows_give_the_same_file(tmp_path: Path) -> None:
-    rows, _ = rows_and_queries(500)
-    for name in ("a", "b"):
-        build_lists(rows, tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
 def test_lists_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:
     rows, _ = rows_and_queries(500)
     path = tmp_path / "lists.faiss"
@@ -69,8 +62,3 @@ def test_lists_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="cannot be read .* delete it"):
         Lists(path, rows)
-
-
-def test_lists_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
-        build_lists(rows_and_queries(100)[0], tmp_path / "nowhere" / "lists.faiss")
