@@ -188,7 +188,7 @@ class Running:
             network.matcher.train()
         name, log_step = "+".join(n.name for n in networks), self.settings.log_step
         steps = self.position.steps_of(name)
-        left = partial(self.pace.left_in_words, self.position, name)
+        left = partial(self.pace.left_in_words, self.position)
         progress = self.log.progress(title, sum(map(len, batches)), every=log_step, left=left)
         progress.skip(sum(map(len, batches[: steps.batches])))
         self.pace.sizes[kind] = len(batches)
@@ -207,7 +207,7 @@ class Running:
                 self._record_loss(name)
             began, earlier = time.monotonic(), began
             self.pace.stepped(kind, began - earlier)
-            if word := self.pace.first_word(self.position, name, self.config.matcher.module_name):
+            if word := self.pace.first_word(self.position, self.config.matcher.module_name):
                 self.log.say(word)
             progress.advance(len(batch), loss)
             if not is_last and self.pauses.is_due():
