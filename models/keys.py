@@ -38,7 +38,8 @@ from models.encoded_split import (
 )
 from models.matcher import Matcher
 from models.sgraf import SAF, SGR
-from models.similarity import VSE, EncodedCaptions, EncodedImages, Similarity
+from models.similarity import EncodedCaptions, EncodedImages, Similarity
+from models.vse import VSE
 from runtime.errors import InputError
 from runtime.seed import generator
 

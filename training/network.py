@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from methods import Method
-from models.dropout import set_generator
+from models.encoders import set_generator
 from models.matcher import Matcher, MatcherShape, build_matcher
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import gpo
-from models.gpo import GPO, RankPooling
+from models import vse
 from models.gru import run_gru
+from models.vse import GPO, RankPooling
 from tests import golden, reference
 from tests.models.networks import LENGTHS, assert_same, gradients, make_matcher, randomise, tensors_of
 
@@ -71,7 +71,7 @@ def test_each_length_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(batch_sizes.tolist())
         return run_gru(gru, codes, batch_sizes)
 
-    monkeypatch.setattr(gpo, "run_gru", spy)
+    monkeypatch.setattr(vse, "run_gru", spy)
     pooling = make_pooling()
     pooling(draw((2, 4, 2, 4, 4, 1)), torch.tensor((2, 4, 2, 4, 4, 1)))
     assert seen == [[3, 2, 1, 1]]

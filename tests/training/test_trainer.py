@@ -16,7 +16,7 @@ import run
 from data_utils.batch import Batch
 from evaluation import Ranks, Retrieval
 from methods.blocks.method import SoftLabels
-from models.dropout import set_generator
+from models.encoders import set_generator
 from runtime.checkpoint import load_checkpoint
 from tests.models.networks import dense_scores
 from tests.tiny import tiny_flags
