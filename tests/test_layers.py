@@ -51,7 +51,7 @@ PUBLISHED = re.compile(r"f30k|flickr|\bcoco(_precomp)?\b|cc152k")
 NO_STEPS = ("torch.optim", "logging", "runtime.log", "runtime.device", "tqdm")
 """What models and methods do not import: they neither step nor log."""
 
-TRAINERS = {"training/network.py", "tools/filter/adapter.py", "tools/clip_tuning/step.py"}
+TRAINERS = {"training/network.py", "tools/filter/adapter.py", "tools/clip_tuning/trainer.py"}
 """What differentiates a loss: a network, an adapter, a CLIP model."""
 SLOW_TO_LOAD = ("scipy.", "sklearn.", "nltk.", "faiss.", "torch.utils.tensorboard")
 """Packages that may be imported where they are used, so that `--help` and the first line need not wait for them."""

@@ -23,8 +23,8 @@ from data_utils.regions import RegionFile
 from data_utils.tokens import read_tokens
 from runtime.errors import InputError
 from tools.convert.bottom_up import BottomUpFile
-from tools.extract.boxes import read_boxes
 from tools.extract.listing import read_listing
+from tools.extract.regions import read_boxes
 from tools.filter.files import open_embeddings, read_similarities
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from data_utils.pictures import THUMBNAILS, Image, MissingPictures, Pictures, picture_files, thumbnails
 from runtime.errors import InputError
-from tools.pages.text import Piece, joined
+from tools.pages.page import Piece, joined
 
 QUALITY = 88
 """Of WebP."""
