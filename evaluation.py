@@ -32,11 +32,10 @@ from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
 from models.encoded_split import similarities, with_mean
-from models.ensemble import rank_scores, scores_in_turn
+from models.ensemble import rank_scores, restore, scores_in_turn
 from models.matcher import Matcher, ScoringConfig, prepare_scoring
 from models.ranks import RECALLS, Ranks, Retrieval, retrieval
 from models.relevance import GroundTruth, Relevance, RelevanceResult
-from models.restored import restore
 from runtime.arrays import ArrayFile
 from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device

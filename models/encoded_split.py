@@ -5,7 +5,7 @@ Legend: I images, C captions, R regions, D embed size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -139,11 +139,6 @@ def similarities(matcher: Matcher, split: Split, device: torch.device, processes
         for chosen, captions in encoded_captions(matcher, split, device, processes=processes):
             sims[:, chosen] = matcher.similarity(images, captions).cpu().numpy()
     return processes.summed_array(sims)
-
-
-def similarities_by_name(matchers: Mapping[str, Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:
-    """Return all scores of each network and, of several, their `mean`."""
-    return with_mean({name: similarities(matcher, split, device) for name, matcher in matchers.items()})
 
 
 def with_mean(sims: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -77,19 +77,6 @@ def test_each_length_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [[3, 2, 1, 1]]
 
 
-def test_a_mean_and_a_maximum_are_special_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    elements, lengths = draw((3, 2, 4)), torch.tensor((3, 2, 4))
-    pooling = make_pooling()
-    with torch.no_grad():
-        pooling.linear.weight.zero_()
-    there = [e[:n] for e, n in zip(elements, lengths.tolist(), strict=True)]
-    torch.testing.assert_close(pooling(elements, lengths), torch.stack([e.mean(dim=0) for e in there]))
-    first = torch.zeros(3, 4, dtype=torch.float64)
-    first[:, 0] = 1.0
-    monkeypatch.setattr(RankPooling, "rank_weights", lambda self, lengths: first)
-    assert torch.equal(pooling(elements, lengths), torch.stack([e.amax(dim=0) for e in there]))
-
-
 def test_order_and_padding_do_not_matter() -> None:
     pooling, elements, lengths = make_pooling(), draw((3, 2, 5)), torch.tensor((3, 2, 5))
     pooled = pooling(elements, lengths)

@@ -109,14 +109,6 @@ def test_inputs_without_gradient_and_an_unused_direction() -> None:
         assert ours.any() != name.endswith("_reverse")
 
 
-def test_a_second_backward_pass_finds_what_the_first_one_found() -> None:
-    gru, lengths = make_gru(), LENGTHS["ragged"]
-    states = run_gru(gru, make_vectors(lengths), batch_sizes_of(lengths))
-    total = torch.cat(states).square().sum()
-    first, second = (torch.autograd.grad(total, gru.parameters(), retain_graph=True) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def test_a_second_derivative_and_weights_changed_meanwhile_are_refused() -> None:
     gru, lengths = make_gru(), LENGTHS["ragged"]
     vectors, batch_sizes = make_vectors(lengths), batch_sizes_of(lengths)
@@ -195,7 +187,3 @@ def test_mirrored_positions_are_their_twin(lengths: tuple[int, ...]) -> None:
     found = mirrored_positions(batch_sizes_of(lengths))
     assert found.tolist() == twin
     assert found[found].tolist() == list(range(sum(lengths)))
-
-
-def test_mirrored_positions_by_hand() -> None:
-    assert mirrored_positions(torch.tensor([2, 1, 1])).tolist() == [3, 1, 2, 0]

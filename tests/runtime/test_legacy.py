@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.ensemble import restore
 from models.matcher import SIMILARITIES, Matcher, MatcherConfig
-from models.restored import restore
 from runtime import checkpoint as tool
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
