@@ -14,7 +14,7 @@ import torch
 
 import evaluation
 from models import encoded_split, ensemble
-from models.encoded_split import encode_split, similarities, with_mean
+from models.encoded_split import caption_vectors, encode_split, image_vectors, similarities, with_mean
 from models.ensemble import rank_scores, restore, scores_in_turn
 from models.ranks import folds_of, mean_retrieval, retrieval
 from models.relevance import GroundTruth, Relevance, relevance_result
@@ -55,17 +55,12 @@ def test_a_gallery_holds_every_caption_once_with_its_vectors(tmp_path: Path, mon
     encoded = encode_split(matcher, split, CPU)
     assert matcher.training and encoded.shape == (7, 35) and len(encoded.blocks) == 5
     assert torch.cat(encoded.columns).sort().values.tolist() == list(range(35))
-    images, captions = encoded.vectors()
-    matcher.eval()
-    with torch.no_grad():  # each alone
-        for number in range(35):
-            tokens, lengths = split.tokens(np.array([number]))
-            side = matcher.encode_captions(tokens, lengths)
-            expected = torch.cat([side.pooled[0], side.words[0].mean(dim=0)])
-            torch.testing.assert_close(captions[number], expected, rtol=0, atol=1e-6)
-        alone = matcher.encode_images(split.read_images(np.array([3])))
-        expected = torch.cat([alone.pooled[0], alone.regions[0].mean(dim=0)])
-        torch.testing.assert_close(images[3], expected, rtol=0, atol=1e-6)
+    for block in encoded.blocks:
+        mask = torch.arange(block.words.shape[1]) < block.lengths[:, None]
+        expected = torch.stack([words[there].mean(dim=0) for words, there in zip(block.words, mask, strict=True)])
+        torch.testing.assert_close(caption_vectors(block), torch.cat([block.pooled, expected], dim=1))
+    expected = torch.cat([encoded.images.pooled, encoded.images.regions.mean(dim=1)], dim=1)
+    assert torch.equal(image_vectors(encoded.images), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
