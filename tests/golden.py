@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from evaluation import RECALLS, Ranks, retrieval
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Scored, StudentAndPeer
 from methods.blocks.mixture import clean_probability, fit_bmm, min_max
 from methods.blocks.targets import most_trusted, predicted_correspondence
 from models.losses import hardest_negative, mean_over_negatives, pair_costs
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.ranks import RECALLS, Ranks, retrieval
 from models.scan import SCAN
 from models.similarity import EncodedCaptions, EncodedImages
 from models.vse import RankPooling

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import run
 from data_utils.batch import Batch
-from evaluation import Ranks, Retrieval
 from methods.blocks.method import SoftLabels
 from models.encoders import set_generator
+from models.ranks import Ranks, Retrieval
 from runtime.checkpoint import load_checkpoint
 from tests.models.networks import dense_scores
 from tests.tiny import tiny_flags
