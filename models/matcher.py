@@ -189,7 +189,7 @@ class Matcher(nn.Module):
 
     def _in_parts(self, encode: Callable[..., Tensor], count: int, *inputs: Tensor | None) -> Tensor:
         """Encode `count` rows of the inputs, in training in as many parts as `accumulate` says."""
-        num_parts = min(self.accumulate, count) if self.training and torch.is_grad_enabled() else 1
+        num_parts = max(1, min(self.accumulate, count)) if self.training and torch.is_grad_enabled() else 1
         if num_parts == 1:
             return encode(*inputs)
         ends = np.linspace(0, count, num_parts + 1).astype(int).tolist()
