@@ -74,29 +74,6 @@ def test_single_precision_stays_single_and_differs_by_rounding() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_gradients_are_those_of_finite_differences(bidirectional: bool) -> None:
-    gru, lengths = make_gru(bidirectional=bidirectional), (3, 1)
-    names = [name for name, _ in gru.named_parameters()]
-
-    def states(vectors: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        substitutes = {f"gru.{name}": p for name, p in zip(names, parameters, strict=True)}
-        return torch.func.functional_call(Runner(gru), substitutes, (vectors, batch_sizes_of(lengths)))
-
-    assert torch.autograd.gradcheck(states, (make_vectors(lengths), *gru.parameters()))
-
-
-class Runner(nn.Module):
-    """`run_gru` as a module, so that its parameters can be replaced."""
-
-    def __init__(self, gru: nn.GRU) -> None:
-        super().__init__()
-        self.gru = gru
-
-    def forward(self, vectors: Tensor, batch_sizes: Tensor) -> tuple[Tensor, ...]:
-        return tuple(run_gru(self.gru, vectors, batch_sizes))
-
-
 def test_inputs_without_gradient_and_an_unused_direction() -> None:
     gru, lengths = make_gru(), LENGTHS["ragged"]
     vectors = make_vectors(lengths).detach()

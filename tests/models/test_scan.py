@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor
 
 from models import attention, scan, similarity
-from models.matcher import SIMILARITIES, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import SIMILARITIES, MatcherConfig
 from models.scan import POOLINGS, SCAN
 from runtime.errors import InputError
 from tests import golden, reference
-from tests.models.networks import LENGTHS, assert_same, gradients, make_batch
-from training.sparse import hardest_loss
+from tests.models.networks import LENGTHS, assert_same, gradients
 
 DIRECTIONS = ("t2i", "i2t")
 SIZE = 6
@@ -74,24 +72,6 @@ def test_scores_and_gradients_are_the_twins(
 
 
 @every_kind
-def test_the_small_number_in_the_norms_moves_scores_by_little(direction: str, pooling: str) -> None:
-    module, inputs = SCAN(direction, pooling=pooling), draw()
-    twin = reference.score_scan(*inputs, direction, pooling, *PUBLISHED[direction])
-    torch.testing.assert_close(score(module, inputs), twin, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("image", [0, 2])
-@every_kind
-def test_a_batch_of_one(direction: str, pooling: str, image: int) -> None:
-    module, (regions, words, lengths) = SCAN(direction, pooling=pooling), draw((1, 5, 3))
-    whole = score(module, (regions, words, lengths))
-    for caption, length in enumerate(lengths.tolist()):  # one word, and the longest caption, among them
-        pair = (slice(image, image + 1), slice(caption, caption + 1))
-        single = score(module, (regions[pair[0]], words[pair[1], :length], lengths[pair[1]]))
-        torch.testing.assert_close(single, whole[pair])
-
-
-@every_kind
 def test_what_is_zero_has_finite_gradients(direction: str, pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     regions, words, lengths = (t.detach().float() if t.is_floating_point() else t for t in draw())
     regions[0, 1], regions[1], words[2, 0] = 0.0, 0.0, 0.0
@@ -143,27 +123,6 @@ def test_flags_reach_the_similarity(module_name: str) -> None:
 def test_bad_flags_are_named(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"--{name} .*{value}"):
         MatcherConfig(module_name="SCAN_t2i", **{name: value})
-
-
-@pytest.mark.parametrize("module_name", ["SCAN_t2i", "SCAN_i2t"])
-def test_hardest_negatives_in_lower_precision_are_those_of_full(module_name: str) -> None:
-    """The look at all pairs may be in bfloat16: loss and gradients stay those of the dense way in float32."""
-    lengths = tuple(2 + k % 4 for k in range(16))
-    found = []
-    for dtype in (None, torch.bfloat16):
-        config = MatcherConfig(module_name=module_name, word_dim=4, embed_size=32, dropout=0.0)
-        torch.manual_seed(0)
-        matcher = build_matcher(config, MatcherShape(11, 3, 5)).train()
-        matcher.similarity.scoring_dtype = dtype
-        batch = make_batch(lengths)
-        embeddings = matcher.embed(dataclasses.replace(batch, regions=batch.regions.float()))
-        loss = hardest_loss(matcher, embeddings, lambda sims: (sims - sims.diagonal() + 0.2).clamp(min=0).amax(0).sum())
-        found.append((loss.detach(), gradients(loss, matcher.parameters())))
-    (full, full_gradients), (low, low_gradients) = found
-    assert full > 0
-    torch.testing.assert_close(low, full, rtol=1e-6, atol=1e-6)
-    for mine, theirs in zip(low_gradients, full_gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.skipif(not GOLDEN_FILE.is_file(), reason="the golden files are not part of the project")

@@ -282,25 +282,3 @@ def test_merged_query_and_key_maps_are_the_separate_ones(first_only: bool) -> No
     with torch.no_grad():
         found = reason(nodes, step.weights(torch.float64), there, first_only=first_only)
     torch.testing.assert_close(found, twin[:, :1] if first_only else twin)
-
-
-@pytest.mark.parametrize("name", TWINS)
-def test_float32_is_close_to_float64(name: str) -> None:
-    """Gradients in the precision that training uses."""
-    found = []
-    for dtype in (torch.float64, torch.float32):
-        matcher, batch = make_matcher(name).to(dtype).train(), make_batch()
-        images = matcher.encode_images(batch.regions.to(dtype))
-        sims = matcher.similarity(images, matcher.encode_captions(batch.tokens, batch.lengths))
-        sims.square().sum().backward()
-        parts = [p.grad.double().flatten() for p in matcher.parameters() if p.grad is not None]
-        found.append((sims.detach().double(), torch.cat(parts)))
-    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-5)
-    assert (found[1][1] - found[0][1]).norm() < 1e-4 * found[0][1].norm()
-
-
-def test_a_matcher_is_drawn_from_the_seed() -> None:
-    first, second, other = make_matcher("SAF"), make_matcher("SAF"), make_matcher("SAF", seed=1)
-    pairs = list(zip(first.parameters(), second.parameters(), other.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b, _ in pairs)
-    assert not any(torch.equal(a, c) for a, _, c in pairs)

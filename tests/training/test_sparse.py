@@ -24,9 +24,9 @@ def hinge(scores: Tensor) -> Tensor:
     return hardest_negative(pair_costs(scores, 0.2)).sum()
 
 
-def draw(seed: int = 0) -> tuple[Matcher, Embeddings]:
+def draw(seed: int = 0, name: str = "SGR") -> tuple[Matcher, Embeddings]:
     """Return a matcher in train mode and a batch it has encoded."""
-    matcher = make_matcher("SGR", seed=seed).train()
+    matcher = make_matcher(name, seed=seed).train()
     return matcher, matcher.embed(make_batch(LENGTHS, seed=seed))
 
 
@@ -98,8 +98,9 @@ def test_too_many_near_ties_are_scored_densely(monkeypatch: pytest.MonkeyPatch) 
     assert not exactly
 
 
-def test_real_bfloat16_gives_the_same_loss_and_gradient() -> None:
-    matcher, embeddings = draw(3)
+@pytest.mark.parametrize("name", ["SGR", "SCAN_t2i", "SCAN_i2t"])
+def test_real_bfloat16_gives_the_same_loss_and_gradient(name: str) -> None:
+    matcher, embeddings = draw(3, name)
     exact = hinge(dense_scores(matcher, embeddings))
     expected = gradients(exact, matcher.parameters())
     with torch.no_grad():
