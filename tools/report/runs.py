@@ -19,8 +19,7 @@ import torch
 from data_utils.captions import read_captions
 from data_utils.catalog import REAL_NOISE, DataConfig, locate
 from data_utils.noise import NoiseConfig
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
+from methods.blocks.mixture import Fitted, NormalMixture
 from models.encoded_split import EncodedSplit, encode_split
 from models.ensemble import restore
 from models.matcher import Matcher, MatcherConfig
