@@ -2,7 +2,8 @@
 
 A file is named `FILE` or `FILE::NAME`, where NAME is a dataset (HDF5), a tensor (safetensors) or a column (CSV with a
 header). Embeddings are (rows, dimensions), float16, float32 or float64 (safetensors: bfloat16 too), larger than memory
-if need be; similarities and truths are vectors and are read whole."""
+if need be; similarities and truths are vectors and are read whole.
+"""
 
 from __future__ import annotations
 

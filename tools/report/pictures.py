@@ -2,7 +2,8 @@
 
 The same queries for every run of a data set, drawn with a fixed seed: they are neither the best nor the worst ones.
 Attention needs regions that are cells of a grid, row by row (SGR, SAF, SCAN).
-Legend: Q queries, I images, C captions, N training pairs, R regions, W words, D embed size, G x G cells."""
+Legend: Q queries, I images, C captions, N training pairs, R regions, W words, D embed size, G x G cells.
+"""
 
 from __future__ import annotations
 

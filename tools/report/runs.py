@@ -1,6 +1,7 @@
 """Folders of runs, read for a report, finished or not; and the networks and data that a report computes with.
 
-Legend: N training pairs."""
+Legend: N training pairs.
+"""
 
 from __future__ import annotations
 
