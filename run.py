@@ -26,9 +26,9 @@ from runtime.device import repeatable
 from runtime.distributed import Processes, asked_for, started
 from runtime.errors import InputError, exit_on_input_error, say_aside
 from runtime.interruption import Stopped
+from training.checkpointing import choose_folder
 from training.config import RunConfig, parse_args
 from training.data import RunData, open_data
-from training.folders import choose_folder
 from training.trainer import Trainer
 
 

@@ -42,10 +42,8 @@ from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from training.config import TrainingConfig
-from training.network import Network
-from training.optim import build_optimiser
-from training.step import LabelledBatch, part_loss, soft_labels, train_step
-from training.warmup import small, warm_up_alone
+from training.network import Network, build_optimiser
+from training.trainer import LabelledBatch, part_loss, small, soft_labels, train_step, warm_up_step
 
 MARGIN, CLIP, LEARNING_RATE, SELECTED = 0.2, 2.0, 2e-4, 0.5
 
@@ -144,7 +142,7 @@ def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> list[R
     settings = TrainingConfig(warmup_type=kind, warmup_rate=SELECTED, grad_clip=CLIP)
 
     def ours() -> Results:
-        return _results(matcher, warm_up_alone(network, batch, settings) * len(batch))
+        return _results(matcher, warm_up_step([network], batch, settings) * len(batch))
 
     name = "warm-up, mean hinge, SGR" + (f", warmup_sele {SELECTED}" if kind == "warmup_sele" else "")
     return [compare(name, theirs, ours, repeats=config.repeats, device=device)]

@@ -25,8 +25,9 @@ from runtime.log import table
 from runtime.seed import generator
 from tools.command import parsed
 from training.data import open_data
-from training.division import decide, division_metrics
+from training.division import decide
 from training.evidence import gather_evidence
+from training.reports import division_metrics
 
 READINGS: dict[str, dict[str, Any]] = {
     "no factor": {"drift_correction": "off"},

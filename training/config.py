@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from data_utils.catalog import DataConfig
@@ -17,19 +17,34 @@ from models.contrastive import HINGE
 from models.matcher import MatcherConfig, ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
-from training.optim import LR_RULES
 from vocab.word_vectors import WordVectorsConfig
 
 WARMUPS = ("warmup", "warmup_sele", "co_teaching")
 NEGATIVES = ("mean", "hardest", "anneal")
 ON_NAN = ("stop", "skip")
+
+
+def _ncr(epoch: int, num_epochs: int, lr_update: int) -> float:
+    """Return 0.1^(epoch // lr_update)."""
+    return 0.1 ** (epoch // lr_update)
+
+
+def _mgcs(epoch: int, num_epochs: int, lr_update: int) -> float:
+    """Return 0.5^(epoch // lr_update), times 0.1 from half of the epochs on, times 0.1 again from 75 % on."""
+    tenths = (2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)
+    return 0.5 ** (epoch // lr_update) * 0.1**tenths
+
+
+LR_RULES: dict[str, Callable[[int, int, int], float]] = {"ncr": _ncr, "mgcs": _mgcs}
+"""`--lr_rule`: name -> factor on the learning rate at (epoch, num_epochs, lr_update), epochs from 0."""
+
 CONTRASTIVE_DEFAULTS = {"negatives": "mean"}
 """Defaults of flags where the loss is contrastive. On photographs (30,000 pairs, 40 % noise, VSE) the baseline with the
 bounded loss collapsed as `--negatives anneal` went to the hardest one."""
 
 COMMON = (
     *("data_name", "data_path", "vocab_path", "noise_ratio", "noise_file", "module_name", "method", "fit_type"),
-    *("warmup_epoch", "num_epochs", "batch_size", "learning_rate", "lr_update", "negatives", "side_by_side"),
+    *("warmup_epoch", "num_epochs", "batch_size", "learning_rate", "lr_update", "negatives"),
     *("resume", "saved_model", "seed", "gpu", "workers", "id", "output_dir"),
 )
 """Flags that people use; the others are in `--help_all`."""
@@ -71,11 +86,6 @@ class TrainingConfig:
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
     noisy_start: float = flag(
         0.5, "the noisy side is trained from this share of the epochs on (1: never)", metavar="RATIO"
-    )
-    side_by_side: bool = flag(
-        False,
-        "train, divide and validate both networks at once, each in a process of its own with one thread, where "
-        "neither needs the other: faster for small networks (Linux, CPU; otherwise in turn)",
     )
     remove_noise: bool = flag(
         False,
@@ -183,8 +193,6 @@ class RunConfig:
 
     def check_processes(self, count: int) -> None:
         """Raise `InputError` unless `count` processes can share the run."""
-        if count > 1 and self.training.side_by_side:
-            raise InputError("--side_by_side and torchrun both divide the work; add --no-side_by_side, or one process")
         size = self.training.step_size
         if size % count:
             unit = count // math.gcd(count, self.training.accumulate)
@@ -250,15 +258,16 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     Raises:
         InputError: a value is not allowed.
     """
-    parser = build_parser()
-    given = parser.parse_args(argv)  # without arguments the command line's, of which contradictions are told
-    choice = from_namespace(MethodChoice, given)
-    kind = known_methods()[choice.method]
-    if (kind.own_loss if given.loss == OWN else given.loss) != HINGE:
-        parser.set_defaults(**CONTRASTIVE_DEFAULTS)
-    parser.set_defaults(**kind.defaults)
-    words = sys.argv[1:] if argv is None else argv
-    namespace = parser.parse_args(words)  # once more: what was not given now has these defaults
+    parser, methods = build_parser(), known_methods()
+    special = {*CONTRASTIVE_DEFAULTS, *(name for method in methods.values() for name in method.defaults)}
+    namespace = parser.parse_args(argv, SimpleNamespace(**dict.fromkeys(special)))  # None stays where none is given
+    choice = from_namespace(MethodChoice, namespace)
+    kind = methods[choice.method]
+    loss = kind.own_loss if namespace.loss == OWN else namespace.loss
+    defaults = {**({} if loss == HINGE else CONTRASTIVE_DEFAULTS), **kind.defaults}
+    for name in special:
+        if getattr(namespace, name) is None:
+            setattr(namespace, name, defaults.get(name, parser.get_default(name)))
     return RunConfig(
         data=from_namespace(DataConfig, namespace),
         noise=from_namespace(NoiseConfig, namespace),

@@ -18,7 +18,7 @@ from models.similarity import SIMILARITIES
 from runtime.errors import InputError
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
 from training.network import Network
-from training.step import LabelledBatch, part_loss
+from training.trainer import LabelledBatch, part_loss
 
 LENGTHS = (3, 2, 5, 3, 1, 2, 3, 6, 2, 3, 4, 5)
 SIZE = len(LENGTHS)

@@ -27,11 +27,10 @@ from runtime.json_text import parse_json
 from runtime.lock import NAME, FolderLock
 from runtime.log import METRICS, RunLog
 from runtime.plain_values import check_plain
-from runtime.run_folder import claim
 from runtime.torch_file import read_torch_file, requested_names
 from tests.fuzz.readers import our_content, torch_bytes
+from training.checkpointing import choose_folder, claim
 from training.config import parse_args
-from training.folders import choose_folder
 
 CONTENT: dict[str, Any] = {"a": torch.zeros(6), "b": [1, "text"]}
 NUMBERS = b"cpuq\x06K\x06"  # where the pickle says of how many numbers the storage is

@@ -60,7 +60,7 @@ def test_both_networks_of_consensus_divide_alike_and_hear_both(tiny_root: Path, 
     again = trainer.divide(1)
     np.testing.assert_allclose(again["A"].signal, first["A"].signal, err_msg="the same networks, remembered or not")
     later = warmed_up(trainer, 2).divide(2)
-    trainer.divisions = {}
+    trainer.state.divisions = {}
     forgotten = trainer.divide(2)
     assert np.abs(forgotten["A"].signal - first["A"].signal).mean() > 0.1, "the networks have learnt"
     np.testing.assert_allclose(later["A"].signal, 0.75 * forgotten["A"].signal + 0.25 * first["A"].signal)

@@ -12,7 +12,7 @@ import torch
 import run
 from runtime.device import CUBLAS_WORKSPACE, repeatable
 from runtime.errors import InputError
-from tests.soak.victims import differences, outcome
+from tests.soak import differences, outcome
 from tests.tiny import tiny_flags
 from training.config import parse_args
 from training.trainer import Trainer
@@ -40,18 +40,15 @@ def without_workers(folder: Path) -> dict[str, object]:
     found = outcome(folder)
     for value in found.values():
         if isinstance(value, dict) and "config" in value:
-            for name in ("workers", "side_by_side"):
-                del value["config"]["training"][name]
+            del value["config"]["training"]["workers"]
     return found
 
 
-def test_workers_and_processes_change_no_bit(tiny_root: Path, tmp_path: Path) -> None:
+def test_workers_change_no_bit(tiny_root: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone = without_workers(trained(tiny_root, tmp_path / "0", "--workers", "0"))
     for name, flags in (("1", ("--workers", "1")), ("2", ("--workers", "2")), ("again", ())):
         assert not differences(alone, without_workers(trained(tiny_root, tmp_path / name, *flags))), name
-    torch.set_num_threads(2)
-    assert not differences(alone, without_workers(trained(tiny_root, tmp_path / "aside", "--side_by_side")))
 
 
 def test_another_seed_is_another_run(tiny_root: Path, tmp_path: Path) -> None:

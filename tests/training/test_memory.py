@@ -57,10 +57,10 @@ def assert_resumes(trainer: Trainer, other: Trainer) -> None:
     trainer.train_epochs(0, trainer.divide(0))
     saved = {
         "networks": [network.state() for network in trainer.networks],
-        "divisions": {name: division.as_state() for name, division in trainer.divisions.items()},
+        "divisions": {name: division.as_state() for name, division in trainer.state.divisions.items()},
     }
     read = read_torch_file(bytes(as_bytes(saved)))
-    other.divisions = {name: Division.from_state(state) for name, state in read["divisions"].items()}
+    other.state.divisions = {name: Division.from_state(state) for name, state in read["divisions"].items()}
     for network, resumed, state in zip(trainer.networks, other.networks, read["networks"], strict=True):
         resumed.restore(state)
         for name, value in vars(network.method).items():
@@ -151,14 +151,14 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(
 ) -> None:
     """Running statistics are updated by the forward pass, before anyone knows that the loss is NaN."""
     trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--method", "baseline", "--on_nan", on_nan)
-    original, calls = trainer_module.warm_up_alone, itertools.count(1)
+    original, calls = trainer_module.warm_up_step, itertools.count(1)
 
-    def with_a_broken_batch(network: Any, batch: Batch, settings: Any) -> float:
+    def with_a_broken_batch(networks: Any, batch: Batch, settings: Any) -> float:
         if next(calls) == 3:
             batch = dataclasses.replace(batch, regions=batch.regions * float("inf"))
-        return original(network, batch, settings)
+        return original(networks, batch, settings)
 
-    monkeypatch.setattr(trainer_module, "warm_up_alone", with_a_broken_batch)
+    monkeypatch.setattr(trainer_module, "warm_up_step", with_a_broken_batch)
     if on_nan == "stop":
         with pytest.raises(InputError, match="batch 3"):
             trainer.warm_up(0)

@@ -29,7 +29,6 @@ from runtime.device import choose_device
 from runtime.errors import InputError
 from runtime.json_text import parse_json
 from runtime.log import RunLog
-from runtime.run_folder import claim, numbered
 from runtime.seed import generator, seed_everything
 from runtime.torch_file import read_torch_file
 from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, TuningConfig
@@ -38,7 +37,7 @@ from tools.clip_tuning.losses import Loss, loss_function
 from tools.clip_tuning.model import Clip, load_clip, open_clip, placed
 from tools.clip_tuning.pairs import SPLITS, augment, inject_noise, open_pairs
 from tools.filter.filtering import Filtered
-from training.reports import differing_settings
+from training.checkpointing import claim, differing_settings, numbered
 
 CONFIG, STATE, RESULTS = "config.json", "state.pt", "results.json"
 """Files of a run: its settings, what it is gone on with, and what came out."""

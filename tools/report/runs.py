@@ -29,9 +29,9 @@ from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.log import ARRAYS, METRICS
 from tools.pages.pictures import Thumbnails, find_pictures
+from training.checkpointing import RESULTS
 from training.data import RunData, open_data
-from training.division import DIAGNOSTIC
-from training.folders import RESULTS
+from training.reports import DIAGNOSTIC
 
 CONFIG, BEST = "config.json", "checkpoint_dev_best.pth.tar"
 EPOCHS_DONE = "epochs done, warm-up included"
