@@ -108,7 +108,7 @@ def clean(files: CleanConfig, filtering: FilterConfig, adapter: AdapterConfig, m
         print(pairs.describe())
     similarity = pair_similarities(files, pairs)
     is_matched = None if files.truth is None else read_truth(files.truth, len(similarity))
-    found = filter_pairs(similarity, filtering)
+    found = filter_pairs(similarity, filtering, filtering.p_threshold, filtering.seed)
     print(filter_text(found, filtering))
     if is_matched is not None:
         print(quality_text({"as given": filter_quality(found.is_clean, found.probability, is_matched)}))
