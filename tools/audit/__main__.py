@@ -46,8 +46,8 @@ from tools.audit.written import (
     write_cleanlab,
     write_tables,
 )
-from tools.command import PlacesConfig, open_checkpoint, parsed
-from tools.filter.files import check_output, folder_at_once, read_truth
+from tools.command import PlacesConfig, check_output, folder_at_once, open_checkpoint, parsed
+from tools.filter.files import read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.pages.pictures import Thumbnails, find_pictures
 

@@ -13,9 +13,9 @@ from methods.blocks.similarity_modes import SimilarityModes, clean_posterior
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as
+from tools.command import folder_at_once
 from tools.filter import __main__ as clean
 from tools.filter import pooled, report
-from tools.filter.files import folder_at_once
 from tools.filter.filtering import filter_quality
 
 FILES = {"clean_probability.csv", "clean_probability.npy", "clean_index.npy", "modes.json", "modes.png"}
