@@ -4,7 +4,7 @@ Every published method scores each pair by itself and splits that one number. He
 captions of images like the pair's image, and the image against the images of captions like the pair's caption
 and both networks are heard (methods/blocks/consensus.py), captions and images that lost
 their partner are offered new ones (methods/blocks/rematch.py), and training is by a bounded contrastive loss
-(models/contrastive.py). docs/consensus.md tells what each part is worth. Each part can be taken alone by any other
+(models/losses.py). docs/consensus.md tells what each part is worth. Each part can be taken alone by any other
 method: --signal consensus, --refine rematch, --loss bounded.
 """
 

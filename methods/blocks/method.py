@@ -18,11 +18,16 @@ from torch import Tensor
 
 from data_utils.batch import Batch
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
-from models.contrastive import BOUND, HINGE, LOSSES, SMALLEST_BOUND, ContrastiveConfig, contrastive_costs
 from models.encoded_split import evaluating
 from models.losses import (
+    BOUND,
+    HINGE,
+    LOSSES,
+    SMALLEST_BOUND,
     SOFT_MARGINS,
+    ContrastiveConfig,
     Margins,
+    contrastive_costs,
     hardest_negative,
     mean_over_negatives,
     negatives,

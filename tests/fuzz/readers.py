@@ -30,7 +30,7 @@ from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
 from data_utils.tokens import cache_folder, read_tokens
 from evaluation import ground_truth
-from models.restored import restore
+from models.ensemble import restore
 from runtime.checkpoint import FORMAT, load_checkpoint
 from runtime.errors import InputError
 from runtime.inspection import description, request_lines
@@ -357,7 +357,7 @@ def _results(folder: Path, *, config: bool = False) -> Prepared:
 
     def read(path: Path) -> None:
         for form in FORMATS:
-            print(build(TableConfig(format=form, each=True), [folder, folder / "results.json"]))
+            print(build(TableConfig(format=form), [folder, folder / "results.json"]))
 
     return Prepared([told] if config else [json.dumps(record, indent=2).encode() for record in records], read)
 

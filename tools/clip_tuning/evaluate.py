@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.modes import RefitConfig, clean_posterior, fit_similarity_modes
+from methods.blocks.modes import RefitConfig
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.checkpoint import write_json
 from runtime.device import choose_device
@@ -33,7 +33,7 @@ from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
 from tools.command import check_writable, parsed
 from tools.filter.cosines import pair_similarity
-from tools.filter.filtering import Filtered, filter_quality
+from tools.filter.filtering import Filtered, filter_pairs, filter_quality
 
 CHUNK = 256
 """Pictures or captions that are embedded at a time."""
@@ -92,24 +92,11 @@ class RefilterConfig(RefitConfig, MarginConfig):
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
 
 
-def filter_again(similarity: np.ndarray, config: RefilterConfig) -> Filtered:
-    """Fit the modes and keep the clean pairs.
-
-    Args:
-        similarity: (C,).
-        config: flags.
-
-    Raises:
-        InputError: too few pairs to fit, or none kept.
-    """
-    modes = fit_similarity_modes(similarity, num_starts=config.mode_starts, min_separation=config.min_separation)
-    return Filtered.above(config.p_threshold, similarity, modes, clean_posterior(similarity, modes, config.mode_prior))
-
-
 def filter_given_pairs(model: Clip, data: PreparedPairs, image_index: np.ndarray, config: RefilterConfig) -> Filtered:
     """Filter captions and the pictures they are trained with, `image_index` (C,), by the model as it is now."""
     pictures, captions = embed(model, data)
-    return filter_again(pair_similarity(pictures[torch.from_numpy(image_index)], captions), config)
+    similarity = pair_similarity(pictures[torch.from_numpy(image_index)], captions)
+    return filter_pairs(similarity, config, config.p_threshold)
 
 
 def filter_figures(found: Filtered, is_matched: np.ndarray | None) -> dict[str, Any]:

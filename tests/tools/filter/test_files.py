@@ -90,15 +90,6 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
         read_similarities(f"{path}::x")
 
 
-@pytest.mark.parametrize("values", [[1, 0, 1], [True, False, True], [1.0, 0.0, 1.0], np.array([1, 0, 1], np.uint8)])
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".txt"])
-def test_truths(tmp_path: Path, values: list, suffix: str) -> None:
-    name = save_as(np.array(values), tmp_path / f"t{suffix}")
-    if suffix == ".safetensors":
-        name += "::vectors"
-    assert read_truth(name, 3).tolist() == [True, False, True]
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [
