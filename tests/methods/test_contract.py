@@ -65,12 +65,6 @@ def assert_labels(labels: Tensor, size: int) -> None:
     assert (labels >= 0).all() and (labels <= 1).all()
 
 
-def test_known_methods() -> None:
-    assert {"baseline", "ncr", "bicro", "mgcs"} <= set(known_methods())
-    assert list(known_methods()) == sorted(known_methods())
-    assert all(issubclass(kind, Method) for kind in known_methods().values())
-
-
 @every_method
 def test_config_is_a_frozen_dataclass_whose_every_flag_has_help(name: str) -> None:
     kind = known_methods()[name].Config
