@@ -17,8 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from runtime.errors import InputError
-from runtime.numpy_values import Array
-from runtime.torch_file import StoredOptions
+from runtime.torch_file import Array, StoredOptions
 
 PARTS = ("region_encoder", "caption_encoder", "similarity")
 """Our prefixes of the three state dicts, in the lineage's order."""

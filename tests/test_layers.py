@@ -41,7 +41,7 @@ PRINTING = (
     *("run.py", "evaluation.py", "tools/audit/__main__.py", "tools/search/__main__.py", "tools/report/__main__.py"),
     *("vocab/build.py", "tools/filter/__main__.py", "tools/filter/pooled.py"),
     *("tools/check/__main__.py", "tools/convert/__main__.py", "tools/extract/__main__.py", "tools/noise.py"),
-    *("runtime/checkpoint.py", "runtime/early.py", "runtime/log.py", "runtime/errors.py"),
+    *("runtime/checkpoint.py", "runtime/packages.py", "runtime/log.py", "runtime/errors.py"),
 )
 PRINTING_FOLDERS = (
     *("benchmarks/", "tools/emoji_set/", "tools/table.py", "tools/sweep.py", "tools/drift.py"),

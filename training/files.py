@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import save_checkpoint, write_json
+from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
-from runtime.lock import FolderLock
+from runtime.files import FolderLock, write_json
 from training.saved_state import SavedState
 
 BEST = "checkpoint_dev_best.pth.tar"

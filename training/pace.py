@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from runtime.progress import duration
+from runtime.log import duration
 from training.config import TrainingConfig
 from training.network import Network
 from training.position import Position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from runtime.interruption import Interruption
+from runtime.errors import Interruption
 
 
 class Pauses:

@@ -13,7 +13,7 @@ from data_utils.batch import Batch
 from data_utils.loaders import load, load_forever, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from runtime.distributed import Processes
-from runtime.interruption import Interruption
+from runtime.errors import Interruption
 from runtime.log import RunLog
 from runtime.seed import generator
 from training.config import RunConfig, TrainingConfig

@@ -10,9 +10,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import as_bytes, whole_file
 from runtime.errors import InputError
-from runtime.torch_file import read_torch_file
+from runtime.files import whole_file
+from runtime.torch_file import as_bytes, read_torch_file
 
 MAGIC = b"run state 1\n"
 NAMES = ("state-0", "state-1")

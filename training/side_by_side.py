@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-from runtime.interruption import Interruption
+from runtime.errors import Interruption
 
 T = TypeVar("T")
 

@@ -25,8 +25,7 @@ from evaluation import Retrieval, result_table, retrieval, similarities, with_me
 from models.precision import prepare_scoring
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
-from runtime.errors import InputError
-from runtime.interruption import Interruption, Stopped
+from runtime.errors import InputError, Interruption, Stopped
 from runtime.log import RunLog, SilentLog
 from training.config import RunConfig
 from training.data import RunData

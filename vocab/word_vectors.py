@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.file_kinds import kind_of_file
+from runtime.files import kind_of_file
 from runtime.flags import flag
 from vocab.vocabulary import Vocabulary
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.noise import NoiseConfig, inject
-from data_utils.noise_index import (
+from data_utils.noise import (
+    NoiseConfig,
     NoiseReport,
+    inject,
     is_shuffle,
     load_index,
     make_index,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,10 +10,10 @@ import pytest
 import torch
 
 from data_utils import catalog
+from data_utils.captions import read_caption_file
 from data_utils.catalog import DataConfig, Protocol, locate, protocol, vocabulary_file
-from data_utils.counts import count, repeated_rows
 from data_utils.noise import NoiseConfig
-from data_utils.precomputed import PrecomputedSplit
+from data_utils.precomputed import PrecomputedSplit, count, repeated_rows
 from data_utils.regions import RegionFile
 from models.matcher import MatcherConfig
 from runtime.errors import InputError
@@ -57,29 +56,6 @@ def test_repeated_and_missing_captions(tiny_root: Path) -> None:
     tokens, lengths = split.tokens(np.array([9, 9, 2]))
     assert torch.equal(tokens[0], tokens[1]) and lengths[0] == lengths[1]
     assert [t.shape for t in split.tokens(np.arange(0))] == [(0, 0), (0,)]
-
-
-def test_the_token_cache_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts without it, with it, and with it for fewer images give equal tokens; one file a text (dev = test here)."""
-    root = make_tiny_data(tmp_path)
-    vocabulary = Vocabulary.load(root / "vocab" / "tiny_precomp_vocab.json")
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "unused"))
-    data = DataConfig(data_name="tiny_precomp", data_path=str(root / "data"), vocab_path=str(root / "vocab"))
-    runs = [
-        open_data(replace(data, token_cache=place), NoiseConfig(), MatcherConfig())
-        for place in (str(cache), str(cache), "off")
-    ]
-    assert len(list(cache.iterdir())) == 2
-    for split in ("train", "dev", "test"):
-        whole = [getattr(run, split) for run in runs]
-        whole.append(PrecomputedSplit(root / "data" / "tiny_precomp", split, vocabulary, 5, token_cache=str(cache)))
-        for opened in whole:
-            everything = np.arange(25)
-            for one, other in zip(opened.tokens(everything), whole[0].tokens(everything), strict=True):
-                assert torch.equal(one, other)
-        assert len(whole[-1]) == 25 < len(whole[0])
-    assert len(list(cache.iterdir())) == 2 and not (tmp_path / "unused").exists()
 
 
 def test_moving_keeps_the_lengths(tiny_root: Path) -> None:
@@ -209,7 +185,7 @@ def test_testall_is_a_split_like_others(tmp_path: Path) -> None:
 def test_counts(tmp_path: Path, rows: int) -> None:
     root = make_tiny_data(tmp_path, repeat_rows=rows == 5)
     folder = root / "data" / "tiny_precomp"
-    found = count(RegionFile(folder / "train_ims.npy"), 200, folder / "train_caps.txt")
+    found = count(RegionFile(folder / "train_ims.npy"), read_caption_file(folder, "train"))
     assert (found.images, found.each, found.is_row_a_caption) == (40, "5", rows == 5)
     assert found.row_of_image.tolist() == list(range(0, 40 * rows, rows))
 

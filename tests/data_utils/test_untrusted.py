@@ -14,18 +14,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from data_utils.arrays import open_npy
 from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig
-from data_utils.noise_index import read_index
-from data_utils.npy_file import open_npy
-from data_utils.pictures import Image, picture_bytes, picture_files, thumbnails
+from data_utils.noise import read_index
 from data_utils.regions import RegionFile
-from data_utils.tokens import read_tokens
 from runtime.errors import InputError
 from tools.convert.bottom_up import BottomUpFile
 from tools.extract.boxes import read_boxes
 from tools.extract.listing import read_listing
 from tools.filter.files import open_embeddings, read_similarities
+from tools.picture_files import Image, picture_bytes, picture_files, thumbnails
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary
 
@@ -191,21 +190,6 @@ def test_a_safetensors_header_of_more_rows_than_there_are(tmp_path: Path) -> Non
         path = written(tmp_path / "x.safetensors", struct.pack("<Q", len(text)) + text + content[8 + length :])
         with pytest.raises(InputError, match="x.safetensors is not a safetensors file"):
             open_embeddings(str(path))
-
-
-def test_a_token_cache_that_claims_too_much_is_made_anew(tmp_path: Path) -> None:
-    captions = written(tmp_path / "train_caps.txt", b"a dog\na cat\n")
-    vocabulary = Vocabulary((*SPECIAL, "a", "dog"))
-    expected = read_tokens(captions, vocabulary, str(tmp_path))
-    (place,) = tmp_path.glob("*.npz")
-    with np.load(place) as content:
-        key = str(content["key"])
-    for ids in (np.zeros(2**24, np.int32), np.zeros(3, np.int32)):
-        np.savez_compressed(place, key=np.array(key), ids=ids, lengths=np.array([4, 4]))
-        tracemalloc.clear_traces()
-        tracemalloc.reset_peak()
-        np.testing.assert_array_equal(read_tokens(captions, vocabulary, str(tmp_path)).ids, expected.ids)
-        assert tracemalloc.get_traced_memory()[1] < 2**23
 
 
 def test_a_caption_without_end(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,23 +23,18 @@ import numpy as np
 import torch
 
 from benchmarks import robustness
-from data_utils.captions import read_captions
+from data_utils.captions import read_caption_file, read_captions, read_tokens
 from data_utils.catalog import DataConfig
-from data_utils.noise import NoiseReport
-from data_utils.noise_index import disagreements, measure, read_index, read_sidecar, save_index
+from data_utils.noise import NoiseReport, disagreements, measure, read_index, read_sidecar, save_index
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
-from data_utils.tokens import cache_folder, read_tokens
 from evaluation import ground_truth
 from models.restored import restore
-from runtime.checkpoint import FORMAT, load_checkpoint
+from runtime.checkpoint import FORMAT, description, load_checkpoint, provenance, provenance_lines
 from runtime.errors import InputError
-from runtime.inspection import description, request_lines
+from runtime.files import FolderLock
 from runtime.legacy import misfits, to_legacy
-from runtime.lock import FolderLock
 from runtime.log import RunLog
-from runtime.provenance import provenance, provenance_lines
-from runtime.torch_file import requested_names
 from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
 from tests.tools.convert.bottom_up_files import write_tsv
 from tests.tools.test_table import evaluation_record, run_record
@@ -112,7 +108,7 @@ def _use_split(path: Path) -> None:
     else:
         opened = RegionFile(path)
         opened.read(np.arange(min(len(opened), 3)))
-    split = PrecomputedSplit(path.parent, "train", VOCABULARY, token_cache="off")
+    split = PrecomputedSplit(path.parent, "train", VOCABULARY)
     split.regions.check_finite()
     split.read_images(np.arange(split.num_images)[:5])
     split.tokens(np.arange(len(split)))
@@ -148,7 +144,7 @@ def _check(folder: Path) -> Prepared:
     (folder / "tiny").symlink_to(folder)
     VOCABULARY.save(folder / "tiny_vocab.json")
     (folder / "train_ids.txt").write_text("1\n2\n3\n", encoding="utf-8")
-    config = DataConfig(data_name="tiny", data_path=str(folder), vocab_path=str(folder), token_cache="off")
+    config = DataConfig(data_name="tiny", data_path=str(folder), vocab_path=str(folder))
     return Prepared([LINES.encode()], lambda path: show(check(config), config))
 
 
@@ -199,7 +195,7 @@ def _relevance(folder: Path, texts: list[str]) -> Prepared:
     (folder / "train_ids.txt").write_text("x.jpg\n42\n7\n", encoding="utf-8")
     (folder / "train_ims.npy").write_bytes(npy_bytes(FEATURES))
     (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
-    split = PrecomputedSplit(folder, "train", VOCABULARY, token_cache="off")
+    split = PrecomputedSplit(folder, "train", VOCABULARY)
     return Prepared([text.encode() for text in texts], lambda path: ground_truth(path, split))
 
 
@@ -250,14 +246,15 @@ def _progress(folder: Path) -> Prepared:
 
 def _tokens(folder: Path) -> Prepared:
     """Cached tokens: one that is damaged is made anew."""
-    captions, cache = folder / "train_caps.txt", str(cache_folder(str(folder)))
-    captions.write_text(LINES, encoding="utf-8")
-    expected = read_tokens(captions, VOCABULARY, cache)
-    (place,) = folder.glob("*.npz")
+    (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
+    os.environ["XDG_CACHE_HOME"] = str(folder)  # of this reader's process
+    captions = read_caption_file(folder, "train")
+    expected = read_tokens(captions, VOCABULARY)
+    (place,) = folder.rglob("*.npz")
 
     def read(path: Path) -> None:
         shutil.copyfile(path, place)
-        assert len(read_tokens(captions, VOCABULARY, cache)) == len(expected)
+        assert len(read_tokens(captions, VOCABULARY)) == len(expected)
 
     return Prepared([place.read_bytes()], read)
 
@@ -289,9 +286,6 @@ def our_content(module_name: str = "VSE") -> dict[str, Any]:
 
 
 def _read_checkpoint(path: Path) -> None:
-    names = requested_names(path)
-    if names is not None:
-        request_lines(names)
     content = load_checkpoint(path)
     print(description(content, path))
     matchers = restore(content, str(path))

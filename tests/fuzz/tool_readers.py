@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save
+from tools.picture_files import Image, picture_files, thumbnails
 
 from data_utils.noise import NoiseConfig
-from data_utils.pictures import Image, picture_files, thumbnails
 from runtime.checkpoint import save_checkpoint
 from tests.fuzz.readers import SUITE_READERS, Prepared, Reader, hdf5_bytes, npy_bytes
 from tools.clip_tuning.config import ClipRunConfig, parse_args, resumed

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from runtime import checkpoint
-from runtime.checkpoint import FORMAT, load_checkpoint, save_checkpoint, write_atomically, write_json
+from runtime import files
+from runtime.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from runtime.errors import InputError
+from runtime.files import write_atomically, write_json
 
 CONTENT: dict[str, Any] = {
     "epoch": 3,
@@ -59,7 +60,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(InputError, match="c.pth.tar cannot be written: disk full"):
         save_checkpoint(path, {**CONTENT, "epoch": 4})
     assert path.read_bytes() == before
@@ -70,7 +71,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 def test_the_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     events: list[str] = []
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: events.append(f"sync, named {path.exists()}"))
+    monkeypatch.setattr(files.os, "fsync", lambda fd: events.append(f"sync, named {path.exists()}"))
     write_atomically(path, b"1")
     save_checkpoint(tmp_path / "c.pth.tar", CONTENT)
     assert events == ["sync, named False", "sync, named True"]
@@ -80,7 +81,7 @@ def test_a_failed_first_write_is_no_file(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(fd: int) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(InputError, match="x.json cannot be written"):
         write_atomically(tmp_path / "x.json", b"1")
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from vocab.vocabulary import Vocabulary
 def tiny_split(root: Path) -> PrecomputedSplit:
     make_tiny_data(root)
     vocabulary = Vocabulary.load(root / "vocab" / "tiny_precomp_vocab.json")
-    return PrecomputedSplit(root / "data" / "tiny_precomp", "train", vocabulary, token_cache="off")
+    return PrecomputedSplit(root / "data" / "tiny_precomp", "train", vocabulary)
 
 
 def division_of(split: PrecomputedSplit, offers: Offers | None) -> Division:

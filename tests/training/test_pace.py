@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import run
-from runtime import progress
-from runtime.progress import Progress, duration
+from runtime import log
+from runtime.log import Progress, duration
 from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
 from training import pace
@@ -44,7 +44,7 @@ def test_without_a_terminal_lines_come_neither_too_often_nor_too_seldom(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(log.time, "monotonic", lambda: now)
     bars = [Progress("epoch 1 A", 1000, line, every=50) for line in (0, 1)] + [Progress("x", 1000, is_shown=False)]
     bars[0].skip(100)
     spoken = []
@@ -90,7 +90,7 @@ def test_a_run_tells_how_long_it_takes(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress, "SOONEST", 0.0)
+    monkeypatch.setattr(log, "SOONEST", 0.0)
     monkeypatch.setattr(pace, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     flags = ["--log_step", "1", *(["--side_by_side"] if side_by_side else [])]

@@ -20,9 +20,8 @@ import pytest
 import torch
 
 import run
-from runtime import checkpoint
-from runtime.errors import InputError
-from runtime.interruption import Interruption, Stopped
+from runtime import files
+from runtime.errors import InputError, Interruption, Stopped
 from runtime.log import EVENTS
 from tests.soak.victims import outcome
 from tests.tiny import tiny_flags
@@ -206,7 +205,7 @@ def test_a_full_disk_costs_nothing(
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", failing)
+    monkeypatch.setattr(files.os, "fsync", failing)
     with monkeypatch.context():
         trainer = start(tiny_root, tmp_path / "full", *mgcs, "--save_minutes", "0")
         try:
@@ -235,7 +234,7 @@ def test_a_disk_that_is_full_to_the_end_still_shows_the_results(
         real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full_after_the_settings)
+        patch.setattr(files.os, "fsync", full_after_the_settings)
         with pytest.raises(InputError, match=r"checkpoint_dev_best.* cannot be written .* results above are not saved"):
             trainer.train()
     assert table.findall(capsys.readouterr().out) == [whole] and not list(trainer.folder.glob("*.pth.tar"))

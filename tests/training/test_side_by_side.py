@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime.errors import InputError
-from runtime.interruption import Interruption
+from runtime.errors import InputError, Interruption
 from tests.tiny import tiny_flags
 from tests.training.test_trainer import are_equal, run_and_read
 from tests.training.trainers import make_trainer

@@ -21,18 +21,17 @@ import numpy as np
 
 from data_utils.captions import parse_captions, read_caption_file
 from data_utils.catalog import DataConfig, locate
-from data_utils.counts import number_images
-from data_utils.noise_index import sidecar_of
-from data_utils.pictures import Pictures
+from data_utils.noise import sidecar_of
+from data_utils.precomputed import number_images
 from data_utils.stored import give_noise, open_for_all
 from models.precision import ScoringConfig, prepare_scoring
 from models.restored import restore
-from runtime.checkpoint import load_checkpoint, write_json
+from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
+from runtime.files import write_json
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import table
-from runtime.progress import Progress
+from runtime.log import Progress, table
 from tools.audit.cleaned import Cleaned, cleaned_index, write_cleaned
 from tools.audit.columns import CSV, PARQUET, audit_table, check_tables, write_tables
 from tools.audit.embedded import audit_embeddings
@@ -44,6 +43,7 @@ from tools.filter.files import read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.filter.output import check_output, folder_at_once
 from tools.pages.pictures import Thumbnails, find_pictures
+from tools.picture_files import Pictures
 
 CLEANED, SUMMARY = "cleaned_index.npy", "summary.json"
 WRITTEN = (CSV, PARQUET, PAGE, SUMMARY, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS, FIFTYONE)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.noise_index import measure, save_index
+from data_utils.noise import measure, save_index
 from tools.audit.partners import NOBODY
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.extras import require
+from runtime.packages import require
 from tools.audit.cleaned import Cleaned
 from tools.audit.duplicates import group_sizes
 from tools.audit.partners import NOBODY

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.pictures import Pictures
 from tools.audit.columns import Table
+from tools.picture_files import Pictures
 
 LABELS, PRED_PROBS = "cleanlab_labels.npy", "cleanlab_pred_probs.npy"
 FIFTYONE = "fiftyone"

@@ -10,9 +10,8 @@ from typing import Any
 
 from data_utils.noise import NoiseConfig
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
-from runtime.json_text import parse_json
-from runtime.stored_settings import from_stored
+from runtime.files import parse_json
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, from_stored
 from tools.clip_tuning.evaluate import RefilterConfig
 from tools.clip_tuning.model import TINY, ModelConfig
 from tools.clip_tuning.pairs import PairsConfig

@@ -26,9 +26,9 @@ from methods.blocks.dynamic_margin import MarginConfig
 from methods.blocks.refitting import RefitConfig, refit
 from methods.blocks.similarity_modes import pair_similarity
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
-from runtime.checkpoint import write_json
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
+from runtime.files import write_json
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
 from tools.clip_tuning.model import Clip, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import InputError
-from runtime.extras import CLIP, require
+from runtime.packages import CLIP, require
 
 try:
     from tokenizers.pre_tokenizers import ByteLevel

@@ -20,8 +20,9 @@ import torch
 
 from data_utils.loaders import MIN_BATCH, shuffled_batches
 from methods.blocks.similarity_modes import SimilarityModes
-from runtime.checkpoint import save_checkpoint, write_json
+from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
+from runtime.files import write_json
 from runtime.log import RunLog
 from runtime.run_folder import claim
 from runtime.seed import generator, seed_everything

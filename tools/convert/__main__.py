@@ -23,7 +23,7 @@ import numpy as np
 from data_utils.regions import RegionFile
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
-from runtime.progress import Progress
+from runtime.log import Progress
 from tools.convert.bottom_up import BottomUpFile, read_ids
 from tools.convert.conversion import Plan, Source, convert
 from tools.convert.region_writers import WRITERS

@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runtime.checkpoint import write_atomically, write_json
 from runtime.errors import InputError
-from runtime.json_text import parse_json
+from runtime.files import parse_json, write_atomically, write_json
 from tools.convert.bottom_up import BottomUpFile
 from tools.convert.region_writers import WRITERS, RegionWriter, Shape
 

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from runtime.errors import InputError, exit_on_input_error
-from runtime.extras import require as require_package
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
+from runtime.packages import require as require_package
 from tools.emoji_set import features, names, pictures
 from tools.emoji_set.pictures import Picture
 from tools.emoji_set.sources import ARTISTS, NAMES, fetch, licences_text

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
-from runtime.progress import Progress
+from runtime.log import Progress
 from tools.extract.backbones import INSTALL, Backbone, BackboneOptions
 from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
 from tools.extract.cells import Image, Regions
@@ -34,6 +33,7 @@ from tools.extract.lite0 import Lite0
 from tools.extract.model_folder import ModelFolder
 from tools.extract.onnx_file import OnnxFile
 from tools.extract.split_files import SplitFiles
+from tools.picture_files import Pictures, picture_bytes
 
 LITE0 = "lite0"
 GRID = 6

@@ -23,7 +23,7 @@ from models.losses import Margins
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
-from runtime.progress import Progress
+from runtime.log import Progress
 from runtime.seed import generator
 from tools.filter.filtering import FilterConfig, Filtered, filter_pairs, similarity_of
 

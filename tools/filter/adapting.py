@@ -18,9 +18,9 @@ import torch
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
 from models.ranks import Retrieval, retrieval
-from runtime.checkpoint import write_json
 from runtime.device import choose_device
 from runtime.errors import InputError
+from runtime.files import write_json
 from runtime.flags import check_range, flag
 from runtime.seed import generator
 from tools.filter.adapter import AdapterConfig, AdapterTraining

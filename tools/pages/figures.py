@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from runtime.extras import require
+from runtime.packages import require
 from tools.pages.table import Cell, table
 from tools.pages.text import details
 

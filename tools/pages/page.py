@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from runtime.checkpoint import write_atomically
+from runtime.files import write_atomically
 from tools.pages.figures import MARK, library
 from tools.pages.text import Piece, joined
 

@@ -36,7 +36,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require, word
-from runtime.progress import Progress
+from runtime.log import Progress
 from tools.extract.__main__ import GRID, LITE0
 from tools.pages.pictures import find_pictures
 from tools.search.engine import captions_for_images, images_for_texts

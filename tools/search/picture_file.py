@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils.pictures import picture_files
 from runtime.errors import InputError
 from tools.extract.__main__ import ExtractConfig, open_backbone
 from tools.extract.cells import Regions
+from tools.picture_files import picture_files
 
 
 class OnePicture:

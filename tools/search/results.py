@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from data_utils.pictures import Pictures
 from runtime.log import table
 from tools.pages.page import Page
 from tools.pages.pictures import Thumbnails
 from tools.pages.table import Cell
 from tools.pages.table import table as html_table
 from tools.pages.text import Piece, grid, note
+from tools.picture_files import Pictures
 from tools.search.vectors import Found
 
 WIDTH = 72

@@ -13,7 +13,6 @@ from torch import Tensor
 pytest.importorskip("PIL")
 
 from data_utils.noise import NoiseConfig, make_index
-from data_utils.pictures import Pictures
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.clip_tuning.made_up import make_pictures, write_csv, write_json
@@ -26,6 +25,7 @@ from tools.clip_tuning.pairs import (
     open_pairs,
     read_pairs,
 )
+from tools.picture_files import Pictures
 
 EXPECTED = {"a.png": ["one", "two"], "b.png": ["three", "four"]}
 

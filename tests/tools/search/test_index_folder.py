@@ -15,7 +15,7 @@ from data_utils.precomputed import PrecomputedSplit
 from models.keys import KeyedMatcher, fit_networks, image_keys
 from models.matcher import Matcher
 from runtime.errors import InputError
-from runtime.lock import FolderLock
+from runtime.files import FolderLock
 from tests.models.splits import small_matcher, small_split
 from tools.search import index_folder
 from tools.search.index_folder import ABOUT, ESTIMATE, KEYS, LISTS, IndexFolder, fill, identity
@@ -182,7 +182,7 @@ def test_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             held.append(folder)
             raise InputError(f"{folder} is being written by process 1")
 
-    monkeypatch.setattr(index_folder.lock, "FolderLock", Taken)
+    monkeypatch.setattr(index_folder, "FolderLock", Taken)
     with pytest.raises(InputError, match="is being written"):
         case.images()
     assert held == [case.index]
