@@ -4,9 +4,8 @@
     python evaluation.py --mode_path sgr.pth.tar,saf.pth.tar --data_name coco_precomp --split testall
 
 Checkpoints are ours or those of NCR, BiCro, MGCS and SGRAF. Each network gets a row, and several get one for the mean
-of their scores. Rows of every similarity matrix are images, columns captions. By default every pair is scored. With
-`--shortlist K` a cheap estimate picks the K best captions of every image and the K best images of every caption, and
-only those are scored; all others rank behind them. `--relevance FILE` ranks by a ground truth of many to many as well.
+of their scores. Rows of every similarity matrix are images, columns captions. `--relevance FILE` ranks by a ground
+truth of many to many as well.
 """
 
 # ruff: noqa: E402
@@ -19,7 +18,6 @@ from runtime.packages import begin
 if __name__ == "__main__":
     begin(sys.argv[1:])
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,27 +26,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_utils.catalog import REAL_NOISE, protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
-from models.encoded_split import similarities, similarities_by_name, with_mean
-from models.ensemble import Scores, rank_scores, scores_in_turn
-from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
-from models.ranks import RECALLS, Ranks, Retrieval, difference, fold_members, retrieval
+from models.encoded_split import similarities, with_mean
+from models.ensemble import rank_scores, scores_in_turn
+from models.matcher import Matcher, ScoringConfig, prepare_scoring
+from models.ranks import RECALLS, Ranks, Retrieval, retrieval
 from models.relevance import GroundTruth, Relevance, RelevanceResult
 from models.restored import restore
-from models.sgraf import SAF, SGR
-from models.shortlist import shortlisted_similarities
 from runtime.checkpoint import load_checkpoint, provenance, provenance_lines
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.files import array_file, write_json
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from runtime.log import percent, table
+from runtime.flags import OneLineParser, add_flags, flag, from_namespace, require
+from runtime.log import table
 
 __all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
 """What others import from here, though it lives below."""
@@ -110,8 +104,6 @@ class EvaluationConfig:
         None, "write the score matrices (images x captions, float32) to this .npz file", metavar="FILE"
     )
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
-    shortlist: int = flag(0, "score only so many best candidates of each image and caption; 0: every pair")
-    shortlist_check: int = flag(1_000_000, "up to so many pairs, score all of them too and tell the recall lost")
 
     def __post_init__(self) -> None:
         require(self, "mode_path", "give a checkpoint that run.py wrote")
@@ -123,8 +115,6 @@ class EvaluationConfig:
                     f"--mode_path and --mode_path1 name {path} {count} times, so that it would count so often in the "
                     "mean; name each checkpoint once"
                 )
-        check_range(self, "shortlist", low=0)
-        check_range(self, "shortlist_check", low=0)
 
     def paths(self) -> list[str]:
         """Return the checkpoints' paths; a comma in the name of an existing file does not separate."""
@@ -174,40 +164,8 @@ def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[
     places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
     stored = open_for_all(checkpoints, paths, config.split, **places)
     split = stored.split
-    if config.shortlist > min(split.num_images, len(split)):
-        raise InputError(
-            f"--shortlist {config.shortlist} is more than there is to choose from: {split.name} has "
-            f"{split.num_images} images and {len(split)} captions; lower it, or take 0 to score every pair"
-        )
     truth = ground_truth(Path(config.relevance), split) if config.relevance else None
     return LoadedNetworks(matchers, split, stored.data_name, truth)
-
-
-def score_shortlist(
-    opened: LoadedNetworks, device: torch.device, config: EvaluationConfig, fold_images: int | None
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Score the shortlisted pairs; return the scores and, for the record, what that saved and lost.
-
-    Prints the recall lost against all pairs, or how to find out where that would take long.
-    """
-    split, started = opened.split, time.perf_counter()
-    folds = fold_members(split.image_of_caption, split.num_images, fold_images) if fold_images else ()
-    found = shortlisted_similarities(opened.matchers, split, device, size=config.shortlist, folds=folds)
-    seconds = time.perf_counter() - started
-    record: dict[str, Any] = {"size": config.shortlist, "share_of_pairs": found.share, "seconds": seconds, "lost": None}
-    done = f"--shortlist {config.shortlist}: {percent(found.share)} of the pairs scored, {seconds:.1f} s"
-    pairs = split.num_images * len(split)
-    if pairs > config.shortlist_check:
-        print(f"{done}; the recall lost was not measured: --shortlist_check {pairs} scores all pairs too")
-        return found.sims, record
-    started = time.perf_counter()
-    all_pairs = similarities_by_name(opened.matchers, split, device)
-    exact, short = (rank_scores(s.items(), split.image_of_caption).whole for s in (all_pairs, found.sims))
-    record["exact_seconds"] = time.perf_counter() - started
-    record["lost"] = {name: difference(exact[name], short[name]) for name in exact}
-    lost = ", ".join(f"{name} {exact[name].r_sum - short[name].r_sum:.2f}" for name in exact)
-    print(f"{done}; all pairs {record['exact_seconds']:.1f} s; rSum lost: {lost} (below zero: gained)")
-    return found.sims, record
 
 
 def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None = None) -> dict[str, Any]:
@@ -225,19 +183,9 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     fold = fold if fold is not None and split.num_images > fold else None
     for matcher in matchers.values():
         matcher.to(device)
-    for line in prepare_scoring(list(matchers.values()), scoring, device):
-        print(line)
-    scores: Scores = scores_in_turn(matchers, split, device)
-    shortlist: dict[str, Any] | None = None
-    others = sorted(
-        {type(m.similarity).__name__ for m in matchers.values() if not isinstance(m.similarity, (SGR, SAF))}
-    )
-    if config.shortlist and others:
-        print(f"--shortlist is left aside: it is made for SGR and SAF, not for {' and '.join(others)}")
-    elif config.shortlist:
-        short, shortlist = score_shortlist(opened, device, config, fold)
-        scores = short.items()
+    prepare_scoring(list(matchers.values()), scoring, device)
     with array_file(None if config.save_sims is None else Path(config.save_sims)) as keep:
+        scores = scores_in_turn(matchers, split, device)
         found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=opened.truth, keep=keep)
     record: dict[str, Any] = {
         "data_name": opened.data_name,
@@ -247,7 +195,6 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         **provenance(checkpoints, paths, REAL_NOISE),
         "num_networks": len(matchers),
         "precision": scoring.precision,
-        "shortlist": shortlist,
         "results": _as_dicts(found.whole),
     }
     names = iter(matchers)

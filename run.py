@@ -25,9 +25,9 @@ from typing import Any
 from runtime.device import repeatable
 from runtime.distributed import Processes, asked_for, started
 from runtime.errors import InputError, Stopped, exit_on_input_error, say_aside
+from training.checkpointing import choose_folder
 from training.config import RunConfig, parse_args
 from training.data import RunData, open_data
-from training.folders import choose_folder
 from training.trainer import Trainer
 
 

@@ -27,7 +27,7 @@ from data_utils.precomputed import PrecomputedSplit
 from models.attention import l2norm
 from models.dropout import Rows
 from models.encoders import CaptionEncoder
-from models.matcher import Embeddings, Matcher
+from models.matcher import PRECISIONS, Embeddings, Matcher
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
@@ -49,7 +49,7 @@ class EpochConfig:
     start: str | None = flag(None, "checkpoint of the recipe's networks after warm-up", metavar="FILE")
     repeats: int = flag(3, "timed epochs of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
-    precision: str = flag("fp32", "our scoring without gradient", choices=("fp32", "bf16", "auto"))
+    precision: str = flag("fp32", "our scoring without gradient", choices=PRECISIONS)
     profile: bool = flag(False, "print the operators that take most of our time")
     json: str | None = flag(None, "write the row to this JSON file", metavar="FILE")
 

@@ -24,10 +24,8 @@ from benchmarks.published_sizes import published_matcher, published_split
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import EvaluationConfig, open_all
 from models.encoded_split import similarities
-from models.matcher import Matcher
-from models.precision import bf16_is_supported
+from models.matcher import Matcher, bf16_is_supported
 from models.ranks import retrieval
-from models.shortlist import shortlisted_similarities
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
@@ -47,7 +45,6 @@ class BenchmarkConfig:
     images: int = flag(200, "images of the made-up split")
     captions_per_image: int = flag(5, "captions of each of them")
     embed_size: int = flag(1024, "dimensions of the joint space")
-    shortlist: int = flag(64, "size of the shortlist; 0: no such row")
     mode_path: str | None = flag(
         None, "checkpoint of a trained network to be evaluated as well (its first network)", metavar="FILE"
     )
@@ -57,32 +54,17 @@ class BenchmarkConfig:
         check_choices(self)
         for name in ("repeats", "images", "captions_per_image", "embed_size"):
             check_range(self, name, low=1)
-        check_range(self, "shortlist", low=0, high=self.images)
         check_target(self.json)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: there is no CUDA device; take cpu")
 
 
-def _shortlisted(matcher: Matcher, split: PrecomputedSplit, device: torch.device, size: int) -> np.ndarray:
-    return shortlisted_similarities({"A": matcher}, split, device, size=size).sims["A"]
-
-
-def _in_bf16(matcher: Matcher, split: PrecomputedSplit, device: torch.device, *, scoring: Scoring) -> np.ndarray:
+def _in_bf16(matcher: Matcher, split: PrecomputedSplit, device: torch.device) -> np.ndarray:
     matcher.similarity.scoring_dtype = torch.bfloat16
     try:
-        return scoring(matcher, split, device)
+        return similarities(matcher, split, device)
     finally:
         matcher.similarity.scoring_dtype = None
-
-
-def scorings(config: BenchmarkConfig) -> dict[str, Scoring]:
-    """Return what is compared with the published formulation, by the name of its row."""
-    found: dict[str, Scoring] = {"exact": similarities}
-    if config.shortlist:
-        found[f"shortlist {config.shortlist}"] = partial(_shortlisted, size=config.shortlist)
-    if bf16_is_supported(torch.device(config.device)):
-        found |= {f"{name}, bf16": partial(_in_bf16, scoring=scoring) for name, scoring in found.items()}
-    return found
 
 
 @contextmanager
@@ -98,7 +80,7 @@ def trained(config: BenchmarkConfig) -> Iterator[tuple[Matcher, PrecomputedSplit
     """Yield the first network of a checkpoint and the split it is to be evaluated on."""
     assert config.mode_path is not None
     checkpoint = load_checkpoint(config.mode_path)
-    wanted = EvaluationConfig(mode_path=config.mode_path, split=config.split, shortlist=config.shortlist)
+    wanted = EvaluationConfig(mode_path=config.mode_path, split=config.split)
     opened = open_all(wanted, [config.mode_path], [checkpoint])
     yield opened.matchers["A"].to(config.device), opened.split
 
@@ -113,13 +95,14 @@ def measure(config: BenchmarkConfig, title: str, matcher: Matcher, split: Precom
         r_sums[name] = retrieval(sims, split.image_of_caption).r_sum
         return {"scores": torch.from_numpy(sims)}
 
-    ours = scorings(config)
+    ours: dict[str, Scoring] = {"exact": similarities}
+    if bf16_is_supported(device):
+        ours["bf16"] = _in_bf16
     rows = compare_all(
         partial(evaluate, "published", lambda m, s, _: published.evaluate(m, s)),
         {f"{title}, {name}": partial(evaluate, name, scoring) for name, scoring in ours.items()},
         repeats=config.repeats,
         device=device,
-        differences={f"{title}, {name}": (lambda *_: {}) for name in ours if name.startswith("shortlist")},
     )
     print(f"{title}: rSum " + ", ".join(f"{name} {value:.2f}" for name, value in r_sums.items()))
     return rows

@@ -37,16 +37,13 @@ from methods.baseline import METHOD as BASELINE
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Method, MethodConfig
 from methods.mgcs import MGCS, MGCSConfig
-from models.matcher import Matcher
-from models.precision import ScoringConfig, bf16_is_supported, prepare_scoring
+from models.matcher import Matcher, ScoringConfig, bf16_is_supported, prepare_scoring
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from training.config import TrainingConfig
-from training.network import Network
-from training.optim import build_optimiser
-from training.step import LabelledBatch, part_loss, soft_labels, train_step
-from training.warmup import small, warm_up_alone
+from training.network import Network, build_optimiser
+from training.trainer import LabelledBatch, part_loss, small, soft_labels, train_step, warm_up_step
 
 MARGIN, CLIP, LEARNING_RATE, SELECTED = 0.2, 2.0, 2e-4, 0.5
 
@@ -59,7 +56,6 @@ class TrainStepConfig:
     batch_size: int = flag(128, "pairs a batch")
     repeats: int = flag(5, "timed steps of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
-    compile: bool = flag(False, "compile our tiles")
     json: str | None = flag(None, "write the rows to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
@@ -117,8 +113,7 @@ def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR") ->
 
     def side(precision: str) -> Callable[[], Results]:
         network = _network(copy.deepcopy(matcher), BASELINE(MethodConfig()))
-        for line in prepare_scoring([network.matcher], ScoringConfig(precision, config.compile), device):
-            print(line)
+        prepare_scoring([network.matcher], ScoringConfig(precision), device)
 
         def step() -> Results:
             loss = part_loss(network, part, 1.0)
@@ -147,7 +142,7 @@ def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> list[R
     settings = TrainingConfig(warmup_type=kind, warmup_rate=SELECTED, grad_clip=CLIP)
 
     def ours() -> Results:
-        return _results(matcher, warm_up_alone(network, batch, settings) * len(batch))
+        return _results(matcher, warm_up_step([network], batch, settings) * len(batch))
 
     name = "warm-up, mean hinge, SGR" + (f", warmup_sele {SELECTED}" if kind == "warmup_sele" else "")
     return [compare(name, theirs, ours, repeats=config.repeats, device=device)]

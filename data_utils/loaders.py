@@ -28,38 +28,10 @@ def shuffled_batches(
     pairs: np.ndarray,
     batch_size: int,
     generator: torch.Generator,
-    *,
-    lengths: np.ndarray | None = None,
-    window: int = 1,
 ) -> list[Tensor]:
-    """Shuffle the pair numbers (n,) and cut them into batches of at most `batch_size` and at least 2.
-
-    With a window, batches hold captions of similar length, which costs less padding: the shuffled pairs are taken
-    `window` batches at a time, sorted by length within that window (ties stay shuffled), cut, and the epoch's batches
-    shuffled. Against `window=1`, which is the plain shuffle bit for bit:
-    - the same: the pairs that an epoch holds, each once; that a pair's place in the epoch is uniform, whatever its
-      length; the number of batches and their sizes. The shorter last batch is cut off before sorting, so that no
-      length is more likely to get fewer batch mates, or to be left out as a batch of one.
-    - different: who meets whom. Batch mates, and with them the negatives, are alike in length, and the more so the
-      wider the window; pairs of very different lengths meet more rarely. An image's captions are often alike in length
-      and meet more often. A batch's mean loss varies more from batch to batch, and batch statistics (SAF) are those of
-      one length.
-
-    Args:
-        lengths: caption length of every pair of the split, by pair number; not needed without a window.
-        window: batches that are sorted together.
-    """
+    """Shuffle the pair numbers (n,) and cut them into batches of at most `batch_size` and at least 2."""
     order = torch.from_numpy(pairs)[torch.randperm(len(pairs), generator=generator)]
-    full = len(order) // batch_size
-    if window > 1 and full:
-        assert lengths is not None
-        which = torch.arange(full * batch_size) // (window * batch_size)
-        length = torch.tensor(lengths)[order[: full * batch_size]]
-        order[: full * batch_size] = order[torch.argsort(which * (int(length.max()) + 1) + length, stable=True)]
-    batches = [batch for batch in order.split(batch_size) if len(batch) >= MIN_BATCH]
-    if window > 1:
-        batches = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
-    return batches
+    return [batch for batch in order.split(batch_size) if len(batch) >= MIN_BATCH]
 
 
 @dataclass(frozen=True)
@@ -142,14 +114,13 @@ def load_forever(
     generator: torch.Generator,
     workers: int = 0,
     *,
-    window: int = 1,
     device: torch.device | None = None,
     processes: Processes | None = None,
     skip: int = 0,
 ) -> Iterator[Batch]:
     """Yield shuffled batches of `pairs` without end, shuffled anew each time round; leave out the first `skip`."""
     while True:
-        batches = shuffled_batches(pairs, batch_size, generator, lengths=split.lengths, window=window)
+        batches = shuffled_batches(pairs, batch_size, generator)
         yield from load(split, batches[skip:], workers, device=device, processes=processes)
         skip = max(0, skip - len(batches))
 

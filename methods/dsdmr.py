@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.blocks.choices import CONSENSUS, OWN
+from methods.blocks.choices import OWN
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.method import DivisionReport, Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
 from methods.blocks.modes import SimilarityModes
-from methods.blocks.refitting import RefitConfig, refit
-from methods.blocks.similarity_modes import select
+from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_similarity_modes, select
 from models.contrastive import HINGE
 from models.losses import Margins
 from runtime.errors import InputError
@@ -55,10 +54,6 @@ class DSDMRConfig(MethodConfig, RefitConfig, MarginConfig):
             for field in fields(MarginConfig):
                 if getattr(self, field.name) != field.default:
                     raise InputError(f"--{field.name} has no effect with --loss {self.loss}, which knows no margin")
-        if self.margin_policy == "gap" and self.signal == CONSENSUS:
-            raise InputError(
-                "--margin_policy gap needs similarities; --signal consensus divides log-odds: leave one out"
-            )
 
 
 class DSDMR(Method):
@@ -72,18 +67,12 @@ class DSDMR(Method):
     def __init__(self, config: DSDMRConfig) -> None:
         super().__init__(config)
         self._modes: SimilarityModes | None = None
-        self._kept: np.ndarray | None = None
 
     def state(self) -> dict[str, Any]:
-        return {
-            "modes": None if self._modes is None else self._modes.as_dict(),
-            "kept": None if self._kept is None else torch.from_numpy(self._kept),
-        }
+        return {"modes": None if self._modes is None else self._modes.as_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        modes, kept = state["modes"], state["kept"]
-        self._modes = None if modes is None else SimilarityModes.from_dict(modes)
-        self._kept = None if kept is None else kept.numpy()
+        self._modes = None if state["modes"] is None else SimilarityModes.from_dict(state["modes"])
 
     def divides_in(self, epoch: int) -> bool:
         return epoch % self.config.refit_every == 0
@@ -99,24 +88,22 @@ class DSDMR(Method):
         return {"similarity": scored.matched}
 
     def clean_probability(self, signal: np.ndarray) -> np.ndarray:
-        """Fit the two modes to the pool's similarities; return P(clean) (N,), 0 for pairs outside the pool.
+        """Fit the two modes to the similarities of all pairs, so that dropped ones may return; return P(clean) (N,).
 
         Raises:
-            InputError: the pool holds too few pairs.
+            InputError: there are too few pairs.
         """
-        found = refit(-signal, self.config, self._kept, bounded=False)
-        self._modes = found.modes
-        return found.probability
+        config = self.config
+        self._modes = fit_similarity_modes(
+            -signal, num_starts=config.mode_starts, min_separation=config.min_separation, bounded=False
+        )
+        return clean_posterior(-signal, self._modes, config.mode_prior)
 
     def divide(self, probability: np.ndarray) -> np.ndarray:
-        """Return the pairs above the threshold, which are the next filtering's pool; clean data is kept whole."""
-        kept = np.ones(len(probability), dtype=bool)
-        if not self.config.no_filter:
-            kept = select(probability, self.config.p_threshold)
-        if self.config.filter_pool == "cumulative" and self._kept is not None:
-            kept &= self._kept  # a consensus raises the probability of pairs outside the pool, too
-        self._kept = kept
-        return kept
+        """Return the pairs above the threshold; clean data is kept whole."""
+        if self.config.no_filter:
+            return np.ones(len(probability), dtype=bool)
+        return select(probability, self.config.p_threshold)
 
     def findings(self) -> DivisionReport:
         """Return the modes of the last filtering, their d' and overlap, the margins, and what the guards say."""

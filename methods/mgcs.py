@@ -30,14 +30,12 @@ class MGCSConfig(BiCroConfig):
     embedded data is in its recipes."""
 
     drift_correction: str = flag("both", "where similarities are multiplied by drift factors", choices=CORRECTION)
-    drift_warmup: bool = flag(False, "multiply by drift factors in warm-up too")
     drift_neighbours: str = flag(
         "batch", "where an image's neighbours are: its batch, or the whole training set", choices=("batch", "bank")
     )
     drift_num_neighbours: int = flag(5, "n, neighbours whose drifts are averaged")
     drift_own: bool = flag(False, "count an image as its own neighbour")
     drift_gradient: bool = flag(True, "let gradients flow through the drift factors")
-    drift_negatives: str = flag("mean", "negatives of the hinge in the division signal", choices=("mean", "hardest"))
     drift_margin: float = flag(0.04, "a2, scale of the dynamic margin")
     drift_beta: float = flag(0.2, "beta, weight of the dynamic regularisation in the division signal")
     drift_delta: float = flag(0.5, "delta of the balance weight's formula")
@@ -112,16 +110,12 @@ class MGCS(BiCro):
             return sims
         return sims * self.factors(embeddings, batch)
 
-    def warmup_scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
-        return self.scores(sims, embeddings, batch) if self.config.drift_warmup else sims
-
     def pair_signal(self, scored: Scored) -> Tensor:
         """Return l_tri(S') + beta l_dr (Eq. 8-13). *Reading*: l_dr is the mean over the batch's trusted pairs."""
         corrected = scored.sims
         if self.config.drift_correction in ("both", "division"):
             corrected = corrected * self.factors(scored.embeddings, scored.batch)
-        hardness = 1.0 if self.config.drift_negatives == "hardest" else 0.0
-        triplet = self.per_pair_loss(corrected, scored.batch, hardness=hardness)
+        triplet = self.per_pair_loss(corrected, scored.batch)
         regularisation = dynamic_regularisation(
             scored.sims,
             scored.embeddings.image_global,

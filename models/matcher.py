@@ -5,6 +5,7 @@ Legend: I images, C captions, R regions, W words, D embed size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +20,12 @@ from models.dropout import Draws, Rows
 from models.encoders import CaptionEncoder, RegionEncoder
 from models.scan import POOLINGS
 from models.similarity import SIMILARITIES, EncodedCaptions, EncodedImages
+from models.tiled import TiledSimilarity
 from runtime.distributed import Share
+from runtime.errors import InputError
 from runtime.flags import check_choices, check_range, flag
+
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -229,3 +234,42 @@ def _encode_rows(encoder: CaptionEncoder, batch: Batch, rows: slice) -> Tensor:
 def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:
     """Make a matcher with freshly drawn weights (from torch's global generator)."""
     return Matcher(config, shape)
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """Flags of scoring."""
+
+    precision: str = flag(
+        "fp32",
+        "scoring without gradient: fp32 or bf16; hardest negatives stay those of fp32; on CUDA bf16 also allows TF32 "
+        "with gradients",
+        choices=PRECISIONS,
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+def bf16_is_supported(device: torch.device) -> bool:
+    """Tell whether `device` multiplies matrices in bfloat16 by itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def prepare_scoring(matchers: Sequence[Matcher], config: ScoringConfig, device: torch.device) -> None:
+    """Make matchers on `device` score as asked; gradients are always computed in the parameters' own precision.
+
+    Raises:
+        InputError: bfloat16 is asked for where there is none.
+    """
+    if config.precision == "fp32":
+        return
+    if not bf16_is_supported(device):
+        raise InputError(f"--precision bf16: {device} has no bfloat16 products; use fp32")
+    for matcher in matchers:
+        if isinstance(matcher.similarity, TiledSimilarity):  # others are one product
+            matcher.similarity.scoring_dtype = torch.bfloat16
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32

@@ -5,8 +5,6 @@ Legend: I images, C captions, R regions, W words, D embed size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,6 @@ class TiledSimilarity(Similarity):
     def __init__(self, embed_size: int) -> None:
         super().__init__()
         self.embed_size = embed_size
-        self._compiled_tile: Callable[..., Tensor] | None = None
 
     def forward(
         self,
@@ -38,14 +35,6 @@ class TiledSimilarity(Similarity):
                 return score_in_one_graph(self, sides, captions.lengths)
             return score_tiles_with_gradient(self, self.tile_parameters(), sides, captions.lengths, wanted, known)
         return score_tiles(self, sides, captions.lengths, wanted, None if exact else self.scoring_dtype)
-
-    def compile_tiles(self) -> None:
-        """Compile what scores a tile without gradient; the first tiles then wait for the compiler."""
-        self._compiled_tile = torch.compile(self.score_tile, dynamic=True)
-
-    def plain_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Do what `score_tile` does, compiled if asked for; for use without gradient."""
-        return (self._compiled_tile or self.score_tile)(weights, share, mask)
 
     def tile_parameters(self) -> list[Tensor]:
         """Return the parameters that `tile_weights` is made from."""

@@ -95,9 +95,6 @@ class TileScorer(Protocol):
             mask: (C, W + 1) or (I, 1, W + 1), the nodes that are there; other words are zero. None: all are.
         """
 
-    def plain_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Do what `score_tile` does, without gradient."""
-
     @property
     def couples_pairs(self) -> bool:
         """Whether a tile must hold all images, since the scores of a caption depend on each other."""
@@ -290,7 +287,7 @@ def score_tiles(
     if dtype is not None:
         sides = replace(sides, regions=sides.regions.to(dtype), words=sides.words.to(dtype))
     for tile in _cut(scorer, sides, lengths, wanted, 1 if dtype is None else LOW_PRECISION_MULTIPLE):
-        sims[tile.index(sims.device)] = scorer.plain_tile(
+        sims[tile.index(sims.device)] = scorer.score_tile(
             weights, sides.of(tile, products), tile.node_mask(sims.device)
         ).to(sims.dtype)
     return sims

@@ -2,8 +2,8 @@
 
 A fault in what the user gave (a flag, a file, a value) raises `InputError`: one clear line, exit code 2, no traceback.
 A fault of ours keeps its traceback. SIGINT and SIGTERM are requests: the first signal is remembered
-(`Interruption.requested`) and passed on to processes that work for this one; the work in hand is finished and saved,
-then the program ends. A second one ends it at once. No file suffers: files get their names only when they are whole.
+(`Interruption.requested`); the work in hand is finished and saved, then the program ends. A second one ends it at once.
+No file suffers: files get their names only when they are whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -77,8 +77,6 @@ def exit_on_input_error(main: Callable[..., Result]) -> Callable[..., Result]:
 
 
 ASKED = (signal.SIGINT, signal.SIGTERM)
-PASSED_ON: signal.Signals = getattr(signal, "SIGUSR1", signal.SIGINT)
-"""Windows has no SIGUSR1, and no forks to pass it on to."""
 
 
 class Stopped(Exception):
@@ -100,7 +98,6 @@ class Interruption:
     def __init__(self) -> None:
         self.requested: int | None = None
         """Number of the signal, None as long as there was none."""
-        self._workers: set[int] = set()
 
     def ask(self) -> None:
         """Ask for the end on behalf of another process, if nobody has yet."""
@@ -113,42 +110,15 @@ class Interruption:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch the signals inside the block, and in processes forked there; after it they do what they did before."""
-        handlers = {PASSED_ON: self._told} | dict.fromkeys(ASKED, self._asked)
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        """Catch the signals inside the block; after it they do what they did before."""
+        before = {number: signal.signal(number, self._asked) for number in ASKED}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextmanager
-    def passed_on(self, pid: int) -> Iterator[None]:
-        """Pass the first signal on to the forked process `pid` while the block runs."""
-        self._workers.add(pid)
-        if self.requested is not None:  # it came before the process was known
-            self._tell(pid)
-        try:
-            yield
-        finally:
-            self._workers.discard(pid)
-
-    def work_for_parent(self) -> None:
-        """In a forked process: leave the terminal's Ctrl-C to the parent, which passes it on."""
-        self._workers.clear()
-        for number in ASKED:
-            signal.signal(number, signal.SIG_IGN)
-
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = number
-        for pid in self._workers:
-            self._tell(pid)
-
-    def _told(self, number: int, frame: FrameType | None) -> None:
-        self.requested = self.requested or signal.SIGINT
-
-    def _tell(self, pid: int) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, PASSED_ON)

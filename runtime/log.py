@@ -62,7 +62,6 @@ class Progress:
     Args:
         title: what is done.
         total: things to do.
-        line: of several bars at once, which; without a terminal only line 0 speaks.
         unit: what is counted.
         is_shown: False: silent.
         every: without a terminal, calls of `advance` between two lines, if that takes SOONEST seconds or more.
@@ -73,7 +72,6 @@ class Progress:
         self,
         title: str,
         total: int,
-        line: int = 0,
         unit: str = "pairs",
         *,
         is_shown: bool = True,
@@ -82,7 +80,7 @@ class Progress:
     ) -> None:
         is_terminal = sys.stderr.isatty()
         self._title, self._total, self._unit, self._every, self._left = title, total, unit, every, left
-        self._speaks = is_shown and not is_terminal and line == 0
+        self._speaks = is_shown and not is_terminal
         self._calls, self._done, self._before = 0, 0, 0
         self._started = self._spoken = time.monotonic()
         self._is_bar = is_shown and is_terminal
@@ -92,7 +90,6 @@ class Progress:
             unit=f" {unit}",
             leave=False,
             disable=not self._is_bar,
-            position=line,
             bar_format=None if left is None else NARROW,
         )
 
@@ -219,10 +216,6 @@ class RunLog:
         if self._folder is not None:
             say(text)
 
-    def at_once(self, text: str) -> None:
-        """Print a line now, also where others are kept for later."""
-        self.say(text)
-
     def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
         """Record named values: one JSON line, and each number as a TensorBoard scalar under its name.
 
@@ -255,9 +248,6 @@ class RunLog:
             text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
             self._events.record(lambda writer: writer.add_text(name, text, step))
 
-    def settings(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        pass
-
     def arrays(self, name: str, content: Mapping[str, np.ndarray]) -> None:
         """Write arrays to `divisions/{name}.npz`, whole or not at all; a file of that name is replaced."""
         if self._folder is None:
@@ -273,11 +263,6 @@ class RunLog:
     def progress(self, title: str, total: int, **how: Any) -> Progress:
         """Return what shows how many of `total` pairs are done; `how`: of `Progress`."""
         return Progress(title, total, is_shown=self._folder is not None, **how)
-
-    def replay(self, held: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
-        """Say and record what a `HeldLog` holds."""
-        for name, values, named in held:
-            getattr(self, name)(*values, **named)
 
     def size(self) -> dict[str, int]:
         """Write everything to its file; return the length of each, by its name in the folder."""
@@ -324,34 +309,6 @@ def _numbers(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, 
             yield from _numbers(value, path)
         elif isinstance(value, (int, float)):
             yield path, value
-
-
-def SilentLog() -> RunLog:
-    return RunLog(None)
-
-
-class HeldLog:
-    """Stands for a `RunLog`, and keeps what is said and recorded until that replays it; only progress shows at once.
-
-    Args:
-        line: of several at work, which; the first may speak.
-    """
-
-    def __init__(self, line: int) -> None:
-        self.held: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        self._line = line
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *values, **named: self.held.append((name, values, named))
-
-    def at_once(self, text: str) -> None:
-        """Print a line now, if this is the first of those at work."""
-        if self._line == 0:
-            say(text)
-
-    def progress(self, title: str, total: int, **how: Any) -> Progress:
-        """Return what shows how many of `total` pairs are done; `how`: of `Progress`."""
-        return Progress(title, total, self._line, **how)
 
 
 def percent(share: float) -> str:

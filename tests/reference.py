@@ -584,34 +584,6 @@ def soft_margin(labels: Tensor, margin: float, kind: str, base: float = 10.0) ->
     return torch.stack(margins)
 
 
-def small_loss_warmup(
-    sims: Tensor, margin: float | Tensor, rate: float, image_id: Sequence[int] | Tensor | None = None
-) -> Tensor:
-    """Loss of the ``warmup_sele`` warm-up: the sum of the int(rate B) smallest per-pair losses.
-
-    The number kept is rounded down (0.3 of 12 pairs keeps 3). The per-pair losses are the mean hinges of the
-    *full* batch, so negatives from pairs that are not kept still count; they are summed, not averaged, and
-    not computed again among the kept pairs.
-
-    Args:
-        sims: (B, B).
-        margin: a number or (B,).
-        rate: share of pairs kept.
-        image_id: (B,) or None, see `pair_costs`.
-
-    Returns:
-        Scalar.
-    """
-    losses = mean_hinge_per_pair(sims, margin, image_id)
-    kept = sorted(range(len(losses)), key=lambda k: _number(losses[k]))[: int(rate * len(losses))]
-    return sum((losses[k] for k in kept), sims.new_zeros(()))
-
-
-# --------------------------------------------------------------------------------------------------
-# Label refinement
-# --------------------------------------------------------------------------------------------------
-
-
 def ncr_prediction(
     sims: Tensor, margin: float, image_id: Sequence[int] | Tensor | None = None, clip: bool = True
 ) -> Tensor:

@@ -235,7 +235,7 @@ def test_of_real_noise_no_share_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--method", "mgcs", "--drift_neighbours", "bank", "--drift_warmup", "--fit_type", "bmm"],
+        ["--method", "mgcs", "--drift_neighbours", "bank", "--fit_type", "bmm"],
         ["--method", "bicro", "--noise_train", "noise_hard", "--noisy_start", "0", "--warmup_type", "co_teaching"],
         ["--method", "ncr", "--negatives", "anneal", "--anneal_epochs", "2", "--warmup_type", "warmup_sele"],
         ["--module_name", "SAF", "--no-bi_gru", "--num_layers", "2", "--no_imgnorm", "--no_txtnorm"],

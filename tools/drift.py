@@ -20,23 +20,19 @@ from models.matcher import MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
+from runtime.flags import check_choices, flag, require
 from runtime.log import table
 from runtime.seed import generator
+from tools.command import parsed
 from training.data import open_data
-from training.division import decide, division_metrics
+from training.division import decide
 from training.evidence import gather_evidence
+from training.reports import division_metrics
 
 READINGS: dict[str, dict[str, Any]] = {
     "no factor": {"drift_correction": "off"},
-    "no factor, hardest negatives": {"drift_correction": "off", "drift_negatives": "hardest"},
     "batch, n = 5": {"drift_neighbours": "batch", "drift_num_neighbours": 5},
     "batch, n = 5, own": {"drift_neighbours": "batch", "drift_num_neighbours": 5, "drift_own": True},
-    "batch, n = 5, hardest negatives": {
-        "drift_neighbours": "batch",
-        "drift_num_neighbours": 5,
-        "drift_negatives": "hardest",
-    },
     "bank, n = 5": {"drift_neighbours": "bank", "drift_num_neighbours": 5},
     "bank, n = 5, own": {"drift_neighbours": "bank", "drift_num_neighbours": 5, "drift_own": True},
     "bank, n = 30": {"drift_neighbours": "bank", "drift_num_neighbours": 30},
@@ -62,9 +58,7 @@ class DriftConfig:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Divide the training pairs by network A under every reading and print the table."""
-    parser = OneLineParser(prog="python -m tools.drift", description="MGCS's drift factors, reading by reading.")
-    add_flags(parser, "drift", DriftConfig)
-    config = from_namespace(DriftConfig, parser.parse_args(argv))
+    (config,) = parsed("tools.drift", "MGCS's drift factors, reading by reading.", argv, {"drift": DriftConfig})
     assert config.mode_path is not None
     checkpoint = load_checkpoint(config.mode_path)
     settings = checkpoint["config"]

@@ -32,7 +32,8 @@ from data_utils.noise import (
 from data_utils.precomputed import Counts, count
 from data_utils.regions import RegionStore
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, from_namespace, word
+from runtime.flags import word
+from tools.command import parsed
 
 MAX_RATIO_ERROR = 0.01
 """A measured ratio further from the asked one than this is pointed out."""
@@ -128,13 +129,8 @@ def make(path: Path, data: DataConfig, noise: NoiseConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Inspect an index file or make one."""
-    parser = OneLineParser(prog="python -m tools.noise", description="Inspect a noise index, or make one.")
-    add_flags(parser, "what to do", Command)
-    add_flags(parser, "data", DataConfig)
-    add_flags(parser, "noise, as for run.py", NoiseConfig)
-    namespace = parser.parse_args(argv)
-    command, data = from_namespace(Command, namespace), from_namespace(DataConfig, namespace)
-    noise = from_namespace(NoiseConfig, namespace)
+    kinds = {"what to do": Command, "data": DataConfig, "noise, as for run.py": NoiseConfig}
+    command, data, noise = parsed("tools.noise", "Inspect a noise index, or make one.", argv, kinds)
     if (command.file is None) == (noise.noise_file is None):
         raise InputError("name the index file, once: after the action, or with --noise_file")
     path = Path(command.file or noise.noise_file or "")

@@ -88,7 +88,6 @@ class Row:
     features: str = "regions"
     is_approximate: bool = False
     is_published: bool = False
-    is_ablation: bool = False
     spread: tuple[float, ...] = ()
     settings: str | None = None
     notes: tuple[str, ...] = ()
@@ -170,15 +169,6 @@ def _settings(path: Path) -> str | None:
     return json.dumps(config, sort_keys=True)
 
 
-def _alone(row: Row, name: str, content: Mapping[str, Any]) -> Row:
-    """Return the row of one of several networks: `A`, `B`, of a second checkpoint `A1`, `B1`."""
-    alone = replace(row, method=f"{row.method}, {name} alone", num_networks=1)
-    if len(row.seeds) < 2:
-        return alone
-    k = int(name[1:] or 0)
-    return replace(alone, similarity=content["similarities"][k], seeds=(row.seeds[k],), epochs=(row.epochs[k],))
-
-
 def _check_types(row: Row) -> None:
     """Raise `TypeError` for what a file tells as something else than the tables can show."""
     for name, kinds in TYPES.items():
@@ -190,12 +180,8 @@ def _check_types(row: Row) -> None:
         raise ValueError("a recall is no finite number")
 
 
-def read_results(path: Path, *, each: bool = False) -> list[Row]:
-    """Read a results file, or the results.json of a folder.
-
-    Args:
-        path: the file.
-        each: a row for every network too, not only for the mean of several.
+def read_results(path: Path) -> list[Row]:
+    """Read a results file, or the results.json of a folder: a row for each way a split was ranked.
 
     Raises:
         InputError: not a results file.
@@ -217,25 +203,23 @@ def read_results(path: Path, *, each: bool = False) -> list[Row]:
             "measured_ratio": None if has_real_noise else _only(n.get("measured_ratio") for n in noise),
         }
         for split, results in by_split.items():
-            *others, final = results
-            for name in (final, *(others if each else ())):
-                result = results[name]
-                recalls, notes = _recalls(result), []
-                if abs(float(result["rSum"]) - sum(recalls)) > LARGEST_SLIP:
-                    said = f"says rSum {result['rSum']:.1f}, its recalls add up to {sum(recalls):.1f}"
-                    notes = [f"{path}, {split} {name}: {said}"]
-                row = Row(
-                    **(common | told),
-                    source=path.parent.name if path.name == "results.json" else path.name,
-                    settings=_settings(path),
-                    split=split,
-                    recalls=recalls,
-                    r_sum=sum(recalls),
-                    notes=tuple(notes),
-                )
-                row = row if name == final else _alone(row, name, content)
-                _check_types(row)
-                rows.append(row)
+            *_, name = results  # the mean of several networks comes last
+            recalls = _recalls(results[name])
+            notes: tuple[str, ...] = ()
+            if abs(float(results[name]["rSum"]) - sum(recalls)) > LARGEST_SLIP:
+                said = f"says rSum {results[name]['rSum']:.1f}, its recalls add up to {sum(recalls):.1f}"
+                notes = (f"{path}, {split} {name}: {said}",)
+            row = Row(
+                **(common | told),
+                source=path.parent.name if path.name == "results.json" else path.name,
+                settings=_settings(path),
+                split=split,
+                recalls=recalls,
+                r_sum=sum(recalls),
+                notes=notes,
+            )
+            _check_types(row)
+            rows.append(row)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; give a results.json or its folder") from None
     except InputError:
@@ -249,9 +233,11 @@ def read_results(path: Path, *, each: bool = False) -> list[Row]:
 
 
 def read_published(path: Path = PUBLISHED) -> list[Row]:
-    """Read the published rows."""
+    """Read the published rows, less those of ablations."""
     rows = []
     for entry in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        if entry.get("is_ablation"):
+            continue
         recalls = entry.get("recalls") or [entry["i2t_R@1"], None, None, entry["t2i_R@1"], None, None]
         r_sum = sum(entry["recalls"]) if entry.get("recalls") else entry["rSum"]
         printed, notes = entry.get("printed_rSum", entry["rSum"]), []
@@ -267,7 +253,6 @@ def read_published(path: Path = PUBLISHED) -> list[Row]:
                 r_sum=r_sum,
                 similarity=entry.get("similarity"),
                 is_published=True,
-                is_ablation=entry.get("is_ablation", False),
                 notes=tuple(notes),
             )
         )

@@ -25,8 +25,8 @@ from runtime.errors import InputError, Interruption, exit_on_input_error
 from runtime.files import write_atomically, write_json
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from tools.table import TableConfig, build
+from training.checkpointing import differing_settings
 from training.config import parse_args
-from training.reports import differing_settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, str(REPOSITORY / "run.py")]

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import exit_on_input_error
 from runtime.files import write_atomically
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace
 from runtime.log import table
+from tools.command import check_writable
 from tools.result_rows import MARKS, RECALLS, Row, Section, marks, over_seeds, read_published, read_results, sections
 
 COLUMNS = (
@@ -50,14 +51,11 @@ class TableConfig:
         choices=("auto", "all", "none"),
         metavar="FILE",
     )
-    ablations: bool = flag(False, "published ablations too")
-    each: bool = flag(False, "a row for every network too, not only for the mean of their scores")
     output: str | None = flag(None, "write to this file instead of the terminal", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.output is not None and (Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir()):
-            raise InputError(f"--output {self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
 
 def _number(value: float | None, spread: float | None) -> str:
@@ -206,9 +204,8 @@ FORMATS: dict[str, Callable[[Sequence[Section], Sequence[str]], str]] = {
 
 def build(config: TableConfig, paths: Sequence[Path]) -> str:
     """Return the tables of some results files."""
-    own = over_seeds([row for path in paths for row in read_results(path, each=config.each)])
-    published = [row for row in read_published() if config.ablations or not row.is_ablation]
-    made = sections(own, published, config.published)
+    own = over_seeds([row for path in paths for row in read_results(path)])
+    made = sections(own, read_published(), config.published)
     notes = dict.fromkeys(note for section in made for row in section.rows for note in row.notes)
     shown = "text" if config.output is None and sys.stdout.isatty() else "markdown"
     return FORMATS[shown if config.format == AUTO else config.format](made, list(notes))

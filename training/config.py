@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from data_utils.catalog import DataConfig
@@ -14,23 +14,37 @@ from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
 from methods.blocks.choices import OWN
 from models.contrastive import HINGE
-from models.matcher import MatcherConfig
-from models.precision import ScoringConfig
+from models.matcher import MatcherConfig, ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
-from training.optim import LR_RULES
 from vocab.word_vectors import WordVectorsConfig
 
 WARMUPS = ("warmup", "warmup_sele", "co_teaching")
 NEGATIVES = ("mean", "hardest", "anneal")
 ON_NAN = ("stop", "skip")
+
+
+def _ncr(epoch: int, num_epochs: int, lr_update: int) -> float:
+    """Return 0.1^(epoch // lr_update)."""
+    return 0.1 ** (epoch // lr_update)
+
+
+def _mgcs(epoch: int, num_epochs: int, lr_update: int) -> float:
+    """Return 0.5^(epoch // lr_update), times 0.1 from half of the epochs on, times 0.1 again from 75 % on."""
+    tenths = (2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)
+    return 0.5 ** (epoch // lr_update) * 0.1**tenths
+
+
+LR_RULES: dict[str, Callable[[int, int, int], float]] = {"ncr": _ncr, "mgcs": _mgcs}
+"""`--lr_rule`: name -> factor on the learning rate at (epoch, num_epochs, lr_update), epochs from 0."""
+
 CONTRASTIVE_DEFAULTS = {"negatives": "mean"}
 """Defaults of flags where the loss is contrastive. On photographs (30,000 pairs, 40 % noise, VSE) the baseline with the
 bounded loss collapsed as `--negatives anneal` went to the hardest one."""
 
 COMMON = (
     *("data_name", "data_path", "vocab_path", "noise_ratio", "noise_file", "module_name", "method", "fit_type"),
-    *("warmup_epoch", "num_epochs", "batch_size", "learning_rate", "lr_update", "negatives", "side_by_side"),
+    *("warmup_epoch", "num_epochs", "batch_size", "learning_rate", "lr_update", "negatives"),
     *("resume", "saved_model", "seed", "gpu", "workers", "id", "output_dir"),
 )
 """Flags that people use; the others are in `--help_all`."""
@@ -56,9 +70,6 @@ class TrainingConfig:
         "take so many batches as one, with all their captions as negatives; they are encoded one after the other, and "
         "again for the derivative, to save memory",
     )
-    length_window: int = flag(
-        1, "cut batches of similar caption length from windows of so many shuffled batches (1: no sorting)"
-    )
     learning_rate: float = flag(2e-4, "learning rate of Adam")
     lr_update: int = flag(30, "epochs between steps of the learning rate")
     lr_rule: str = flag(
@@ -72,19 +83,9 @@ class TrainingConfig:
         "negatives after warm-up: their mean (contrastive losses: all of them), the hardest, or from mean to hardest",
         choices=NEGATIVES,
     )
-    negative_shortlist: int = flag(
-        0,
-        "score only so many negatives a row and column, the best by pooled vectors, once negatives are the hardest "
-        "(SGR; 0: all)",
-    )
     anneal_epochs: int = flag(10, "epochs over which --negatives anneal goes from mean to hardest")
     noisy_start: float = flag(
         0.5, "the noisy side is trained from this share of the epochs on (1: never)", metavar="RATIO"
-    )
-    side_by_side: bool = flag(
-        False,
-        "train, divide and validate both networks at once, each in a process of its own with one thread, where "
-        "neither needs the other: faster for small networks (Linux, CPU; otherwise in turn)",
     )
     remove_noise: bool = flag(
         False,
@@ -92,7 +93,6 @@ class TrainingConfig:
         "drop noisy pairs",
     )
     no_co_training: bool = flag(False, "one network, divided by its own signal, instead of two")
-    validate_every: int = flag(1, "epochs between validations (the last epoch is always validated)")
     save_minutes: float = flag(10.0, "minutes between saves of the run's state; it is also saved after every epoch")
     resume: bool = flag(False, "go on where the last run of this name was interrupted; without one, start")
     on_nan: str = flag(
@@ -125,9 +125,9 @@ class TrainingConfig:
         check_range(self, "save_minutes", low=0.0)
         check_range(self, "learning_rate", low=1e-12, high=1.0)
         check_range(self, "grad_clip", low=1e-12)
-        for name in ("warmup_epoch", "num_epochs", "workers", "seed", "negative_shortlist"):
+        for name in ("warmup_epoch", "num_epochs", "workers", "seed"):
             check_range(self, name, low=0)
-        for name in ("accumulate", "length_window", "lr_update", "anneal_epochs", "validate_every", "log_step"):
+        for name in ("accumulate", "lr_update", "anneal_epochs", "log_step"):
             check_range(self, name, low=1)
         if self.num_epochs == 0 and not self.saved_model and not self.warmup_model_path:
             raise InputError("--num_epochs 0 needs a checkpoint to test: give --saved_model or --warmup_model_path")
@@ -174,29 +174,12 @@ class RunConfig:
         start = self.training.saved_model or self.training.warmup_model_path
         if self.words.word_vectors and start and not self.training.continued:
             raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
-        shortlist, module = self.training.negative_shortlist, self.matcher.module_name
-        if shortlist and module != "SGR":
-            product = "one product scores all pairs"
-            reasons = {"VSE": product, "GPO": product, "SAF": "all pairs of a caption are coupled in training"}
-            why = reasons.get(module, "a pair that is not scored counts as 0, which is not below every cosine")
-            raise InputError(f"--negative_shortlist {shortlist} works with --module_name SGR only; with {module} {why}")
-        if shortlist and self.training.negatives == "mean":
-            raise InputError(f"--negative_shortlist {shortlist} has no effect with --negatives mean; leave one out")
-
         if not known_methods()[self.method_name].divides:
-            for name, usual in (("signal", OWN), ("refine", OWN), ("mask_matches", False)):
+            for name, usual in (("signal", OWN), ("refine", OWN)):
                 if (value := getattr(self.method, name)) != usual:
                     raise InputError(
                         f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"
                     )
-        if self.training.side_by_side and self.scoring.compile:
-            raise InputError("--compile would compile anew in every process of --side_by_side; leave one out")
-        if self.training.deterministic and self.scoring.precision == "auto":
-            raise InputError(
-                "--deterministic: --precision auto measures, and may choose differently next time; give fp32 or bf16"
-            )
-        if self.training.deterministic and self.scoring.compile:
-            raise InputError("--deterministic: --compile chooses kernels by timing them; leave one out")
 
     def warnings(self) -> list[str]:
         """Return what is allowed and yet likely a mistake, a line each."""
@@ -210,10 +193,6 @@ class RunConfig:
 
     def check_processes(self, count: int) -> None:
         """Raise `InputError` unless `count` processes can share the run."""
-        if count > 1 and self.training.side_by_side:
-            raise InputError("--side_by_side and torchrun both divide the work; add --no-side_by_side, or one process")
-        if count > 1 and self.scoring.precision == "auto":
-            raise InputError("--precision auto measures, and each process might choose differently; give fp32 or bf16")
         size = self.training.step_size
         if size % count:
             unit = count // math.gcd(count, self.training.accumulate)
@@ -279,15 +258,16 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     Raises:
         InputError: a value is not allowed.
     """
-    parser = build_parser()
-    given = parser.parse_args(argv)  # without arguments the command line's, of which contradictions are told
-    choice = from_namespace(MethodChoice, given)
-    kind = known_methods()[choice.method]
-    if (kind.own_loss if given.loss == OWN else given.loss) != HINGE:
-        parser.set_defaults(**CONTRASTIVE_DEFAULTS)
-    parser.set_defaults(**kind.defaults)
-    words = sys.argv[1:] if argv is None else argv
-    namespace = parser.parse_args(words)  # once more: what was not given now has these defaults
+    parser, methods = build_parser(), known_methods()
+    special = {*CONTRASTIVE_DEFAULTS, *(name for method in methods.values() for name in method.defaults)}
+    namespace = parser.parse_args(argv, SimpleNamespace(**dict.fromkeys(special)))  # None stays where none is given
+    choice = from_namespace(MethodChoice, namespace)
+    kind = methods[choice.method]
+    loss = kind.own_loss if namespace.loss == OWN else namespace.loss
+    defaults = {**({} if loss == HINGE else CONTRASTIVE_DEFAULTS), **kind.defaults}
+    for name in special:
+        if getattr(namespace, name) is None:
+            setattr(namespace, name, defaults.get(name, parser.get_default(name)))
     return RunConfig(
         data=from_namespace(DataConfig, namespace),
         noise=from_namespace(NoiseConfig, namespace),

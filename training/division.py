@@ -1,6 +1,6 @@
-"""The division of one network's training pairs into a clean and a noisy side, and how good it was.
+"""The division of the training pairs into a clean and a noisy side, by one network, and what an epoch trains on then.
 
-Legend: N training pairs.
+Legend: N training pairs, M new ones that a method offers.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.consensus import agreed, tempered
 from methods.blocks.method import DivisionReport, Method
 from methods.blocks.rematch import Offers, joint_offers
 from training.evidence import PairEvidence
-
-DIAGNOSTIC = "diagnostic_"
-"""Prefix of the diagnostics in a division's file; they are kept in half precision, to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,6 @@ class Division:
         findings: what else the method found.
         offers: new pairs to train on, if the method asks for them.
         share_noisy: estimated share of mismatched pairs, if the method asks neighbours.
-        alike: (N, k) captions that read like each caption, -1 for none, if the method masks them.
     """
 
     signal: np.ndarray
@@ -46,7 +43,6 @@ class Division:
     findings: DivisionReport = field(default_factory=DivisionReport)
     offers: Offers | None = None
     share_noisy: float | None = None
-    alike: np.ndarray | None = None
 
     def as_state(self) -> dict[str, Any]:
         """Return what training and the next division need of it, as tensors."""
@@ -56,7 +52,6 @@ class Division:
             "is_clean": torch.from_numpy(self.is_clean),
             "offers": None if self.offers is None else self.offers.as_state(),
             "share_noisy": self.share_noisy,
-            "alike": None if self.alike is None else torch.from_numpy(self.alike),
         }
 
     @classmethod
@@ -69,52 +64,7 @@ class Division:
             state["is_clean"].numpy(),
             offers=None if offers is None else Offers.from_state(offers),
             share_noisy=state["share_noisy"],
-            alike=None if state["alike"] is None else state["alike"].numpy(),
         )
-
-
-def as_arrays(division: Division, is_matched: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return a division as named arrays for a file: signal, probability, is_clean, is_matched (N,) where it is known,
-    every diagnostic as `diagnostic_NAME`, and the fitted components, if any (methods/blocks/mixture.py)."""
-    fitted = division.findings.fitted
-    return {
-        "signal": division.signal.astype(np.float32),
-        "probability": division.probability.astype(np.float32),
-        "is_clean": division.is_clean,
-        **({} if is_matched is None else {"is_matched": is_matched}),
-        **{f"{DIAGNOSTIC}{name}": values.astype(np.float16) for name, values in division.diagnostics.items()},
-        **({} if fitted is None else fitted.as_arrays()),
-    }
-
-
-def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:
-    """Return the area under the ROC curve, None where one class is missing."""
-    from sklearn.metrics import roc_auc_score  # here: it takes long to load
-
-    return float(roc_auc_score(is_matched, values)) if 0 < is_matched.sum() < len(is_matched) else None
-
-
-def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[str, float | None]:
-    """Return the share of clean pairs and, where the truth (N,) is known, how well it was found.
-
-    Precision and recall are of the clean side; residual noise is the share of mismatched pairs in it.
-    """
-    metrics: dict[str, float | None] = {
-        "share_clean": float(division.is_clean.mean()),
-        "modality_gap": division.modality_gap,
-        **division.findings.figures,
-    }
-    if is_matched is None:
-        return metrics
-    hits = float((division.is_clean & is_matched).sum())
-    metrics["precision"] = hits / division.is_clean.sum() if division.is_clean.any() else None
-    metrics["recall"] = hits / is_matched.sum() if is_matched.any() else None
-    metrics["residual_noise"] = None if metrics["precision"] is None else 1 - metrics["precision"]
-    metrics["auc"] = _auc(is_matched, division.probability)
-    metrics["auc_signal"] = _auc(is_matched, -division.signal)
-    for name, values in division.diagnostics.items():
-        metrics[f"auc_{name}"] = _auc(is_matched, values)
-    return metrics
 
 
 def decide(
@@ -154,6 +104,35 @@ def decide(
     found = method.findings()
     warnings = "; ".join(filter(None, (warning, found.warning)))
     findings = DivisionReport({**found.figures, **figures}, warnings, found.fitted)
-    return Division(
-        signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy, own.alike
-    )
+    return Division(signal, probability, is_clean, diagnostics, own.modality_gap, findings, offers, share_noisy)
+
+
+@dataclass(frozen=True)
+class EpochPairs:
+    """Pairs to train on.
+
+    Attributes:
+        split: given pairs 0 .. N - 1, offered ones behind them.
+        clean, noisy: numbers of the pairs of either side; offers are on the clean one.
+        probability: (N + M,) float32, clean probability of given pairs, confidence of offered ones.
+    """
+
+    split: PrecomputedSplit
+    clean: np.ndarray
+    noisy: np.ndarray
+    probability: Tensor
+
+
+def epoch_pairs(split: PrecomputedSplit, division: Division | None) -> EpochPairs:
+    """Return what a division says is to be trained on; without one all pairs are clean."""
+    if division is None:
+        everything = np.arange(len(split))
+        return EpochPairs(split, everything, everything[:0], torch.ones(len(split)))
+    is_clean, probability, offers = division.is_clean, division.probability, division.offers
+    if offers is not None and len(offers):
+        caption = np.concatenate([np.arange(len(split)), offers.caption])
+        split = split.with_pairs(caption, np.concatenate([split.image_of_pair, offers.image]))
+        is_clean = np.concatenate([is_clean, np.ones(len(offers), dtype=bool)])
+        probability = np.concatenate([probability, offers.confidence])
+    clean, noisy = np.flatnonzero(is_clean), np.flatnonzero(~is_clean)
+    return EpochPairs(split, clean, noisy, torch.from_numpy(probability).float())

@@ -1,6 +1,9 @@
 """What one network sees of the training pairs before it is decided which are clean: its pass over all of them.
 
-Legend: N training pairs.
+Where the method asks neighbours, every image and caption is encoded once more, to one vector each. These are held:
+4 bytes a number, of VSE and GPO as many numbers as --embed_size, of the others (the pooled vector beside the plain
+mean) twice as many.
+Legend: N training pairs, V images.
 """
 
 from __future__ import annotations
@@ -15,16 +18,16 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.agreement import SIGNALS, Agreement
-from methods.blocks.alike import alike_captions
+from methods.blocks.agreement import SIGNALS, Agreement, PairBank, same
 from methods.blocks.choices import FEATURES, PAIR, REMATCH
 from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered, worth
 from methods.blocks.method import Bank, Method, Scored
 from methods.blocks.rematch import Offers, make_offers
+from models.encoded_split import caption_vectors, encoded_captions, evaluating, image_blocks, image_vectors
+from models.keys import Keys, fit_keys
 from models.matcher import Matcher
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
-from training.neighbourhood import Collected, collect_pairs
 
 ENCODED_PAIRS = 512
 """Without gradient about so many pairs are encoded at a time."""
@@ -39,7 +42,6 @@ class PairEvidence:
         diagnostics, modality_gap: as in `Division`.
         consensus: of the signal and the pairs' neighbours, if the method asks them.
         offers: new pairs that this network would train on, if the method asks for them.
-        alike: (N, k) captions that read like each caption, if the method masks them.
         warning: one line for people, or "".
     """
 
@@ -48,8 +50,15 @@ class PairEvidence:
     modality_gap: float
     consensus: Consensus | None = None
     offers: Offers | None = None
-    alike: np.ndarray | None = None
     warning: str = ""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One network's vectors of all images and captions, and the mean raw feature of every image, (V, dimensions)."""
+
+    bank: PairBank
+    features: Tensor
 
 
 @torch.no_grad()
@@ -183,7 +192,6 @@ def with_neighbours(
         diagnostics=diagnostics,
         consensus=said,
         offers=make_offers(bank, trusted) if method.refinement == REMATCH else None,
-        alike=alike_captions(bank, trusted, config.neighbours) if config.mask_matches else None,
         warning="; ".join(warnings),
     )
 
@@ -210,3 +218,41 @@ def _scored_batches(
 def _per_pair(batch: Batch, values: Tensor) -> np.ndarray:
     assert values.shape == (len(batch),)
     return values.double().cpu().numpy()
+
+
+def collect_pairs(
+    matcher: Matcher, split: PrecomputedSplit, device: torch.device, processes: Processes = ALONE
+) -> Collected:
+    """Encode every image and every caption once; of several processes each encodes some of the blocks.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    keys = fit_keys(matcher, split, device)
+    size = matcher.region_encoder.fc.out_features * (1 if keys.are_exact else 2)
+    images, captions = (torch.zeros(count, size, device=device) for count in (split.num_images, len(split)))
+    features = torch.zeros(split.num_images, split.region_shape[1], device=device)
+    with evaluating(matcher):
+        for rows in processes.mine(image_blocks(split.num_images)):
+            regions, where = split.read_images(rows), torch.from_numpy(rows).to(device)
+            features[where] = regions.mean(dim=1).to(device)  # the same bits of equal pictures, wherever they stand
+            side = matcher.encode_images(regions.to(device))
+            images[where] = side.pooled if keys.are_exact else image_vectors(side)
+        for numbers, captioned in encoded_captions(matcher, split, device, processes=processes):
+            where = torch.from_numpy(numbers).to(device)
+            captions[where] = captioned.pooled if keys.are_exact else caption_vectors(captioned)
+    for values in (images, captions, features):
+        processes.summed(values)
+    picture = torch.from_numpy(same(features.cpu().numpy())).to(device)
+    given = torch.from_numpy(np.asarray(split.image_of_pair, dtype=np.int64)).to(device)
+    return Collected(_bank(keys, images, captions, given, picture), features)
+
+
+def _bank(keys: Keys, images: Tensor, captions: Tensor, given: Tensor, picture: Tensor) -> PairBank:
+    if keys.slope is None or keys.offset is None:
+        slope, nothing = torch.ones_like(images[0]), images.new_zeros(())
+        parts = nothing.expand(len(images)), nothing.expand(len(captions))
+    else:
+        slope = -2 * keys.slope
+        parts = images.square() @ keys.slope + keys.offset, captions.square() @ keys.slope
+    return PairBank(images, captions, slope, *parts, given, picture)

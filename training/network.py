@@ -1,25 +1,27 @@
-"""One of the co-taught networks, and the only place where a loss is differentiated."""
+"""One of the co-taught networks with what trains it; the only place where a loss is differentiated."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from methods import Method
 from models.dropout import set_generator
 from models.matcher import Matcher, MatcherShape, build_matcher
+from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
 from runtime.seed import generator, seed_everything
 from training.config import RunConfig
 from training.data import RunData
-from training.optim import build_optimiser
+from vocab import word_vectors
 
 
 class NotFinite(Exception):
@@ -42,6 +44,21 @@ class Network:
 
     def __post_init__(self) -> None:
         set_generator(self.matcher, self.dropout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matcher is."""
+        return next(self.matcher.parameters()).device
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self.optimiser.param_groups[0]["lr"]
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every parameter."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
 
     def step(self, loss: Tensor, grad_clip: float) -> float:
         """Differentiate, clip the gradient's norm, update; return the loss.
@@ -93,6 +110,11 @@ class Network:
         self.dropout.set_state(state["dropout"])
 
 
+def build_optimiser(module: nn.Module, learning_rate: float) -> Adam:
+    """Return Adam over all parameters; `fused` updates them in one pass, with the same arithmetic."""
+    return Adam(module.parameters(), lr=learning_rate, fused=True)
+
+
 def build_networks(
     config: RunConfig, shape: MatcherShape, device: torch.device, processes: Processes = ALONE
 ) -> list[Network]:
@@ -136,3 +158,20 @@ def load_weights(
                 f"{own.get(key, 'absent')} here; use the network flags it was trained with"
             )
         network.matcher.load_state_dict(weights)
+
+
+def load_start(networks: list[Network], data: RunData, config: RunConfig) -> list[str]:
+    """Load what a new run starts from into its networks, if anything; return what is to be said.
+
+    Raises:
+        InputError: a checkpoint or word vectors that do not fit.
+    """
+    path, vectors = config.training.saved_model or config.training.warmup_model_path, config.words.word_vectors
+    if path is not None:
+        load_weights(networks, load_checkpoint(path), path, data, config)
+    if vectors is None:
+        return []
+    found = word_vectors.load(Path(vectors), data.vocabulary, config.matcher.word_dim)
+    for network in networks:
+        network.matcher.caption_encoder.set_word_vectors(torch.from_numpy(found.rows), torch.from_numpy(found.is_given))
+    return [found.report(vectors)]

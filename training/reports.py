@@ -15,19 +15,20 @@ from evaluation import Retrieval
 from runtime.log import RunLog
 from training.config import RunConfig
 from training.data import RunData
-from training.division import Division, as_arrays, division_metrics
+from training.division import Division
 
 MAX_RATIO_ERROR = 0.01 + 1e-9
 """A noise index that misses the asked ratio by more is warned about."""
-
-FREE = {"workers", "save_minutes", "resume", "gpu", "output_dir", "on_nan"}
-"""Settings of training that a resumed run may change."""
 
 SAMPLES = 24
 """So many captions are shown in TensorBoard."""
 
 FLAT = 1e-6
 """Scores that differ by no more tell nothing apart."""
+
+
+DIAGNOSTIC = "diagnostic_"
+"""Prefix of the diagnostics in a division's file; they are kept in half precision, to be looked at."""
 
 
 def described(config: RunConfig, data: RunData) -> dict[str, Any]:
@@ -37,18 +38,6 @@ def described(config: RunConfig, data: RunData) -> dict[str, Any]:
         if settings[section][name] is not None:
             settings[section][name] = str(Path(settings[section][name]).resolve())
     return {**settings, "shape": asdict(data.shape), "noise_report": data.noise_record}
-
-
-def differing_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
-    """Return which settings differ, as `name before -> now`, but for those that a resumed run may change."""
-    found = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found.append(differing_settings(old, new, name))
-        elif old != new and not (prefix == "training" and name in FREE):
-            found.append(f"{name} {old} -> {new}")
-    return ", ".join(part for part in found if part)
 
 
 def introduction(config: RunConfig, data: RunData, device: torch.device, folder: Path) -> Iterator[str]:
@@ -83,16 +72,61 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
         )
 
 
+def as_arrays(division: Division, is_matched: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return a division as named arrays for a file: signal, probability, is_clean, is_matched (N,) where it is known,
+    every diagnostic as `diagnostic_NAME`, and the fitted components, if any (methods/blocks/mixture.py)."""
+    fitted = division.findings.fitted
+    return {
+        "signal": division.signal.astype(np.float32),
+        "probability": division.probability.astype(np.float32),
+        "is_clean": division.is_clean,
+        **({} if is_matched is None else {"is_matched": is_matched}),
+        **{f"{DIAGNOSTIC}{name}": values.astype(np.float16) for name, values in division.diagnostics.items()},
+        **({} if fitted is None else fitted.as_arrays()),
+    }
+
+
+def _auc(is_matched: np.ndarray, values: np.ndarray) -> float | None:
+    """Return the area under the ROC curve, None where one class is missing."""
+    from sklearn.metrics import roc_auc_score  # here: it takes long to load
+
+    return float(roc_auc_score(is_matched, values)) if 0 < is_matched.sum() < len(is_matched) else None
+
+
+def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[str, float | None]:
+    """Return the share of clean pairs and, where the truth (N,) is known, how well it was found.
+
+    Precision and recall are of the clean side; residual noise is the share of mismatched pairs in it.
+    """
+    metrics: dict[str, float | None] = {
+        "share_clean": float(division.is_clean.mean()),
+        "modality_gap": division.modality_gap,
+        **division.findings.figures,
+    }
+    if is_matched is None:
+        return metrics
+    hits = float((division.is_clean & is_matched).sum())
+    metrics["precision"] = hits / division.is_clean.sum() if division.is_clean.any() else None
+    metrics["recall"] = hits / is_matched.sum() if is_matched.any() else None
+    metrics["residual_noise"] = None if metrics["precision"] is None else 1 - metrics["precision"]
+    metrics["auc"] = _auc(is_matched, division.probability)
+    metrics["auc_signal"] = _auc(is_matched, -division.signal)
+    for name, values in division.diagnostics.items():
+        metrics[f"auc_{name}"] = _auc(is_matched, values)
+    return metrics
+
+
 def division_name(step: int, name: str) -> str:
     """Return what the file of network `name`'s division after `step` epochs is called, without suffix."""
     return f"epoch_{step:03d}_{name}"
 
 
-def record_division(log: RunLog, step: int, name: str, division: Division, is_matched: np.ndarray | None) -> None:
-    """Say and record how good a division is, with histograms of its signal split by the truth (N,), if it is known.
+def record_division(log: RunLog, step: int, name: str, division: Division, data: RunData) -> None:
+    """Say and record how good a division is, with histograms of its signal split by the truth, if it is known.
 
     The division itself goes to `divisions/epoch_{step}_{name}.npz` for tools.report; a resumed run writes it again.
     """
+    is_matched = data.train.is_matched if data.truth_is_known else None
     log.arrays(division_name(step, name), as_arrays(division, is_matched))
     metrics = division_metrics(division, is_matched)
     known = {f"division/{name}/{key}": value for key, value in metrics.items() if value is not None}
@@ -106,6 +140,7 @@ def record_division(log: RunLog, step: int, name: str, division: Division, is_ma
         sides = {"": slice(None)} if is_matched is None else {"/matched": is_matched, "/mismatched": ~is_matched}
         for side, chosen in sides.items():
             log.histogram(f"division/{name}/{label}{side}", values[chosen], step)
+    record_samples(log, step, name, division, data)
 
 
 def record_samples(log: RunLog, step: int, name: str, division: Division, data: RunData) -> None:
@@ -122,15 +157,13 @@ def record_samples(log: RunLog, step: int, name: str, division: Division, data: 
     log.samples(f"captions/{name}", ("pair", "caption", "clean probability", "truth"), rows, step)
 
 
-def record_settings(log: RunLog, config: RunConfig) -> None:
-    """Record the run's row of TensorBoard's table of hyper-parameters: every setting but folders and files."""
-    flat: dict[str, bool | int | float | str] = {"method": config.method_name}
-    for section, values in config.as_dict().items():
-        if isinstance(values, dict):
-            named = {f"{section}/{name}": value for name, value in values.items() if not name.endswith(("path", "dir"))}
-            flat |= {name: value for name, value in named.items() if isinstance(value, (bool, int, float, str))}
-    final = "mean" if config.num_networks > 1 else "A"
-    log.settings(flat, (f"dev/{final}/rSum", f"test/{final}/rSum"))
+def record_validation(
+    log: RunLog, step: int, title: str, ranked: Mapping[str, Retrieval], learning_rate: float
+) -> None:
+    """Record the dev results after `step` epochs."""
+    values = {f"dev/{name}/rSum": found.r_sum for name, found in ranked.items()} | {"learning_rate": learning_rate}
+    named = {name: found.as_dict() for name, found in ranked.items()}
+    log.scalars(step, values, event="dev", title=title, results=named)
 
 
 def record_test(log: RunLog, step: int, ranked: Mapping[str, Retrieval]) -> None:

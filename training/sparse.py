@@ -12,7 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.attention import l2norm
 from models.matcher import Embeddings, Matcher
 
 DENSE_SHARE = 0.25
@@ -68,30 +67,3 @@ def touched(loss_of: Callable[[Tensor], Tensor], sims: Tensor) -> Tensor:
         return torch.zeros_like(sims, dtype=torch.bool)
     (gradient,) = torch.autograd.grad(loss, sims, allow_unused=True)
     return torch.zeros_like(sims, dtype=torch.bool) if gradient is None else gradient != 0
-
-
-def shortlisted(embeddings: Embeddings, count: int) -> Tensor:
-    """Return (B, B) bool: matched pairs, and of each row and column the `count` best by cosine of the mean vectors."""
-    cosine = l2norm(embeddings.image_global.detach()) @ l2norm(embeddings.caption_global.detach()).t()
-    cosine.fill_diagonal_(float("inf"))
-    count = min(count + 1, len(cosine))  # and the matched pair itself
-    is_listed = torch.zeros_like(cosine, dtype=torch.bool)
-    is_listed.scatter_(1, cosine.topk(count, dim=1).indices, True)
-    return is_listed.scatter_(0, cosine.topk(count, dim=0).indices, True)
-
-
-def shortlisted_loss(
-    matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Tensor], Tensor], count: int
-) -> Tensor:
-    """Return the loss over shortlisted pairs; the others count as similarity 0, below every real one."""
-    wanted = shortlisted(embeddings, count)
-    return loss_of(matcher.score(embeddings, wanted=wanted.cpu()))
-
-
-@torch.no_grad()
-def share_kept(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Tensor], Tensor], count: int) -> float:
-    """Return which share of the scores that the whole loss depends on is on the shortlist."""
-    sims = matcher.score(embeddings.detach())
-    with torch.enable_grad():
-        needed = touched(loss_of, sims)
-    return float((needed & shortlisted(embeddings, count)).sum() / needed.sum().clamp(min=1))

@@ -1,64 +1,45 @@
 """The loop all methods share: warm up, divide, train both networks on the division of their peer, validate, test.
 
-What differs between methods is asked of their `Method` (methods/blocks/method.py), training/network.py takes the steps.
-A run is a list of stages. Between any two optimiser steps all that decides what comes next is in `position`, the
-networks, the last divisions and the best result so far: that is what is saved, and what a resumed run starts from.
+What differs between methods is asked of their `Method` (methods/blocks/method.py). A run is a list of stages; between
+any two optimiser steps all that decides what comes next is in `Trainer.state`: that is what is saved, and what a
+resumed run starts from.
 Legend: B pairs of a batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import count, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
-from models.precision import prepare_scoring
+from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
+from models.matcher import prepare_scoring
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
-from runtime.errors import InputError, Interruption, Stopped
-from runtime.log import RunLog, SilentLog
-from training.config import RunConfig
+from runtime.errors import InputError, Stopped
+from runtime.log import RunLog
+from training import reports
+from training.checkpointing import BEST, CONFIG, RESULTS, WARMED, RunFiles, RunState
+from training.config import RunConfig, TrainingConfig
 from training.data import RunData
-from training.division import Division, decide
-from training.epoch_pairs import epoch_pairs
+from training.division import Division, decide, epoch_pairs
 from training.evidence import PairEvidence, gather_evidence
-from training.files import BEST, CONFIG, RESULTS, WARMED, RunFiles
-from training.network import Network, build_networks, load_weights
-from training.optim import set_learning_rate
-from training.pace import CLEAN, NOISY, WARM_UP, Pace
-from training.passes import Passes
-from training.pause import Pauses
-from training.position import Position
-from training.reports import (
-    check_flat,
-    described,
-    differing_settings,
-    introduction,
-    record_division,
-    record_samples,
-    record_settings,
-    record_test,
-    results,
-)
+from training.network import Network, build_networks, load_start, load_weights
 from training.running import Running
-from training.side_by_side import is_possible
-from training.stages import Stage, hardness, learning_rate, noisy_side_is_due, stages
-from training.step import LabelledBatch, share_of_hardest_kept, soft_labels, train_step
-from training.warmup import warm_up_alone, warm_up_together
-from vocab import word_vectors
-
-SHORTLIST_CHECK = 10
-"""Every so many records of the loss `--negative_shortlist` is compared with all pairs."""
+from training.schedule import CLEAN, NOISY, WARM_UP, Position, Stage, hardness, learning_rate, stages
+from training.sparse import hardest_loss
 
 
 class Trainer:
@@ -81,45 +62,32 @@ class Trainer:
     ) -> None:
         if config.training.remove_noise:
             data = data.without_noise()
-        self.config, self.data, self.folder = config, data, folder
+        self.config, self.data, self.folder, self.processes = config, data, folder, processes
         self.settings = config.training
         self.files = RunFiles(folder, writes=processes.is_first)
         self.device = own_device(self.settings.gpu)
         self.networks = build_networks(config, data.shape, self.device, processes)
-        self.best: dict[str, Any] | None = None
-        self.divisions: dict[str, Division] = {}  # the last ones, by network
-        interruption = Interruption()
-        dev, test = (split.num_images * len(split) for split in (data.dev, data.test))
-        side_by_side = self.settings.side_by_side and is_possible(self.device)
-        self.running = Running(
-            config=config,
-            data=data,
-            device=self.device,
-            networks=self.networks,
-            processes=processes,
-            log=SilentLog(),
-            interruption=interruption,
-            pauses=Pauses(self.settings.save_minutes, interruption),
-            pace=Pace(self.settings, self.networks, len(data.train), (dev, test), side_by_side),
-        )
-        self.passes = Passes(self.running, self.files, self.save_state)
-        remarks, log_size = self._resume() if resume else self._start()
-        self.started = time.monotonic() - self.position.seconds
-        remarks += prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
-        if processes.is_first:
-            self.running.log = RunLog(folder, log_size)
-        self.files.say = lambda line: self.log.say(line)
+        self.state = RunState(self.networks)
+        self.running = Running(config, data, self.device, self.state, self.files, processes)
+        if resume:
+            remarks, log_size = self.files.resume(self.state, reports.described(config, data), data.digest())
+            ahead = stages(self.settings)[self.position.stage :]
+            remarks += [f"resumed in {folder} at {ahead[0].title if ahead else 'the test'}"]
+        else:
+            remarks, log_size = load_start(self.networks, data, config), None
+        prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
+        self.running.begin(log_size)
         for line in remarks:
             self.log.say(line)
 
     @property
     def position(self) -> Position:
         """Where the run is."""
-        return self.running.position
+        return self.state.position
 
     @property
     def log(self) -> RunLog:
-        """What the run says and records; in a fork, what it will."""
+        """What the run says and records."""
         return self.running.log
 
     def train(self) -> dict[str, Any]:
@@ -136,57 +104,51 @@ class Trainer:
                     self.do(stage)
                 return self.test()
             except Stopped:
-                self.save_state()
+                self.running.save()
                 raise
 
     def _introduce(self) -> None:
-        self.files.json(CONFIG, described(self.config, self.data))
-        for line in introduction(self.config, self.data, self.device, self.folder):
+        self.files.json(CONFIG, reports.described(self.config, self.data))
+        for line in reports.introduction(self.config, self.data, self.device, self.folder):
             self.log.say(line)
-        record_settings(self.log, self.config)
-        self.save_state()
+        self.running.save()
 
     def do(self, stage: Stage) -> None:
         """Do a stage, or what is left of it, and save."""
         if not self.position.is_trained:
-            if stage.kind == "warm-up":
+            if stage.kind == WARM_UP:
                 self.warm_up(stage.epoch)
             elif stage.kind == "epoch":
                 self.set_learning_rate(stage.epoch)
                 if not self.position.is_divided:
                     self.divide(stage.epoch)
                     self.position.is_divided = True
-                    self._save_if_due()
-                self.train_epochs(stage.epoch, self.divisions)
+                    self.running.save_if_due()
+                self.train_epochs(stage.epoch, self.state.divisions)
             self.position.is_trained = True
-            self._save_if_due()
-        self.validate(stage.title, is_last=stage.is_last)
-        if stage.kind == "warm-up" and stage.is_last:
-            self.save(WARMED, stage.title)
+            self.running.save_if_due()
+        self.validate(stage.title)
+        if stage.kind == WARM_UP and stage.is_last:
+            self.running.checkpoint(WARMED, stage.title)
         self.position.next_stage()
-        self.running.check_interruption()
-        self.save_state()
+        self.running.pauses.check()
+        self.running.save()
 
     # -- warm-up ------------------------------------------------------------------------------------------------
 
     def warm_up(self, epoch: int) -> None:
         """Train one warm-up epoch with the mean hinge, on all pairs or on those of small loss."""
-        settings, title = self.settings, f"warm-up {epoch + 1}"
-        everything = np.arange(len(self.data.train))
-        if settings.warmup_type == "co_teaching":
-            batches = self.running.batches(everything, "warm-up", epoch)
-            together = partial(warm_up_together, self.networks, settings=settings)
-            self.passes.walk(
-                lambda _: self.passes.over(title, self.networks, batches, together, WARM_UP), [self.networks[:1]]
+        everything, together = np.arange(len(self.data.train)), self.settings.warmup_type == "co_teaching"
+
+        def train(networks: list[Network]) -> bool:
+            names = [] if together else [networks[0].name]
+            batches = self.running.batches(everything, WARM_UP, *names, epoch)
+            one_step = partial(warm_up_step, networks, settings=self.settings)
+            return self.running.over(
+                " ".join(["warm-up", str(epoch + 1), *names]), networks, batches, one_step, WARM_UP
             )
-            return
 
-        def alone(network: Network) -> bool:
-            batches = self.running.batches(everything, "warm-up", network.name, epoch)
-            one_step = partial(warm_up_alone, network, settings=settings)
-            return self.passes.over(f"{title} {network.name}", [network], batches, one_step, WARM_UP)
-
-        self.passes.walk(alone, [self.networks])
+        self.running.walk(train, [self.networks] if together else [[network] for network in self.networks])
 
     # -- division -----------------------------------------------------------------------------------------------
 
@@ -195,32 +157,27 @@ class Trainer:
 
         Where the method wants no new division in this epoch, the last one stands.
         """
+        began, before = time.monotonic(), self.state.divisions
         dividing = [network for network in self.networks if network.method.divides]
-        if epoch and not all(network.method.divides_in(epoch) for network in dividing):
-            return self.divisions
-        for network in dividing:
-            earlier = self.divisions.get(network.name)
-            network.method.share_noisy = None if earlier is None else earlier.share_noisy
-        evidence = self.passes.each(partial(self._evidence_of, epoch=epoch), dividing, trains=True)
-        self.divisions = {
-            network.name: decide(network.method, own, evidence, self.data.train, self.divisions.get(network.name))
-            for network, own in zip(dividing, evidence, strict=True)
-        }
-        is_matched = self.data.train.is_matched if self.data.truth_is_known else None
-        for name, division in self.divisions.items():
-            record_division(self.log, self.position.epochs_done, name, division, is_matched)
-            record_samples(self.log, self.position.epochs_done, name, division, self.data)
-        return self.divisions
+        if not epoch or all(network.method.divides_in(epoch) for network in dividing):
+            for network in dividing:
+                network.method.share_noisy = before[network.name].share_noisy if network.name in before else None
+            evidence = [self._evidence_of(network, epoch) for network in dividing]
+            self.state.divisions = {
+                network.name: decide(network.method, own, evidence, self.data.train, before.get(network.name))
+                for network, own in zip(dividing, evidence, strict=True)
+            }
+            for name, division in self.state.divisions.items():
+                reports.record_division(self.log, self.position.epochs_done, name, division, self.data)
+        self.running.pace.last["division"] = time.monotonic() - began
+        return self.state.divisions
 
     def _evidence_of(self, network: Network, epoch: int) -> PairEvidence:
-        timed = self.running.pace.timed_division(self.position, network.name)
-        title = f"division {epoch + 1} {network.name}"
-        progress = self.log.progress(title, len(self.data.train), left=timed.left_in_words)
+        progress = self.log.progress(f"division {epoch + 1} {network.name}", len(self.data.train))
 
         def advance(pairs: int) -> None:
-            timed.took(pairs * self.running.processes.count)
             progress.advance(pairs)
-            if self.running.processes.count == 1:  # others would wait for what this one has found
+            if self.processes.count == 1:  # others would wait for what this one has found
                 self.running.interruption.check()
 
         found = gather_evidence(
@@ -232,11 +189,10 @@ class Trainer:
             device=self.device,
             workers=self.settings.workers,
             advance=advance,
-            processes=self.running.processes,
+            processes=self.processes,
         )
-        timed.took(0)  # what came after the last pair
         progress.close()
-        self.running.check_interruption()
+        self.running.pauses.check()
         return found
 
     # -- training -----------------------------------------------------------------------------------------------
@@ -248,27 +204,16 @@ class Trainer:
     def set_learning_rate(self, epoch: int) -> None:
         """Apply `--lr_rule`."""
         for network in self.networks:
-            set_learning_rate(network.optimiser, learning_rate(self.settings, epoch))
-
-    def trains_noisy(self, epoch: int) -> bool:
-        """Tell whether the noisy side is trained in this epoch, if there is any."""
-        wanted = all(network.method.wants_noisy for network in self.networks)
-        return wanted and noisy_side_is_due(self.settings, epoch)
+            network.set_learning_rate(learning_rate(self.settings, epoch))
 
     def train_epochs(self, epoch: int, divisions: dict[str, Division]) -> None:
-        """Train every network for one epoch on the division of its peer.
+        """Train every network for one epoch on the division of its peer; the second learns from what the first has
+        become."""
 
-        One after the other where labels need the peer: the second then learns from what the first has become.
-        """
-        peers = {student.name: peer for student, peer in self.pairs()}
+        def train(pair: tuple[Network, Network]) -> bool:
+            return self.train_epoch(*pair, epoch, divisions.get(pair[1].name))
 
-        def train(student: Network) -> bool:
-            peer = peers[student.name]
-            return self.train_epoch(student, peer, epoch, divisions.get(peer.name))
-
-        has_noisy = self.trains_noisy(epoch)
-        in_turn = any(network.method.asks_peer(has_noisy) for network in self.networks)
-        self.passes.walk(train, [[network] for network in self.networks] if in_turn else [self.networks])
+        self.running.walk(train, list(self.pairs()))
 
     def train_epoch(self, student: Network, peer: Network, epoch: int, division: Division | None) -> bool:
         """Train one network for one epoch, or what is left of it, on the division of its peer (None: on all pairs).
@@ -276,181 +221,149 @@ class Trainer:
         Returns:
             Whether the epoch is done, and not just paused.
         """
-        pairs = epoch_pairs(self.data.train, division)
+        pairs, name, running = epoch_pairs(self.data.train, division), student.name, self.running
         student.method.share_noisy = None if division is None else division.share_noisy
         if len(pairs.clean) < MIN_BATCH:
-            self.log.say(f"  warning: {peer.name} finds no clean side; {student.name} is not trained this epoch")
+            self.log.say(f"  warning: {peer.name} finds no clean side; {name} is not trained this epoch")
             return True
-        settings, name = self.settings, student.name
-        done = self.position.batches.get(name, 0)
-        batches = self.running.batches(pairs.clean, "clean", name, epoch, split=pairs.split)
+        batches = running.batches(pairs.clean, "clean", name, epoch)
         noisy_batches: Iterator[Batch | None] = repeat(None)
-        has_noisy = self.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH
+        has_noisy = running.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH
         if has_noisy:
-            noisy_batches = self.running.load_forever(pairs.noisy, self.running.generator("noisy", name, epoch), done)
+            done = self.position.steps_of(name).batches
+            noisy_batches = running.load_forever(pairs.noisy, running.generator("noisy", name, epoch), done)
         how_hard = hardness(self.settings, epoch)
-        steps = count(done + 1)
 
         def one_step(batch: Batch) -> float:
             other = next(noisy_batches)
             labels = soft_labels(student, peer, batch, other, pairs.probability[batch.index.cpu()].to(self.device))
-            parts = [LabelledBatch(batch, labels.clean, no_negatives=pairs.no_negatives(batch.index))]
+            parts = [LabelledBatch(batch, labels.clean)]
             if other is not None and labels.noisy is not None:
-                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept, pairs.no_negatives(other.index)))
-            if settings.negative_shortlist and how_hard == 1.0:
-                self._check_shortlist(student, parts[0], next(steps))
-            return train_step(
-                student, parts, how_hard, grad_clip=settings.grad_clip, shortlist=settings.negative_shortlist
-            )
+                parts.append(LabelledBatch(other, labels.noisy, labels.noisy_kept))
+            return train_step(student, parts, how_hard, grad_clip=self.settings.grad_clip)
 
         kind = NOISY if has_noisy else CLEAN
-        return self.passes.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, kind, pairs.split)
-
-    def _check_shortlist(self, network: Network, part: LabelledBatch, number: int) -> None:
-        """Now and then, record which share of the hardest negatives `--negative_shortlist` keeps."""
-        if number % (SHORTLIST_CHECK * self.settings.log_step) != 1:
-            return
-        share = share_of_hardest_kept(network, part, self.settings.negative_shortlist)
-        values = {f"negative_shortlist/{network.name}/share_kept": share}
-        step = self.position.steps_done.get(network.name, 0) + 1
-        self.log.scalars(step, values, event="shortlist", network=network.name)
-        self.log.say(f"  {network.name}: the shortlist keeps {100 * share:.1f} % of the hardest negatives")
+        return running.over(f"epoch {epoch + 1} {name}", [student], batches, one_step, kind, pairs.split)
 
     # -- validation, test ---------------------------------------------------------------------------------------
 
     def evaluate(self, split: PrecomputedSplit) -> dict[str, Retrieval]:
         """Rank a split with every network and with the mean of their scores."""
-        processes, began = self.running.processes, time.monotonic()
-        found = self.passes.each(
-            lambda network: similarities(network.matcher, split, self.device, processes), self.networks
-        )
-        sims = with_mean({network.name: own for network, own in zip(self.networks, found, strict=True)})
-        check_flat(self.log, sims)
-        self.running.pace.ranked(split.num_images * len(split), time.monotonic() - began)
+        began = time.monotonic()
+        sims = with_mean({n.name: similarities(n.matcher, split, self.device, self.processes) for n in self.networks})
+        reports.check_flat(self.log, sims)
+        self.running.pace.last["ranking"] = time.monotonic() - began
         return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
 
-    def validate(self, title: str, *, is_last: bool) -> None:
-        """Rank the dev split when its turn has come, and keep the networks if their mean is the best so far."""
+    def validate(self, title: str) -> None:
+        """Rank the dev split, and keep the networks if their mean is the best so far."""
         self.position.epochs_done += 1
-        done = self.position.epochs_done
-        if done % self.settings.validate_every and not is_last:
-            return
-        ranked = self.evaluate(self.data.dev)
-        final = list(ranked)[-1]
-        seconds = time.monotonic() - self.started
-        self.log.say(f"{title} ({seconds:.0f} s)\n{result_table('dev', ranked)}")
-        values = {f"dev/{name}/rSum": r.r_sum for name, r in ranked.items()}
-        values["learning_rate"] = self.networks[0].optimiser.param_groups[0]["lr"]
-        self.log.scalars(done, values, event="dev", title=title, results={n: r.as_dict() for n, r in ranked.items()})
-        if self.best is None or ranked[final].r_sum > self.best["rSum"]:
-            self.best = {"rSum": ranked[final].r_sum, "epoch": done, "title": title}
-            self.best["results"] = {name: r.as_dict() for name, r in ranked.items()}
-            self.save(BEST, title)
+        done, ranked = self.position.epochs_done, self.evaluate(self.data.dev)
+        self.log.say(f"{title} ({self.running.seconds:.0f} s)\n{result_table('dev', ranked)}")
+        reports.record_validation(self.log, done, title, ranked, self.networks[0].learning_rate)
+        r_sum = list(ranked.values())[-1].r_sum
+        if self.state.best is None or r_sum > self.state.best["rSum"]:
+            named = {name: r.as_dict() for name, r in ranked.items()}
+            self.state.best = {"rSum": r_sum, "epoch": done, "title": title, "results": named}
+            self.running.checkpoint(BEST, title)
 
     def test(self) -> dict[str, Any]:
         """Rank the test split once, with the networks that were best on dev, and write results.json."""
-        assert self.best is not None
+        best = self.state.best
+        assert best is not None
         self.files.save_unsaved()
-        path, processes = self.folder / BEST, self.running.processes
-        best = processes.told(self.files.unsaved.get(BEST)) or load_checkpoint(path)
-        load_weights(self.networks, best, path, self.data, self.config)
+        path = self.folder / BEST
+        checkpoint = self.processes.told(self.files.unsaved.get(BEST)) or load_checkpoint(path)
+        load_weights(self.networks, checkpoint, path, self.data, self.config)
         ranked = self.evaluate(self.data.test)
-        self.log.say(f"test, networks of {self.best['title']} (best on dev)\n{result_table('test', ranked)}")
-        if unsaved := processes.told(list(self.files.unsaved)):
+        self.log.say(f"test, networks of {best['title']} (best on dev)\n{result_table('test', ranked)}")
+        if unsaved := self.processes.told(list(self.files.unsaved)):
             raise InputError(
                 f"{', '.join(unsaved)} cannot be written to {self.folder}, so that the results above are not saved; "
                 "make room, then --resume"
             )
-        record_test(self.log, self.best["epoch"], ranked)
-        record = results(self.config, self.data, self.best, ranked, seconds=time.monotonic() - self.started)
+        reports.record_test(self.log, best["epoch"], ranked)
+        record = reports.results(self.config, self.data, best, ranked, seconds=self.running.seconds)
         self.log.close()  # before the results: with them the run is finished, whatever happens then
         self.files.json(RESULTS, record)
         self.files.finish()
         self.log.say(f"written to {self.folder}: results.json, {BEST}, metrics.jsonl, tensorboard/")
         return record
 
-    # -- files --------------------------------------------------------------------------------------------------
 
-    def save(self, name: str, title: str) -> None:
-        """Write a checkpoint of all networks, as they are after the stage of that title."""
-        content = {
-            "epoch": self.position.epochs_done,
-            "title": title,
-            "config": described(self.config, self.data),
-            "vocabulary_digest": self.data.vocabulary.digest(),
-            "networks": [n.matcher.state_dict() for n in self.networks],
-            "chosen_on": "dev" if name == BEST else None,
-            "dev": self.best["results"] if self.best else {},
-        }
-        self.files.checkpoint(name, content)
+# -- steps ----------------------------------------------------------------------------------------------------------
 
-    def save_state(self) -> None:
-        """Save all that the run needs to go on from here."""
-        self.running.pauses.taken()
-        self.files.state(self._state)
 
-    def _state(self) -> dict[str, Any]:
-        self.position.seconds = time.monotonic() - self.started
-        return {
-            "config": described(self.config, self.data),
-            "data_digest": self.data.digest(),
-            "position": self.position.as_dict(),
-            "networks": [network.state() for network in self.networks],
-            "divisions": {name: division.as_state() for name, division in self.divisions.items()},
-            "best": self.best,
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "log": self.log.size(),
-        }
+def warm_up_step(networks: Sequence[Network], batch: Batch, settings: TrainingConfig) -> float:
+    """Update one network or both with the mean hinge; return the loss per pair.
 
-    def _save_if_due(self) -> None:
-        if self.running.pause_is_due():
-            self.save_state()
+    On all pairs, on those that a network finds easy itself (`warmup_sele`), or on those that its peer finds easy
+    (`co_teaching`; Han et al., NeurIPS 2018).
+    """
+    losses = [warm_up_losses(network, batch) for network in networks]
+    if settings.warmup_type != "warmup":
+        easy = [small(own, settings.warmup_rate) for own in losses]
+        chosen = reversed(easy) if settings.warmup_type == "co_teaching" else easy
+        losses = [own[picked] for own, picked in zip(losses, chosen, strict=True)]
+    total = sum(n.step(own.sum(), settings.grad_clip) for n, own in zip(networks, losses, strict=True))
+    return total / (len(networks) * len(batch))
 
-    def _resume(self) -> tuple[list[str], dict[str, int]]:
-        """Go back to the saved state; return what is to be said, and how much of the logs belongs to it.
 
-        Raises:
-            InputError: no whole state, or one of other settings or data.
-        """
-        content, remarks = self.files.saved.load()
-        differing = differing_settings(content["config"], described(self.config, self.data))
-        if differing:
-            raise InputError(
-                f"--resume: {self.folder} was started with other settings: {differing}; give the same flags"
-            )
-        if content["data_digest"] != self.data.digest():
-            raise InputError(
-                f"--resume: images and captions are paired otherwise than when {self.folder} was started: the noise or "
-                "the image ids of a split have changed; give the data of then, or start a new run"
-            )
-        try:
-            self._restore(content)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise InputError(
-                f"--resume: the state in {self.folder} is not one of this run ({error}); start the run again"
-            ) from None
-        ahead = stages(self.settings)[self.position.stage :]
-        where = ahead[0].title if ahead else "the test"
-        return [*remarks, f"resumed in {self.folder} at {where}"], content["log"]
+def warm_up_losses(network: Network, batch: Batch) -> Tensor:
+    """Return each pair's loss (B,) against all its negatives."""
+    return network.method.per_pair_loss(network.matcher.score(network.matcher.embed(batch)), batch)
 
-    def _restore(self, content: dict[str, Any]) -> None:
-        for network, state in zip(self.networks, content["networks"], strict=True):
-            network.restore(state)
-        self.running.position = Position(**content["position"])
-        self.divisions = {name: Division.from_state(state) for name, state in content["divisions"].items()}
-        self.best = content["best"]
-        if content["cuda_random"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(content["cuda_random"], self.device)
 
-    def _start(self) -> tuple[list[str], None]:
-        """Load what the run is to start from, if anything; return what is to be said."""
-        path, vectors = self.settings.saved_model or self.settings.warmup_model_path, self.config.words.word_vectors
-        if path is not None:
-            load_weights(self.networks, load_checkpoint(path), path, self.data, self.config)
-        if vectors is None:
-            return [], None
-        found = word_vectors.load(Path(vectors), self.data.vocabulary, self.config.matcher.word_dim)
-        for network in self.networks:
-            rows, is_given = torch.from_numpy(found.rows), torch.from_numpy(found.is_given)
-            network.matcher.caption_encoder.set_word_vectors(rows, is_given)
-        return [found.report(vectors)], None
+def small(losses: Tensor, rate: float) -> Tensor:
+    """Return the numbers of the `rate` share of the pairs (B,) of smallest loss, at least one."""
+    return torch.argsort(losses.detach(), stable=True)[: max(1, int(rate * len(losses)))]
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A share of a training step: a batch, its labels (B,), and which of its pairs enter the loss (None: all)."""
+
+    batch: Batch
+    labels: Tensor
+    kept: Tensor | None = None
+
+
+@torch.no_grad()
+def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor) -> SoftLabels:
+    """Ask the student's method for labels; networks look at the pairs in eval mode, the peer only if it is asked.
+
+    Args:
+        probability: (B,) clean probability of the clean batch's pairs.
+    """
+
+    def seen(batch: Batch) -> StudentAndPeer:
+        return StudentAndPeer(*(Scored(n.matcher, n.method, batch) for n in (student, peer)))
+
+    labels = student.method.labels(seen(clean), None if noisy is None else seen(noisy), probability)
+    assert labels.clean.shape == (len(clean),)
+    return labels
+
+
+def train_step(network: Network, parts: list[LabelledBatch], hardness: float, *, grad_clip: float) -> float:
+    """Take one optimiser step on the summed loss of the parts; return that loss per pair."""
+    loss = torch.stack([part_loss(network, part, hardness) for part in parts]).sum()
+    return network.step(loss, grad_clip) / sum(len(part.batch) for part in parts)
+
+
+def part_loss(network: Network, part: LabelledBatch, hardness: float) -> Tensor:
+    """Return the loss of one batch.
+
+    Args:
+        network: in train mode.
+        part: the batch and its labels.
+        hardness: 0 for the mean of the negatives, 1 for the hardest.
+    """
+    method, embeddings = network.method, network.matcher.embed(part.batch)
+
+    def loss_of(sims: Tensor) -> Tensor:
+        scores = method.scores(sims, embeddings, part.batch)
+        return method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
+
+    if hardness < 1.0:
+        return loss_of(network.matcher.score(embeddings))
+    return hardest_loss(network.matcher, embeddings, loss_of)

@@ -38,9 +38,6 @@ class ChoiceConfig(ContrastiveConfig):
         "rematch: that, and noisy captions and images are offered new partners; method: labels, of consensus rematch",
         choices=(OWN, LABELS, POSTERIOR, REMATCH),
     )
-    mask_matches: bool = flag(
-        False, "captions that read like the anchor's own, to the network that divides, are no negatives of its image"
-    )
     neighbours: int = flag(10, "k, nearest images and captions that are asked about a pair")
     neighbour_votes: int = flag(2, "how many of the best agreeing neighbours count, with --signal consensus")
     neighbour_space: str = flag(
@@ -94,7 +91,7 @@ class Choices:
     @property
     def needs_neighbours(self) -> bool:
         """Whether a division looks at neighbours at all."""
-        return self.asks_neighbours or self.refinement == REMATCH or self.config.mask_matches
+        return self.asks_neighbours or self.refinement == REMATCH
 
     @property
     def refinement(self) -> str:

@@ -3,12 +3,11 @@
 *Published*: a triplet ranking loss whose margin follows the two modes of the pairs' similarities, with base margins 0.3
 (image anchors) and 0.2 (caption anchors). The loss itself is unpublished: each formula of a margin below is *ours*, and
 numbers are not a reproduction. The modes are refitted from time to time; no gradient goes through a margin.
-Legend: B pairs, mu_c and mu_n the means of the clean and the noisy mode, a a base margin.
+Legend: B pairs, a a base margin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from methods.blocks.modes import SimilarityModes
 from models.losses import Margins, hardest_negative, pair_costs
 from runtime.flags import check_choices, check_range, flag
 
-POLICIES = ("fixed", "separation", "posterior", "gap")
+POLICIES = ("fixed", "separation", "posterior")
 """`--margin_policy`."""
 
 
@@ -29,68 +28,27 @@ class MarginConfig:
     margin_policy: str = flag(
         "separation",
         "fixed: base margins; separation: wider the more the two modes overlap; posterior: times a pair's clean "
-        "probability; gap: as wide as the modes' means lie apart",
+        "probability",
         choices=POLICIES,
     )
     image_margin: float = flag(0.3, "base margin of image anchors, in units of the score")
     text_margin: float = flag(0.2, "base margin of caption anchors, in units of the score")
     margin_kappa: float = flag(1.0, "policy separation: margin = base * (1 + kappa * overlap of the modes)")
-    margin_lambda: float = flag(1.0, "policy gap: margin = lambda * distance of the modes' means, over both directions")
-    margin_min: float = flag(0.05, "policies separation and gap: no margin is below this")
-    margin_max: float = flag(0.6, "policies separation and gap: no margin is above this")
+    margin_min: float = flag(0.05, "policy separation: no margin is below this")
+    margin_max: float = flag(0.6, "policy separation: no margin is above this")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("image_margin", "text_margin", "margin_kappa", "margin_lambda", "margin_min"):
+        for name in ("image_margin", "text_margin", "margin_kappa", "margin_min"):
             check_range(self, name, low=0.0, high=float("inf"), high_open=True)
         check_range(self, "margin_max", low=self.margin_min, high=float("inf"), high_open=True)
 
 
-def _fixed(config: MarginConfig) -> Margins:
-    return Margins(config.image_margin, config.text_margin)
-
-
-def _clipped(config: MarginConfig, image: float, text: float) -> Margins:
-    low, high = config.margin_min, config.margin_max
-    return Margins(min(max(image, low), high), min(max(text, low), high))
-
-
-def _separation(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
-    """Return clip(a (1 + kappa BC), min, max); BC is the Bhattacharyya coefficient of the two modes (*ours*)."""
-    factor = 1 + config.margin_kappa * modes.overlap
-    return _clipped(config, config.image_margin * factor, config.text_margin * factor)
-
-
-def _posterior(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
-    """Return a P(clean | s_i), (B,) one for each pair (*ours*); within [0, a], so that it needs no clipping."""
-    if probability is None:
-        raise ValueError("--margin_policy posterior needs the clean probability (B,) of the batch's pairs")
-    assert probability.dim() == 1
-    share = probability.detach()
-    return Margins(config.image_margin * share, config.text_margin * share)
-
-
-def _gap(config: MarginConfig, modes: SimilarityModes, probability: Tensor | None) -> Margins:
-    """Return clip(lambda (mu_c - mu_n) 2 a / (a_image + a_text), min, max) (*ours*).
-
-    The two margins average lambda (mu_c - mu_n) and stay to each other as the base margins are (equal if both are 0).
-    """
-    gap = config.margin_lambda * (modes.clean.mean - modes.noisy.mean)
-    both = config.image_margin + config.text_margin
-    if both == 0:
-        return _clipped(config, gap, gap)
-    return _clipped(config, gap * 2 * config.image_margin / both, gap * 2 * config.text_margin / both)
-
-
-_RULES: dict[str, Callable[[MarginConfig, SimilarityModes, Tensor | None], Margins]] = {
-    "separation": _separation,
-    "posterior": _posterior,
-    "gap": _gap,
-}
-
-
 def dynamic_margins(config: MarginConfig, modes: SimilarityModes | None, probability: Tensor | None = None) -> Margins:
     """Return the margins that `--margin_policy` gives for these modes.
+
+    separation: clip(a (1 + kappa BC), min, max), with BC the Bhattacharyya coefficient of the two modes. posterior:
+    a P(clean | s_i), (B,) one for each pair, within [0, a].
 
     Args:
         config: policy, base margins and bounds.
@@ -102,9 +60,17 @@ def dynamic_margins(config: MarginConfig, modes: SimilarityModes | None, probabi
 
     Source: base margins published (DSDMR, TOIS 2024), the rules *ours*.
     """
+    image, text = config.image_margin, config.text_margin
     if modes is None or not modes.is_split or config.margin_policy == "fixed":
-        return _fixed(config)
-    return _RULES[config.margin_policy](config, modes, probability)
+        return Margins(image, text)
+    if config.margin_policy == "posterior":
+        if probability is None:
+            raise ValueError("--margin_policy posterior needs the clean probability (B,) of the batch's pairs")
+        assert probability.dim() == 1
+        share = probability.detach()
+        return Margins(image * share, text * share)
+    factor, low, high = 1 + config.margin_kappa * modes.overlap, config.margin_min, config.margin_max
+    return Margins(*(min(max(base * factor, low), high) for base in (image, text)))
 
 
 def _like(margin: float | Tensor, scores: Tensor) -> float | Tensor:
@@ -139,7 +105,7 @@ class DynamicMarginRankingLoss(nn.Module):
                 dropped belong in no batch. With no pair kept the loss is exactly 0 and has a gradient, 0.
             image_id: (B,); captions of an anchor's own image are then no negatives.
         """
-        margins = _fixed(self.config) if margins is None else margins
+        margins = margins or Margins(self.config.image_margin, self.config.text_margin)
         costs = pair_costs(scores, _like(margins.image, scores), image_id, caption_margin=_like(margins.text, scores))
         losses = hardest_negative(costs)
         if kept is not None:

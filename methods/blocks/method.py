@@ -194,11 +194,7 @@ class Method(Choices):
         """Remember what `state`, of an object of the same configuration, remembered."""
 
     def scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
-        """Return (B, B), what the hinge sees in training: the plain similarities."""
-        return sims
-
-    def warmup_scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
-        """Return (B, B), what the hinge sees in warm-up: the plain similarities."""
+        """Return (B, B), what the loss sees after warm-up, in which it sees the plain similarities: these too."""
         return sims
 
     def negatives_mask(self, batch: Batch) -> Tensor | None:

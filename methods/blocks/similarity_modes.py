@@ -54,6 +54,17 @@ class ModesConfig:
         check_prior(self.mode_prior)
 
 
+@dataclass(frozen=True)
+class RefitConfig(ModesConfig):
+    """Flags of a filter that is fitted more than once, each time to all pairs, so that dropped ones may return."""
+
+    refit_every: int = flag(1, "epochs between filterings (the first comes before the first epoch, after any warm-up)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "refit_every", low=1)
+
+
 def check_prior(prior: str | float) -> float | None:
     """Return the prior probability of clean, None for `fitted`.
 

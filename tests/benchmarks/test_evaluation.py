@@ -11,20 +11,19 @@ import torch
 
 from benchmarks import evaluation
 from benchmarks.published_sizes import LONGEST, SHORTEST, caption_lengths, published_split, random_batch
-from models.precision import bf16_is_supported
+from models.matcher import bf16_is_supported
 
-SMALL = ["--images", "6", "--captions_per_image", "2", "--embed_size", "16", "--repeats", "1", "--shortlist", "2"]
+SMALL = ["--images", "6", "--captions_per_image", "2", "--embed_size", "16", "--repeats", "1"]
 
 
 @pytest.mark.parametrize("module_name", ["SGR", "SAF"])
 def test_the_rows(module_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "rows.json"
     evaluation.main([*SMALL, "--module_name", module_name, "--json", str(target)])
-    exact, shortlist, *low = json.loads(target.read_text(encoding="utf-8"))
-    assert [("bf16" in row["name"]) for row in low] == [True] * 2 * bf16_is_supported(torch.device("cpu"))
-    assert "6 x 12, exact" in exact["name"] and "6 x 12, shortlist 2" in shortlist["name"]
+    exact, *low = json.loads(target.read_text(encoding="utf-8"))
+    assert [("bf16" in row["name"]) for row in low] == [True] * bf16_is_supported(torch.device("cpu"))
+    assert "6 x 12, exact" in exact["name"]
     assert exact["max_diff"] < 1e-5, "both formulations compute the same scores"
-    assert shortlist["max_diff"] is None
     text = capsys.readouterr().out
     assert "rSum published" in text and exact["name"] in text
 
@@ -32,7 +31,6 @@ def test_the_rows(module_name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--shortlist", "7"], "--shortlist 7"),
         (["--repeats", "0"], "--repeats 0"),
         (["--device", "tpu"], "--device 'tpu'"),
         (["--json", "no/such/folder/x.json"], "no/such/folder"),

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import epoch, train_step
 from benchmarks.published_sizes import published_matcher, random_batch
-from models.precision import bf16_is_supported
+from models.matcher import bf16_is_supported
 from tests.tiny import tiny_flags
 
 FIELDS = {"name", "published_s", "ours_s", "ratio", "published_peak_mib", "ours_peak_mib", "max_diff"}

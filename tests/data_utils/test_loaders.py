@@ -65,67 +65,6 @@ def test_the_order_is_the_seeds() -> None:
     assert numbers(first) != sorted(numbers(first))
 
 
-# -- batches of similar length ----------------------------------------------------------------------------------------
-
-LENGTHS = np.random.RandomState(0).randint(2, 30, 500)
-
-
-@pytest.mark.parametrize("window", [2, 3, 10, 1000])
-def test_a_window_keeps_pairs_and_sizes(window: int) -> None:
-    for count in (0, 1, 7, 8, 9, 16, 41, 80, 100, 129):
-        pairs = np.random.RandomState(1).permutation(500)[:count]
-        plain = shuffled_batches(pairs, 8, generator(0, "x"))
-        sorted_ = shuffled_batches(pairs, 8, generator(0, "x"), lengths=LENGTHS, window=window)
-        assert sorted(len(b) for b in sorted_) == sorted(len(b) for b in plain), count
-        assert sorted(sum([b.tolist() for b in sorted_], [])) == sorted(sum([b.tolist() for b in plain], [])), count
-
-
-def test_a_window_of_one_is_the_plain_shuffle() -> None:
-    one, other = generator(0, "x"), generator(0, "x")
-    plain = shuffled_batches(np.arange(100), 8, one)
-    windowed = shuffled_batches(np.arange(100), 8, other, lengths=LENGTHS, window=1)
-    assert numbers(plain) == numbers(windowed)
-    assert torch.equal(one.get_state(), other.get_state()), "nothing more is drawn"
-
-
-@pytest.mark.parametrize("window", [2, 4, 5])
-def test_batches_are_those_of_sorted_windows(window: int) -> None:
-    """The slow way: take windows of the plain shuffle, sort each, cut."""
-    pairs = np.arange(200, 413)
-    plain = numbers(shuffled_batches(pairs, 8, generator(3, "x")))
-    expected = [plain[208:]]
-    for start in range(0, 208, 8 * window):
-        taken = sorted(plain[start : min(start + 8 * window, 208)], key=lambda pair: LENGTHS[pair])
-        expected += [taken[k : k + 8] for k in range(0, len(taken), 8)]
-    found = [b.tolist() for b in shuffled_batches(pairs, 8, generator(3, "x"), lengths=LENGTHS, window=window)]
-    assert sorted(found) == sorted(expected) and found != expected
-
-
-def test_a_window_saves_padding() -> None:
-    def padded(window: int) -> int:
-        batches = shuffled_batches(np.arange(500), 8, generator(0, "x"), lengths=LENGTHS, window=window)
-        return sum(int(LENGTHS[b.numpy()].max()) * len(b) for b in batches)
-
-    assert padded(1) > 1.2 * padded(4) > padded(16) > LENGTHS.sum()
-
-
-def test_a_window_does_not_bias_when_a_pair_comes() -> None:
-    """The mean length is the same at every place of an epoch, in the shorter batch too, and ties are shuffled."""
-    places: list[list[float]] = [[] for _ in range(5)]
-    short, first_of_ties = [], []
-    for epoch in range(400):
-        batches = shuffled_batches(np.arange(36), 8, generator(epoch, "x"), lengths=LENGTHS, window=4)
-        for place, batch in zip(places, batches, strict=True):
-            place.append(LENGTHS[batch.numpy()].mean())
-        short += [LENGTHS[b.numpy()].mean() for b in batches if len(b) == 4]
-        equal = shuffled_batches(np.arange(32), 8, generator(epoch, "x"), lengths=np.full(32, 5), window=4)
-        first_of_ties.append(float(numbers(equal)[0]))
-    expected, spread = LENGTHS[:36].mean(), LENGTHS[:36].std()
-    for place in [*places, short]:
-        assert len(place) == 400 and abs(np.mean(place) - expected) < 4 * spread / np.sqrt(400)
-    assert abs(np.mean(first_of_ties) - 15.5) < 4 * np.std(np.arange(32)) / np.sqrt(400)
-
-
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -176,9 +115,6 @@ def test_load_forever_goes_round(tiny_root: Path) -> None:
     rounds = [[b.index.tolist() for b in islice(stream, 2)] for _ in range(4)]
     assert all(sorted(sum(r, [])) == pairs.tolist() for r in rounds)
     assert len({str(r) for r in rounds}) > 1, "every round has its own order"
-    lengths = np.sort(split.lengths[np.arange(48)])
-    sorted_ = next(load_forever(split, np.arange(48), 16, generator(0, "x"), window=3)).lengths
-    assert sorted(sorted_.tolist()) in [lengths[k : k + 16].tolist() for k in (0, 16, 32)]
 
 
 def test_the_cpu_gets_batches_as_they_are_read(tiny_root: Path) -> None:

@@ -21,8 +21,8 @@ from data_utils.noise import read_index
 from data_utils.regions import RegionFile
 from runtime.errors import InputError
 from tools.convert.bottom_up import BottomUpFile
-from tools.extract.boxes import read_boxes
 from tools.extract.listing import read_listing
+from tools.extract.regions import read_boxes
 from tools.filter.files import open_embeddings, read_similarities
 from tools.picture_files import Image, picture_bytes, picture_files, thumbnails
 from vocab import word_vectors

@@ -24,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from training.saved_state import DIGEST, MAGIC
+from training.checkpointing import DIGEST, MAGIC
 
 LARGEST = 2**24
 """Bytes of an input."""

@@ -42,8 +42,8 @@ from tools.check.__main__ import check, show
 from tools.convert.bottom_up import BottomUpFile, read_ids
 from tools.convert.conversion import Plan
 from tools.table import FORMATS, TableConfig, build
+from training.checkpointing import STATES, SavedState
 from training.config import RunConfig, parse_args
-from training.saved_state import NAMES, SavedState
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary
 
@@ -336,7 +336,7 @@ def _run_state(folder: Path) -> Prepared:
         finally:
             assert (folder / "outside").read_text(encoding="utf-8") == "kept"
 
-    return Prepared([(folder / NAMES[1]).read_bytes()], read)
+    return Prepared([(folder / STATES[1]).read_bytes()], read)
 
 
 def _results(folder: Path, *, config: bool = False) -> Prepared:
@@ -409,7 +409,7 @@ SUITE_READERS = [
     Reader("checkpoint", "net.pth.tar", "zip", _checkpoint, cost=4),
     Reader("lineage", "ncr.pth.tar", "zip", partial(_lineage, old=False), cost=4),
     Reader("lineage_old", "ncr.pth.tar", "legacy_torch", partial(_lineage, old=True), cost=4),
-    Reader("run_state", NAMES[1], "state", _run_state, where="", cost=2),
+    Reader("run_state", STATES[1], "state", _run_state, where="", cost=2),
     Reader("results", "results.json", "json", _results),
     Reader("run_config", "config.json", "json", partial(_results, config=True)),
     Reader("robustness_rows", "rows.csv", "text", _robustness_rows, where=""),

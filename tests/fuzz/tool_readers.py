@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save
-from tools.picture_files import Image, picture_files, thumbnails
 
 from data_utils.noise import NoiseConfig
 from runtime.checkpoint import save_checkpoint
 from tests.fuzz.readers import SUITE_READERS, Prepared, Reader, hdf5_bytes, npy_bytes
-from tools.clip_tuning.config import ClipRunConfig, parse_args, resumed
+from tools.clip_tuning.config import parse_args
+from tools.clip_tuning.model import SETTINGS, CLIPModel, Preprocessing
 from tools.clip_tuning.pairs import inject_noise, read_pairs
-from tools.clip_tuning.processing import SETTINGS, CLIPModel, Preprocessing
-from tools.clip_tuning.setup import STATE, RunState, load_state
-from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
+from tools.clip_tuning.trainer import CONFIG, STATE, RunState, latest_run, load_state
 from tools.extract.listing import read_listing
+from tools.extract.regions import check_inside, chosen_boxes, read_boxes
 from tools.filter.__main__ import CleanConfig, pair_similarities
 from tools.filter.files import Stored, open_embeddings, read_truth
 from tools.filter.filtering import EmbeddingPairs
+from tools.picture_files import Image, picture_files, thumbnails
 
 # -- files that need nothing beside them: name, format, valid files ----------------------------------------------------
 
@@ -161,10 +161,16 @@ def _pictures(folder: Path) -> Prepared:
 
 def _clip_config(folder: Path) -> Prepared:
     """The settings of a run that is gone on with."""
-    given = parse_args(["--resume", str(folder)])
-    told = asdict(parse_args(["--clip", str(folder), "--output_dir", str(folder)]))
-    sample = json.dumps(told, indent=2).encode()
-    return Prepared([sample], lambda path: resumed(given, ClipRunConfig.read(path), folder))
+    given = parse_args(["--clip", str(folder), "--output_dir", str(folder)])
+    place = folder / given.run_name()
+    place.mkdir()
+    (place / STATE).touch()
+
+    def read(path: Path) -> None:
+        (place / CONFIG).write_bytes(path.read_bytes())
+        latest_run(given)
+
+    return Prepared([json.dumps(asdict(given), indent=2).encode()], read)
 
 
 def _clip_state(folder: Path) -> Prepared:

@@ -18,7 +18,7 @@ from models.similarity import SIMILARITIES
 from runtime.errors import InputError
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
 from training.network import Network
-from training.step import LabelledBatch, part_loss
+from training.trainer import LabelledBatch, part_loss
 
 LENGTHS = (3, 2, 5, 3, 1, 2, 3, 6, 2, 3, 4, 5)
 SIZE = len(LENGTHS)
@@ -152,7 +152,7 @@ def test_loss_is_a_number_with_a_gradient(name: str, hardness: float) -> None:
     method, batch, matcher = make(name), make_batch(LENGTHS), make_matcher("SGR").train()
     embeddings = matcher.embed(batch)
     sims = matcher.score(embeddings)
-    for scores in (method.scores(sims, embeddings, batch), method.warmup_scores(sims, embeddings, batch)):
+    for scores in (method.scores(sims, embeddings, batch), sims):
         assert scores.shape == (SIZE, SIZE)
         loss = method.loss(scores, batch, torch.linspace(0, 1, SIZE, dtype=torch.float64), hardness=hardness)
         assert loss.dim() == 0 and torch.isfinite(loss) and loss > 0

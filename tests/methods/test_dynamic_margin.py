@@ -151,16 +151,6 @@ def test_overlap_counts_the_modes_widths() -> None:
     assert isinstance(narrow, float) and isinstance(broad, float) and 0.3 < narrow < 0.32 and broad > 0.5
 
 
-def test_gap_margins_follow_the_means_and_keep_the_bases_ratio() -> None:
-    config = MarginConfig(margin_policy="gap", margin_lambda=1.5)
-    margins = dynamic_margins(config, modes_apart(0.2))
-    assert margins.image == pytest.approx(0.36) and margins.text == pytest.approx(0.24)  # their mean is 1.5 * 0.2
-    assert dynamic_margins(config, modes_apart(2.0)) == Margins(0.6, 0.6)
-    assert dynamic_margins(config, modes_apart(0.0)) == Margins(0.05, 0.05)
-    flat = MarginConfig(margin_policy="gap", image_margin=0.0, text_margin=0.0)
-    assert dynamic_margins(flat, modes_apart(0.25)) == Margins(0.25, 0.25)
-
-
 def test_posterior_margins_are_shares_without_a_gradient() -> None:
     config = MarginConfig(margin_policy="posterior")
     probability = torch.tensor([1.0, 0.5, 0.0], requires_grad=True)
@@ -194,9 +184,7 @@ def test_margins_of_fitted_modes() -> None:
     assert wide.image == pytest.approx(0.3 * 1.166, abs=0.01) and close.image == pytest.approx(0.3, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    "name", ["image_margin", "text_margin", "margin_kappa", "margin_lambda", "margin_min", "margin_max"]
-)
+@pytest.mark.parametrize("name", ["image_margin", "text_margin", "margin_kappa", "margin_min", "margin_max"])
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_flags_are_checked(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"--{name} "):
@@ -206,5 +194,5 @@ def test_flags_are_checked(name: str, value: float) -> None:
 def test_bounds_and_policies_are_checked() -> None:
     with pytest.raises(InputError, match="--margin_max 0.1 .*at least 0.2"):
         MarginConfig(margin_min=0.2, margin_max=0.1)
-    with pytest.raises(InputError, match="--margin_policy 'soft' is unknown; known: fixed, separation, posterior, gap"):
+    with pytest.raises(InputError, match="--margin_policy 'soft' is unknown; known: fixed, separation, posterior"):
         MarginConfig(margin_policy="soft")

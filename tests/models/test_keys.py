@@ -1,4 +1,4 @@
-"""Keys: their products are the scores of VSE and GPO, and the shortlist's estimate of the others."""
+"""Keys: their products are the scores of VSE and GPO, and estimate those of the others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from models.encoded_split import encode_split, similarities
-from models.keys import SplitSubset, caption_keys, fit_networks, image_keys
+from models.encoded_split import EncodedSplit, similarities
+from models.keys import Keys, SplitSubset, caption_keys, fit_estimate, fit_networks, image_keys
 from models.listed import EncodedFile, _blocks, images_from, score_listed
-from models.shortlist import estimated_scores
+from models.similarity import EncodedCaptions, EncodedImages, Similarity
+from runtime.errors import InputError
 from tests.models.splits import small_matcher, small_split
 
 CPU = torch.device("cpu")
@@ -35,18 +37,61 @@ def test_products_are_the_mean_of_exact_scores(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(products(matchers, split), mean, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["SGR", "SAF"])
-def test_products_are_the_logits_of_the_estimate(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same pairs are drawn from the same gallery: then both are one estimate."""
-    monkeypatch.setattr("models.keys.torch.randperm", lambda count, generator: torch.arange(count))
+class Metric(Similarity):
+    """A similarity that is what the estimate supposes."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def score_pairs(self, images: EncodedImages, captions: EncodedCaptions, image: Tensor, caption: Tensor) -> Tensor:
+        return torch.sigmoid(-1 + (images.pooled[image] - captions.pooled[caption]).square() @ self.weights)
+
+
+def fitted_products(weights: Tensor, encoded: EncodedSplit) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    keys = Keys(*fit_estimate(Metric(weights), encoded, encoded.vectors(), random))
+    captions = torch.empty(encoded.shape[1], 2 * len(weights) + 2)
+    for block, columns in zip(encoded.blocks, encoded.columns, strict=True):
+        captions[columns] = keys.of_captions(block)
+    return keys.of_images(encoded.images) @ captions.t()
+
+
+def test_a_weighted_distance_is_found() -> None:
+    """Weights of both signs: neither a cosine nor a plain distance would order these pairs."""
+    random = torch.Generator().manual_seed(0)
+    weights = 0.3 * torch.randn(6, generator=random)
+    images = EncodedImages(torch.randn(40, 3, 6, generator=random), torch.randn(40, 6, generator=random))
+    words, pooled = torch.randn(50, 4, 6, generator=random), torch.randn(50, 6, generator=random)
+    halves = [torch.arange(1, 50, 2), torch.arange(0, 50, 2)]
+    blocks = [EncodedCaptions(words[h], torch.full((25,), 4), pooled[h]) for h in halves]
+    true = -1 + (images.pooled[:, None] - pooled).square() @ weights
+    found = fitted_products(weights, EncodedSplit(images, blocks, halves))
+    assert np.corrcoef(found.flatten(), true.flatten())[0, 1] > 0.95
+
+
+def test_vectors_that_are_all_alike_give_an_estimate() -> None:
+    """A network that encodes everything alike: nothing is divided by zero."""
+    captions = EncodedCaptions(torch.ones(5, 2, 3), torch.full((5,), 2), torch.zeros(5, 3))
+    encoded = EncodedSplit(EncodedImages(torch.ones(4, 2, 3), torch.ones(4, 3)), [captions], [torch.arange(5)])
+    torch.testing.assert_close(fitted_products(torch.ones(3), encoded), torch.full((4, 5), 2.0))
+
+
+def test_a_diverged_network_is_told(tmp_path: Path) -> None:
     split = small_split(tmp_path)
-    matcher = small_matcher(split, name)
-    gallery = encode_split(matcher, split, CPU)
-    random = torch.Generator().manual_seed(5)
-    monkeypatch.setattr("models.keys.generator", lambda seed, purpose: torch.Generator().manual_seed(5))
+    matcher = small_matcher(split, "SGR")
     with torch.no_grad():
-        estimates = estimated_scores(matcher.similarity, gallery, random)
-    np.testing.assert_allclose(1 / (1 + np.exp(-products([matcher], split))), estimates.numpy(), rtol=1e-3, atol=1e-4)
+        matcher.region_encoder.fc.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match="diverged"):
+        fit_networks([matcher], split, CPU)
+
+
+@pytest.mark.parametrize("name", ["SGR", "SAF"])
+def test_estimates_go_with_the_logits_of_sigmoids(name: str, tmp_path: Path) -> None:
+    split = small_split(tmp_path, images=30)
+    matcher = small_matcher(split, name)
+    estimate, real = products([matcher], split), similarities(matcher, split, CPU)
+    assert np.corrcoef(estimate.ravel(), np.log(real / (1 - real)).ravel())[0, 1] > 0.8
 
 
 @pytest.mark.parametrize("name", ["SCAN_t2i", "SCAN_i2t"])

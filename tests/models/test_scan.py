@@ -15,12 +15,11 @@ from torch import Tensor
 
 from models import attention, scan, tiles
 from models.matcher import MatcherConfig, MatcherShape, build_matcher
-from models.precision import ScoringConfig, prepare_scoring
 from models.scan import POOLINGS, SCAN
 from models.similarity import SIMILARITIES
 from runtime.errors import InputError
 from tests import golden, reference
-from tests.models.networks import LENGTHS, assert_same, gradients, make_batch, make_matcher
+from tests.models.networks import LENGTHS, assert_same, gradients, make_batch
 from training.sparse import hardest_loss
 
 DIRECTIONS = ("t2i", "i2t")
@@ -182,14 +181,6 @@ def test_hardest_negatives_in_lower_precision_are_those_of_full(module_name: str
     torch.testing.assert_close(low, full, rtol=1e-6, atol=1e-6)
     for mine, theirs in zip(low_gradients, full_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("module_name", ["SCAN_t2i", "SCAN_i2t"])
-def test_auto_measures_a_similarity_without_parameters(module_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.precision.bf16_is_supported", lambda device: True)
-    matcher = make_matcher(module_name).float()
-    (line,) = prepare_scoring([matcher], ScoringConfig(precision="auto"), torch.device("cpu"))
-    assert line.startswith("scoring in")
 
 
 @pytest.mark.skipif(not GOLDEN_FILE.is_file(), reason="the golden files are not part of the project")

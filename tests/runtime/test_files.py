@@ -24,7 +24,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.files import LOCK, FolderLock, array_file, check_plain, parse_json
 from tools.convert.bottom_up import BottomUpFile
-from tools.extract.text_files import read_text
+from tools.extract.listing import read_text
 from tools.filter.files import open_embeddings
 from vocab import word_vectors
 from vocab.vocabulary import Vocabulary

@@ -21,11 +21,10 @@ from runtime.checkpoint import description, load_checkpoint
 from runtime.errors import InputError, exit_on_input_error, one_line
 from runtime.flags import OneLineParser
 from runtime.log import METRICS, RunLog
-from runtime.run_folder import claim
 from runtime.torch_file import read_torch_file
 from tests.fuzz.readers import our_content, torch_bytes
+from training.checkpointing import choose_folder, claim
 from training.config import parse_args
-from training.folders import choose_folder
 
 CONTENT: dict[str, Any] = {"a": torch.zeros(6), "b": [1, "text"]}
 NUMBERS = b"cpuq\x06K\x06"  # where the pickle says of how many numbers the storage is

@@ -16,9 +16,8 @@ from PIL import Image
 from tools.check.__main__ import main as check_main
 from tools.emoji_set import __main__ as builder
 from tools.emoji_set import features, pictures
-from tools.emoji_set.pictures import Picture, grey_thumbnails
-from tools.emoji_set.sources import ARTISTS, NAMES, Source
-from tools.emoji_set.splits import SplitRule, drop_twins, make_splits, near_pairs
+from tools.emoji_set.names import ARTISTS, NAMES, Source
+from tools.emoji_set.pictures import Picture, SplitRule, drop_twins, grey_thumbnails, make_splits, near_pairs
 from vocab.build import main as vocab_main
 
 SPLITS = ("train", "dev", "test")
@@ -106,7 +105,7 @@ def test_builds_a_set_that_can_be_used(work: Path, tmp_path: Path, capsys: pytes
     output = tmp_path / "data" / "emoji_precomp"
     build(output, work)
     expected = {f"{split}_{kind}" for split in SPLITS for kind in ("ims.h5", "caps.txt")}
-    assert set(contents(output)) == expected | {"pictures.json", "thumbnails.h5", "README.md", "LICENSES"}
+    assert set(contents(output)) == expected | {"pictures.json", "thumbnails.h5"}
     records = json.loads((output / "pictures.json").read_text())
     assert {row["label"] for row in records["train"]} == {f"thing{k}" for k in range(THINGS)}
     train = {(r["concept"], r["artist"]) for r in records["train"]}
@@ -122,8 +121,6 @@ def test_builds_a_set_that_can_be_used(work: Path, tmp_path: Path, capsys: pytes
     vocab_main([*place, "--min_count", "1"])
     check_main(place)
     assert capsys.readouterr().out.endswith("\nusable\n")
-    told = (output / "README.md").read_text()
-    assert f"{5 * THINGS - 7} training,\n3 dev and 4 test pictures of {THINGS} concepts" in told
     again = tmp_path / "again"
     build(again, work)
     assert contents(again) == contents(output)
@@ -185,23 +182,6 @@ def test_bad_flags(
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_without_resvg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pictures, "resvg_py", None)
-    with pytest.raises(SystemExit) as done:
-        build(tmp_path / "one", tmp_path)
-    assert done.value.code == 2 and "run: python -m pip install -r tools/emoji_set/" in capsys.readouterr().err
-
-
-def test_cells_of_other_pictures_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "Lite0", Network)
-    pixels = np.random.RandomState(0).randint(0, 256, (20, 192, 192, 3)).astype(np.uint8)
-    first = features.compute_cells(pixels, tmp_path)
-    second = features.compute_cells(255 - pixels, tmp_path)
-    assert first.shape == (20, 36, 1280) and first.dtype == np.float32
-    assert np.array_equal(first, Network().maps(pixels).reshape(20, 36, 1280))
-    assert np.array_equal(second, Network().maps(255 - pixels).reshape(20, 36, 1280))
-
-
 def random_pictures(seed: int, concepts: int, artists: int) -> tuple[list[Picture], np.ndarray]:
     """Small pictures, some of them nearly or quite the same, and their grey images."""
     random = np.random.RandomState(seed)
@@ -243,13 +223,6 @@ def test_splits_hold_their_promises(seed: int) -> None:
     assert len(set(held)) == len(held) and set(held) <= train
     with pytest.raises(ValueError, match="can be held out, 60 are needed"):
         make_splits(pictures, [f"c{k}" for k in range(40)], pairs, SplitRule(20, 40, "x"))
-
-
-def test_twins_differ_by_less_than_the_limit() -> None:
-    images = np.zeros((3, 16, 16), np.uint8)
-    images[1] = 8
-    images[2, 0] = 127  # 127 * 16 / 256 = 7.9375
-    assert near_pairs(images, 8).tolist() == [[0, 2]]
 
 
 def test_twins_of_what_is_held_out_leave_training() -> None:

@@ -11,7 +11,7 @@ from data_utils import catalog
 from data_utils.catalog import Protocol
 from data_utils.noise import make_index
 from tests.data_utils.test_noise import IMAGES, KINDS, PER_IMAGE, own, published, slow_mismatch
-from tests.tiny import make_tiny_data, scatter
+from tests.tiny import make_tiny_data
 from tools import noise
 
 
@@ -31,16 +31,6 @@ def run(root: Path, *argv: str | Path) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
-
-
-def test_inspect_of_uneven_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = make_tiny_data(tmp_path)
-    scatter(root)
-    np.save(tmp_path / "n.npy", np.roll(np.arange(40), 1))
-    assert run(root, "inspect", tmp_path / "n.npy") == 0
-    told = capsys.readouterr().out
-    assert "train: 40 images, 1-4 captions an image\nprotocol: image, as" in told and "a shuffle: yes" in told
-    assert "mismatched: 100.00 % of the captions (100 of 100)" in told
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,12 +79,6 @@ def test_a_sidecar_that_is_none(root: Path, tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "n.json").write_bytes(content)
     assert run(root, "inspect", tmp_path / "n.npy") == 2
     assert "n.json, beside the index," in capsys.readouterr().err
-
-
-def test_no_shuffle(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "n.npy", np.zeros(IMAGES, np.int32))
-    assert run(root, "inspect", tmp_path / "n.npy") == 0
-    assert "a shuffle: no: some images are used more often" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 import evaluation
 from tools import table
-from tools.result_rows import MARKS, Row, marks, over_seeds, read_published, read_results, sections
+from tools.result_rows import Row, marks, over_seeds, read_published, read_results, sections
 
 RECALLS = {"i2t": {"R@1": 10.0, "R@5": 20.0, "R@10": 30.0}, "t2i": {"R@1": 5.0, "R@5": 15.0, "R@10": 25.0}}
 NOISE = {"protocol": "caption", "asked_ratio": 0.2, "measured_ratio": 0.1998}
@@ -73,8 +73,6 @@ def test_a_run_becomes_a_row(tmp_path: Path) -> None:
     assert (row.method, row.similarity, row.source, row.split) == ("mgcs", "SGR", "run", "test")
     assert (row.noise_protocol, row.noise_ratio, row.measured_ratio) == ("caption", 0.2, 0.1998)
     assert (row.num_networks, row.seeds, row.epochs, row.chosen_on) == (2, (0,), ("4/9",), "dev")
-    every = read_results(tmp_path / "run" / "results.json", each=True)
-    assert [(r.method, r.num_networks) for r in every] == [("mgcs", 2), ("mgcs, A alone", 1), ("mgcs, B alone", 1)]
 
 
 def test_an_evaluation_becomes_a_row_of_its_folds_and_one_of_the_whole(tmp_path: Path) -> None:
@@ -84,11 +82,6 @@ def test_an_evaluation_becomes_a_row_of_its_folds_and_one_of_the_whole(tmp_path:
     assert (folds.split, folds.r_sum, whole.split, whole.r_sum) == ("testall, folds of 1,000", 117.0, "testall", 105.0)
     assert (whole.method, whole.similarity, whole.num_networks) == ("mgcs", "SGR+SAF", 4)
     assert (whole.seeds, whole.epochs, whole.source) == ((0, 0), (3, 4), "e.json")
-    names = {"A": result(-1), "B": result(-2), "A1": result(-3), "mean": result()}
-    path.write_text(json.dumps(evaluation_record(results=names, fold_results=names)), encoding="utf-8")
-    alone = [(r.method, r.similarity, r.seeds, r.epochs) for r in read_results(path, each=True) if r.num_networks == 1]
-    expected = [("A", "SGR", 3), ("B", "SGR", 3), ("A1", "SAF", 4)]
-    assert alone == [(f"mgcs, {name} alone", kind, (0,), (epoch,)) for name, kind, epoch in expected] * 2
     other = {**NOISE, "protocol": "image"}
     path.write_text(json.dumps(evaluation_record(noise=[NOISE, other], shortlist={"size": 3})), encoding="utf-8")
     assert read_results(path)[0].noise_protocol is None and read_results(path)[0].is_approximate
@@ -110,14 +103,6 @@ def test_what_run_and_evaluation_write_is_read(trained_folder: Path, checkpoint_
     told = ("method", "similarity", "data_name", "split", "noise_protocol", "noise_ratio", "measured_ratio")
     for name in (*told, "num_networks", "seeds", "epochs", "chosen_on"):
         assert getattr(run, name) == getattr(evaluated, name), name
-
-
-def test_real_noise_has_no_ratio(tmp_path: Path) -> None:
-    none = {"protocol": "none", "asked_ratio": 0.0, "measured_ratio": 0.0}
-    (row,) = read_results(written(tmp_path / "run", run_record(data_name="cc152k_precomp", noise=none)))
-    assert (row.noise_protocol, row.noise_ratio, row.measured_ratio) == ("real", None, None)
-    text = built(tmp_path / "run")
-    assert "noise as collected" in text and "BiCro (CVPR 2023)" in text and "another test split" in text
 
 
 @pytest.mark.parametrize(
@@ -175,12 +160,6 @@ def test_seeds_of_one_setting_are_averaged(tmp_path: Path) -> None:
     assert [row.seeds for row in warm] == [(0, 1, 2), (4, 5)], "a start is a setting, its path is not"
 
 
-def test_two_results_of_one_seed_stay_apart(tmp_path: Path) -> None:
-    paths = [written(tmp_path / f"r{k}", run_record(0, float(k))) for k in range(2)]
-    rows = over_seeds([r for path in paths for r in read_results(path)])
-    assert [row.r_sum for row in rows] == [105.0, 111.0] and [row.source for row in rows] == ["r0", "r1"]
-
-
 # -- what cannot be compared ----------------------------------------------------------------------------------------
 
 REFERENCE = Row(
@@ -227,12 +206,6 @@ def test_marks(changes: dict[str, Any], expected: str) -> None:
     assert marks(replace(REFERENCE, **changes), REFERENCE) == expected
 
 
-def test_two_rows_that_do_not_tell_are_not_comparable() -> None:
-    silent = replace(REFERENCE, noise_protocol=None, num_networks=None)
-    assert marks(silent, silent) == "N E"
-    assert marks(replace(REFERENCE, noise_protocol="not recorded"), replace(silent, num_networks=2)) == "N"
-
-
 def test_published_rows_stand_beside_those_of_their_data_and_ratio() -> None:
     published = read_published()
     own = replace(REFERENCE, data_name="f30k_precomp")
@@ -256,7 +229,7 @@ def test_published_rows_stand_beside_those_of_their_data_and_ratio() -> None:
 
 def test_the_published_rows_are_sound() -> None:
     published = read_published()
-    assert len(published) > 40 and all(row.is_published and row.source for row in published)
+    assert len(published) > 25 and all(row.is_published and row.source for row in published)
     for row in published:
         numbers = [v for v in row.recalls if v is not None]
         assert all(0 <= v <= 100 for v in numbers) and (row.r_sum is None or sum(numbers) <= row.r_sum <= 600)
@@ -266,17 +239,6 @@ def test_the_published_rows_are_sound() -> None:
     assert note.startswith("MGCS") and "printed rSum 515.4, its recalls add up to 517.4" in note
     ours = [row for row in published if row.method == "MGCS" and row.data_name == "f30k_precomp"]
     assert [row.r_sum for row in ours] == [517.4, 503.9, 490.3]
-
-
-def test_published_sums_are_recomputed_where_the_recalls_are_kept(tmp_path: Path) -> None:
-    entry = json.loads((Path(table.__file__).with_name("published_results.json")).read_text(encoding="utf-8"))["rows"][
-        0
-    ]
-    entry |= {"recalls": [10, 20, 30, 5, 15, 25], "rSum": 110.0}
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps({"rows": [entry]}), encoding="utf-8")
-    (row,) = read_published(path)
-    assert row.r_sum == 105.0 and "printed rSum 110.0, its recalls add up to 105.0" in row.notes[0]
 
 
 # -- formats --------------------------------------------------------------------------------------------------------
@@ -350,25 +312,6 @@ def test_latex(runs: list[Path]) -> None:
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     assert len(columns) == body[0].count(" & ") + 1
     assert "±" not in text and "_" not in text.replace(r"\_", "")
-
-
-def test_ablations_only_if_asked_for(runs: list[Path]) -> None:
-    assert "no drift correction" not in built(*runs)
-    assert "MGCS, no drift correction" in built(*runs, ablations=True)
-
-
-def test_each_network_if_asked_for(runs: list[Path]) -> None:
-    text = built(*runs, each=True, published="none")
-    assert "| mgcs, A alone |" in text and text.index("| mgcs |") < text.index("A alone")
-
-
-def test_single_networks_are_marked_against_their_mean(runs: list[Path]) -> None:
-    rows = [line for line in built(runs[0], each=True, published="none").splitlines() if line.startswith("| mgcs")]
-    assert [row.strip("| ").split(" | ")[-1] for row in rows] == ["105.0", "E", "E"]
-
-
-def test_every_mark_is_explained() -> None:
-    assert all(len(mark) == 1 and meaning for mark, meaning in MARKS.items())
 
 
 def test_the_command_writes_a_file(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

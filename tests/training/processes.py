@@ -25,21 +25,21 @@ import torch.distributed as dist
 import run
 from runtime.distributed import asked_for
 from runtime.errors import Stopped, exit_on_input_error
-from training import pause
 from training.config import parse_args
 from training.network import Network
+from training.schedule import Pauses
 
 
 def stopping(number: int) -> Any:
     """Ask this process to end at its `number`-th pause."""
     asked = itertools.count(1)
 
-    def is_due(self: pause.Pauses) -> bool:
+    def is_due(self: Pauses) -> bool:
         if next(asked) == number:
             self._interruption.requested = signal.SIGTERM
         return self._interruption.requested is not None
 
-    return mock.patch.object(pause.Pauses, "is_due", is_due)
+    return mock.patch.object(Pauses, "is_due", is_due)
 
 
 def dying(number: int) -> Any:

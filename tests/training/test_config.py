@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from methods import known_methods
-from runtime.errors import InputError
 from training.config import parse_args
 
 
@@ -36,20 +33,3 @@ def test_every_method_is_built_with_its_own_config() -> None:
 def test_the_number_of_networks() -> None:
     assert parse_args([]).num_networks == 2
     assert parse_args(["--no_co_training"]).num_networks == 1
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--batch_size", "1"],
-        ["--num_epochs", "0"],
-        ["--num_epochs", "-1"],
-        ["--warmup_epoch", "-1"],
-        ["--noisy_start", "1.5"],
-        ["--p_threshold", "1"],
-        ["--anneal_epochs", "0"],
-    ],
-)
-def test_values_out_of_range_name_their_flag(argv: list[str]) -> None:
-    with pytest.raises(InputError, match=argv[0]):
-        parse_args(argv)

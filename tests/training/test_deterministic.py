@@ -12,12 +12,12 @@ import torch
 import run
 from runtime.device import CUBLAS_WORKSPACE, repeatable
 from runtime.errors import InputError
-from tests.soak.victims import differences, outcome
+from tests.soak import differences, outcome
 from tests.tiny import tiny_flags
 from training.config import parse_args
 from training.trainer import Trainer
 
-FLAGS = ("--deterministic", "--module_name", "SGR", "--dropout", "0.4", "--noisy_start", "1", "--length_window", "2")
+FLAGS = ("--deterministic", "--module_name", "SGR", "--dropout", "0.4", "--noisy_start", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +40,15 @@ def without_workers(folder: Path) -> dict[str, object]:
     found = outcome(folder)
     for value in found.values():
         if isinstance(value, dict) and "config" in value:
-            for name in ("workers", "side_by_side"):
-                del value["config"]["training"][name]
+            del value["config"]["training"]["workers"]
     return found
 
 
-def test_workers_and_processes_change_no_bit(tiny_root: Path, tmp_path: Path) -> None:
+def test_workers_change_no_bit(tiny_root: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone = without_workers(trained(tiny_root, tmp_path / "0", "--workers", "0"))
     for name, flags in (("1", ("--workers", "1")), ("2", ("--workers", "2")), ("again", ())):
         assert not differences(alone, without_workers(trained(tiny_root, tmp_path / name, *flags))), name
-    torch.set_num_threads(2)
-    assert not differences(alone, without_workers(trained(tiny_root, tmp_path / "aside", "--side_by_side")))
 
 
 def test_another_seed_is_another_run(tiny_root: Path, tmp_path: Path) -> None:
@@ -99,12 +96,3 @@ def test_cublas_that_cannot_repeat_is_refused(tiny_root: Path, tmp_path: Path, m
     with repeatable(True):
         assert os.environ[CUBLAS_WORKSPACE] == ":16:8"
     assert os.environ[CUBLAS_WORKSPACE] == ":16:8"
-
-
-@pytest.mark.parametrize(
-    ("flags", "why"), [(("--precision", "auto"), "give fp32 or bf16"), (("--compile",), "leave one out")]
-)
-def test_what_measures_is_refused(flags: tuple[str, ...], why: str) -> None:
-    with pytest.raises(InputError, match=f"--deterministic: {flags[0]}.*{why}"):
-        parse_args(["--deterministic", *flags])
-    parse_args(list(flags))

@@ -122,8 +122,6 @@ def test_what_all_processes_refuse_is_said_once(tiny_root: Path, tmp_path: Path)
         (["--batch_size", "128"], 3, "the nearest that does is 129"),
         (["--batch_size", "2"], 8, "the nearest that does is 8"),
         (["--batch_size", "9", "--accumulate", "3"], 6, "the nearest that does is 8"),
-        (["--side_by_side"], 2, "add --no-side_by_side"),
-        (["--precision", "auto"], 2, "give fp32 or bf16"),
     ],
 )
 def test_what_processes_cannot_share(flags: list[str], count: int, said: str) -> None:

@@ -14,7 +14,6 @@ import torch
 
 from data_utils.batch import Batch
 from methods import known_methods
-from methods.blocks import consensus
 from methods.blocks.method import Bank
 from methods.ncr import NCR
 from runtime.errors import InputError
@@ -31,8 +30,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         f"mgcs, bank, {where}": ("--method", "mgcs", "--drift_neighbours", "bank", "--drift_correction", where)
         for where in ("both", "training", "division", "off")
     },
-    "dsdmr, cumulative": ("--method", "dsdmr", "--filter_pool", "cumulative", "--min_separation", "0"),
-    "dsdmr, consensus": ("--method", "dsdmr", "--filter_pool", "cumulative", "--signal", "consensus"),
+    "dsdmr, consensus": ("--method", "dsdmr", "--signal", "consensus", "--min_separation", "0"),
     "ncr, consensus": ("--method", "ncr", "--signal", "consensus", "--loss", "bounded"),
 }
 DIVIDING = [name for name, kind in known_methods().items() if kind.divides]
@@ -58,10 +56,10 @@ def assert_resumes(trainer: Trainer, other: Trainer) -> None:
     trainer.train_epochs(0, trainer.divide(0))
     saved = {
         "networks": [network.state() for network in trainer.networks],
-        "divisions": {name: division.as_state() for name, division in trainer.divisions.items()},
+        "divisions": {name: division.as_state() for name, division in trainer.state.divisions.items()},
     }
     read = read_torch_file(bytes(as_bytes(saved)))
-    other.divisions = {name: Division.from_state(state) for name, state in read["divisions"].items()}
+    other.state.divisions = {name: Division.from_state(state) for name, state in read["divisions"].items()}
     for network, resumed, state in zip(trainer.networks, other.networks, read["networks"], strict=True):
         resumed.restore(state)
         for name, value in vars(network.method).items():
@@ -145,19 +143,6 @@ def test_the_look_trusts_the_pairs_that_the_method_calls_clean(
     assert np.array_equal(trusted[0], division.probability > float(threshold))
 
 
-def test_the_pool_is_what_a_consensus_left(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So little noise is allowed that pairs are called clean which the modes alone would drop."""
-    monkeypatch.setattr(consensus, "TOLERANCE", 0.1)
-    flags = ("--method", "dsdmr", "--signal", "consensus", "--filter_pool", "cumulative", "--noise_ratio", "0.4")
-    trainer = make_trainer(tiny_root, tmp_path, *flags)
-    trainer.warm_up(0)
-    for epoch in range(2):
-        division, method = trainer.divide(epoch)["A"], trainer.networks[0].method
-        assert np.array_equal(method.state()["kept"].numpy(), division.is_clean) and not division.is_clean.all()
-        untempered = method.clean_probability(division.signal) > 0.5
-        assert (division.is_clean & ~untempered).any() or epoch
-
-
 @pytest.mark.parametrize("on_nan", ["skip", "stop"])
 @pytest.mark.parametrize("module", ["SGR", "SAF"])
 def test_a_batch_that_is_not_finite_leaves_no_trace(
@@ -165,14 +150,14 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(
 ) -> None:
     """Running statistics are updated by the forward pass, before anyone knows that the loss is NaN."""
     trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--method", "baseline", "--on_nan", on_nan)
-    original, calls = trainer_module.warm_up_alone, itertools.count(1)
+    original, calls = trainer_module.warm_up_step, itertools.count(1)
 
-    def with_a_broken_batch(network: Any, batch: Batch, settings: Any) -> float:
+    def with_a_broken_batch(networks: Any, batch: Batch, settings: Any) -> float:
         if next(calls) == 3:
             batch = dataclasses.replace(batch, regions=batch.regions * float("inf"))
-        return original(network, batch, settings)
+        return original(networks, batch, settings)
 
-    monkeypatch.setattr(trainer_module, "warm_up_alone", with_a_broken_batch)
+    monkeypatch.setattr(trainer_module, "warm_up_step", with_a_broken_batch)
     if on_nan == "stop":
         with pytest.raises(InputError, match="batch 3"):
             trainer.warm_up(0)

@@ -20,7 +20,7 @@ SMALL = ("--num_epochs", "1", "--batch_size", "40", "--word_dim", "4", "--embed_
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--method", "consensus", "--neighbour_space", "features", "--mask_matches"),
+        ("--method", "consensus", "--neighbour_space", "features"),
         ("--method", "mgcs", "--module_name", "SGR", "--noisy_start", "0", "--drift_correction", "both"),
         ("--method", "dsdmr", "--noisy_start", "0"),
     ],

@@ -1,4 +1,4 @@
-"""Looking at all pairs cheaply changes neither the loss nor its gradient; a shortlist does, as far as it says."""
+"""Looking at all pairs cheaply changes neither the loss nor its gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.matcher import Embeddings, Matcher
 from models.sgraf import SGR
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
 from training import sparse
-from training.sparse import hardest_loss, share_kept, shortlisted, shortlisted_loss, touched
+from training.sparse import hardest_loss, touched
 
 SIZE = 16
 LENGTHS = tuple(2 + k % 4 for k in range(SIZE))
@@ -123,34 +123,3 @@ def test_a_loss_that_is_zero_needs_no_gradient() -> None:
     matcher.similarity.scoring_dtype = torch.bfloat16
     loss = hardest_loss(matcher, embeddings, lambda sims: (sims - 5).clamp(min=0).sum())
     assert float(loss.detach()) == 0.0
-
-
-def test_a_shortlist_holds_the_best_of_each_row_and_column() -> None:
-    _, embeddings = draw()
-    listed = shortlisted(embeddings, 3)
-    cosine = torch.nn.functional.cosine_similarity(
-        embeddings.image_global[:, None], embeddings.caption_global[None], dim=2
-    ).detach()
-    for k in range(SIZE):
-        for row, is_listed in ((cosine[k], listed[k]), (cosine[:, k], listed[:, k])):
-            others = sorted((n for n in range(SIZE) if n != k), key=lambda n: -float(row[n]))
-            assert is_listed[k] and is_listed[others[:3]].all()
-    assert SIZE * 4 <= listed.sum() <= SIZE * 7
-    assert shortlisted(embeddings, 100).all()
-
-
-def test_a_shortlist_of_everything_is_exact_and_a_short_one_is_not() -> None:
-    matcher, embeddings = draw()
-    exact = hinge(dense_scores(matcher, embeddings))
-    expected = gradients(exact, matcher.parameters())
-    loss = shortlisted_loss(matcher, embeddings, hinge, SIZE)
-    torch.testing.assert_close(loss, exact)
-    for own, wanted in zip(gradients(loss, matcher.parameters()), expected, strict=True):
-        torch.testing.assert_close(own, wanted, rtol=1e-8, atol=1e-11)
-    assert share_kept(matcher, embeddings, hinge, SIZE) == 1.0
-    short = shortlisted_loss(matcher, embeddings, hinge, 2)
-    assert float(short.detach()) <= float(exact.detach())
-    kept = share_kept(matcher, embeddings, hinge, 2)
-    needed = touched(hinge, dense_scores(matcher, embeddings).detach())
-    assert kept == pytest.approx(float((needed & shortlisted(embeddings, 2)).sum() / needed.sum()))
-    assert 0 < kept < 1

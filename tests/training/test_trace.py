@@ -23,9 +23,9 @@ ALWAYS = """
     --noise_ratio 0.4 --noise_protocol caption --noise_seed 123 --seed 0
     --module_name VSE --embed_size 16 --word_dim 8 --sim_dim 8 --num_layers 1 --sgr_step 2 --dropout 0.4 --bi_gru
     --warmup_epoch 1 --warmup_type warmup --warmup_rate 0.5 --num_epochs 3 --batch_size 32 --accumulate 1
-    --length_window 1 --learning_rate 0.005 --lr_update 1 --lr_rule mgcs --grad_clip 2 --negatives anneal
-    --anneal_epochs 2 --negative_shortlist 0 --noisy_start 0.3 --validate_every 1 --log_step 100
-    --loss hinge --temperature 0.07 --signal pair --refine labels --no-mask_matches --neighbours 5
+    --learning_rate 0.005 --lr_update 1 --lr_rule mgcs --grad_clip 2 --negatives anneal
+    --anneal_epochs 2 --noisy_start 0.3 --log_step 100
+    --loss hinge --temperature 0.07 --signal pair --refine labels --neighbours 5
     --neighbour_votes 2 --neighbour_space network --signal_memory 0.5 --p_threshold 0.5"""
 """Negatives from their mean (epoch 1) to the hardest (epoch 3), another learning rate every epoch, and the noisy side
 from the second epoch on, where there is one."""
@@ -42,27 +42,27 @@ RUNS = {
         "0.179847 0.210998 0.223226 0.158057 0.159222 0.193561 0.245116",
     ),
     "mgcs": (
-        "--method mgcs --noise_train noise_soft --noise_tem 0.5 --drift_correction both --no-drift_warmup "
-        "--drift_neighbours bank --drift_num_neighbours 3 --no-drift_own --drift_gradient --drift_negatives mean "
+        "--method mgcs --noise_train noise_soft --noise_tem 0.5 --drift_correction both "
+        "--drift_neighbours bank --drift_num_neighbours 3 --no-drift_own --drift_gradient "
         "--drift_margin 0.04 --drift_beta 0.2 --drift_delta 0.5 --drift_balance 0.1 --lr_rule ncr" + HINGE,
         "0.430132 0.382349 0.345047 0.350566 0.30733 0.263669 0.412811 0.305091",
     ),
     "dsdmr": (
-        "--method dsdmr --margin_policy posterior --image_margin 0.3 --text_margin 0.2 --filter_pool cumulative "
+        "--method dsdmr --margin_policy posterior --image_margin 0.3 --text_margin 0.2 "
         "--refit_every 2 --mode_starts 5 --min_separation 0 --mode_prior fitted --mask_same_image --warmup_epoch 5",
-        "0.524301 0.446186 0.408905 0.347912 0.304914 0.160192 0.402823 0.664707",
+        "0.524301 0.446186 0.408905 0.347912 0.304914 0.160192 0.402823 0.647674",
     ),
     "consensus": (
-        "--method consensus --loss bounded --signal consensus --refine rematch --mask_matches --mask_same_image "
+        "--method consensus --loss bounded --signal consensus --refine rematch --mask_same_image "
         "--fit_type gmm --warmup_epoch 4 --seed 2",
         "2.203848 2.145527 2.046817 2.061903 1.973281 1.916981 1.919792 1.872569 "
-        "1.430004 1.29825 1.105325 1.050287 0.755921 0.776161",
+        "1.434315 1.305662 1.119764 1.0727 0.794942 0.8184",
     ),
     "consensus, few mismatches": (
-        "--method consensus --loss bounded --signal consensus --refine rematch --mask_matches --mask_same_image "
+        "--method consensus --loss bounded --signal consensus --refine rematch --mask_same_image "
         "--fit_type gmm --warmup_epoch 4 --seed 3 --noise_ratio 0.05",
         "2.188064 2.198238 2.022455 1.949773 1.874821 1.725596 1.681723 1.502813 "
-        "2.127779 1.791243 1.492646 1.443143 1.089144 1.103752",
+        "2.168081 1.826489 1.528284 1.478272 1.106334 1.141985",
     ),
     "ncr with its neighbours": (
         "--method ncr --loss bounded --signal consensus --warmup_type warmup_sele --warmup_epoch 4 --seed 2" + HINGE,

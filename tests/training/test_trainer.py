@@ -1,4 +1,4 @@
-"""The loop: losses, schedules, exchanges between the networks, and what is tested in the end."""
+"""The loop: losses and steps, schedules, exchanges between the networks, and what is tested in the end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.models.networks import dense_scores
 from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
 from training import trainer as trainer_module
+from training.checkpointing import BEST
+from training.config import LR_RULES, TrainingConfig
 from training.division import Division
-from training.files import BEST
 from training.network import Network
-from training.stages import hardness
-from training.step import LabelledBatch, part_loss, soft_labels, train_step
-from training.trainer import Trainer
+from training.schedule import hardness
+from training.trainer import LabelledBatch, Trainer, part_loss, soft_labels, train_step, warm_up_losses, warm_up_step
 
 Weights = list[dict[str, Tensor]]
 
@@ -71,7 +71,6 @@ def loss_and_gradients(
     ("module", "method", "low"),
     [
         ("SGR", "ncr", False),
-        ("SGR", "mgcs", False),
         ("SGR", "mgcs", True),
         ("VSE", "mgcs", False),
         ("SAF", "mgcs", True),
@@ -107,13 +106,7 @@ def test_a_loss_of_zero_has_no_gradient(tiny_root: Path, tmp_path: Path) -> None
     network.step(loss, 2.0)
     parameters = dict(network.matcher.named_parameters())
     assert all(torch.equal(before[0][key], value) for key, value in parameters.items())
-
-
-def test_no_pair_at_all_is_no_step(tiny_root: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(tiny_root, tmp_path)
-    before = weights_of(trainer)
-    assert trainer.networks[0].step(torch.zeros(()), 2.0) == 0.0
-    assert are_equal(before, weights_of(trainer))
+    assert network.step(torch.zeros(()), 2.0) == 0.0, "of no pair at all"
 
 
 def test_the_gradient_is_clipped(tiny_root: Path, tmp_path: Path) -> None:
@@ -138,6 +131,74 @@ def test_the_loss_of_a_step_is_per_pair(tiny_root: Path, tmp_path: Path) -> None
     assert train_step(network, parts, 1.0, grad_clip=2.0) == pytest.approx(expected, rel=1e-5)
 
 
+# -- warm-up --------------------------------------------------------------------------------------------------------
+
+LOSSES = {"A": [5.0, 1, 4, 2, 3, 9, 8, 7, 6, 10], "B": [1.0, 9, 2, 8, 3, 7, 4, 6, 5, 10]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "expected"),
+    [
+        ("warmup_sele", "0.39", {"A": [1, 3, 4]}),
+        ("warmup_sele", "0.01", {"A": [1]}),
+        ("warmup_sele", "1.0", {"A": list(range(10))}),
+        ("warmup", "0.3", {"A": list(range(10))}),
+        ("co_teaching", "0.3", {"A": [0, 2, 4], "B": [1, 3, 4]}),
+    ],
+)
+def test_which_pairs_a_warm_up_step_takes(
+    tiny_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    rate: str,
+    expected: dict[str, list[int]],
+) -> None:
+    """int(rate * B) pairs of small loss; under co-teaching those that the peer finds easy."""
+    trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind, "--warmup_rate", rate)
+    leaves = {name: torch.tensor(values, requires_grad=True) for name, values in LOSSES.items()}
+    stepped: dict[str, list[int]] = {}
+
+    def step(network: Network, loss: Tensor, grad_clip: float) -> float:
+        (gradient,) = torch.autograd.grad(loss, leaves[network.name])
+        stepped[network.name] = torch.nonzero(gradient).flatten().tolist()
+        return float(loss.detach())
+
+    monkeypatch.setattr(trainer_module, "warm_up_losses", lambda network, batch: leaves[network.name] * 1)
+    monkeypatch.setattr(Network, "step", step)
+    batch = trainer.data.train[torch.arange(10)]
+    loss = warm_up_step(trainer.networks[: len(expected)], batch, trainer.settings)
+    assert stepped == expected
+    sums = [sum(LOSSES[name][k] for k in picked) for name, picked in expected.items()]
+    assert loss == pytest.approx(sum(sums) / len(sums) / 10), "recorded per pair"
+
+
+@pytest.mark.parametrize(("kind", "walks"), [("warmup", ["A", "B"]), ("co_teaching", ["AB"])])
+def test_a_warm_up_epoch_sees_every_pair(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, walks: list[str]
+) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--warmup_type", kind)
+    seen: dict[str, list[int]] = {}
+
+    def record(networks: list[Network], batch: Batch, settings: TrainingConfig) -> float:
+        seen.setdefault("".join(n.name for n in networks), []).extend(batch.index.tolist())
+        return 0.0
+
+    monkeypatch.setattr(trainer_module, "warm_up_step", record)
+    trainer.warm_up(0)
+    assert list(seen) == walks
+    assert all(sorted(numbers) == list(range(200)) for numbers in seen.values())
+    assert len({str(numbers) for numbers in seen.values()}) == len(walks), "each network has its own order"
+
+
+def test_warm_up_takes_the_mean_hinge_of_uncorrected_scores(tiny_root: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_root, tmp_path, "--dropout", "0", "--method", "mgcs", "--module_name", "SGR")
+    network, batch = trainer.networks[0], trainer.data.train[torch.arange(0, 100, 5)]
+    sims = dense_scores(network.matcher.train(), network.matcher.embed(batch))
+    expected = network.method.per_pair_loss(sims, batch, hardness=0.0)
+    torch.testing.assert_close(warm_up_losses(network, batch), expected, rtol=1e-4, atol=1e-6)
+
+
 # -- seeds ----------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +210,7 @@ def run_and_read(root: Path, output: Path, *extra: str) -> tuple[list[dict[str, 
 
 
 def test_same_seed_same_bits(tiny_root: Path, tmp_path: Path) -> None:
+    """And workers change nothing."""
     flags = ("--module_name", "SGR", "--noisy_start", "0", "--num_epochs", "1", "--warmup_epoch", "1")
     first, weights = run_and_read(tiny_root, tmp_path / "a", *flags)
     assert {record["event"] for record in first} == {"loss", "division", "dev", "test"}
@@ -160,12 +222,24 @@ def test_same_seed_same_bits(tiny_root: Path, tmp_path: Path) -> None:
     assert other != first and not are_equal(weights, other_weights)
 
 
-def test_the_two_networks_differ(tiny_root: Path, tmp_path: Path) -> None:
-    one, other = weights_of(make_trainer(tiny_root, tmp_path))
-    assert not are_equal([one], [other])
-
-
 # -- schedules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "num_epochs", "lr_update", "expected"),
+    [
+        # 0.1^(epoch // lr_update)
+        ("ncr", 8, 3, [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]),
+        # 0.5^(epoch // lr_update), a tenth from epoch 4 on, another tenth from epoch 6 on
+        ("mgcs", 8, 30, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("mgcs", 8, 3, [1, 1, 1, 0.5, 0.05, 0.05, 0.0025, 0.0025]),
+        # odd numbers of epochs: from 2.5 and 3.75 on
+        ("mgcs", 5, 30, [1, 1, 1, 0.1, 0.01]),
+    ],
+)
+def test_factors_on_the_learning_rate(rule: str, num_epochs: int, lr_update: int, expected: list[float]) -> None:
+    factors = [LR_RULES[rule](epoch, num_epochs, lr_update) for epoch in range(num_epochs)]
+    assert factors == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +321,7 @@ def test_each_network_is_trained_on_the_division_of_its_peer(
     trainer = make_trainer(tiny_root, tmp_path, "--warmup_epoch", "0", "--num_epochs", "1")
     divisions = {"A": division_of(np.full(200, 0.9)), "B": division_of(np.full(200, 0.8))}
     seen: list[tuple[str, str, Any]] = []
-    monkeypatch.setattr(trainer, "divide", lambda epoch: trainer.divisions.update(divisions))
+    monkeypatch.setattr(trainer, "divide", lambda epoch: trainer.state.divisions.update(divisions))
     monkeypatch.setattr(
         trainer,
         "train_epoch",
@@ -280,11 +354,6 @@ def test_without_co_training(tiny_root: Path, tmp_path: Path) -> None:
     assert len(load_checkpoint(tmp_path / BEST)["networks"]) == 1
 
 
-def test_the_baseline_divides_nothing(tiny_root: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, "--method", "baseline")
-    assert trainer.divide(0) == {}
-
-
 # -- validation and test --------------------------------------------------------------------------------------------
 
 
@@ -315,22 +384,3 @@ def test_the_best_networks_on_dev_are_the_ones_tested(
     assert record["dev"]["mean"]["rSum"] == pytest.approx(300) and record["test"]["mean"]["rSum"] == pytest.approx(50)
     saved = load_checkpoint(tmp_path / BEST)
     assert saved["epoch"] == 2 and are_equal(saved["networks"], at_dev[1])
-
-
-def test_validation_every_few_epochs_and_always_at_the_end(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "4", "--warmup_epoch", "1", "--validate_every", "2")
-    epochs: list[int] = []
-
-    def evaluate(split: Any) -> dict[str, Retrieval]:
-        if split is trainer.data.dev:
-            epochs.append(trainer.position.epochs_done)
-        return scripted(100.0)
-
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    monkeypatch.setattr(trainer, "train_epoch", lambda *rest: True)
-    monkeypatch.setattr(trainer, "warm_up", lambda epoch: None)
-    monkeypatch.setattr(trainer, "divide", lambda epoch: {})
-    trainer.train()
-    assert epochs == [1, 2, 4, 5]

@@ -23,25 +23,33 @@ from data_utils.captions import parse_captions, read_caption_file
 from data_utils.catalog import DataConfig, locate
 from data_utils.noise import sidecar_of
 from data_utils.precomputed import number_images
-from data_utils.stored import give_noise, open_for_all
-from models.precision import ScoringConfig, prepare_scoring
-from models.restored import restore
-from runtime.checkpoint import load_checkpoint
-from runtime.device import choose_device
+from data_utils.stored import give_noise
 from runtime.errors import InputError, exit_on_input_error
 from runtime.files import write_json
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
+from runtime.flags import check_range, flag, require
 from runtime.log import Progress, table
-from tools.audit.cleaned import Cleaned, cleaned_index, write_cleaned
-from tools.audit.columns import CSV, PARQUET, audit_table, check_tables, write_tables
 from tools.audit.embedded import audit_embeddings
-from tools.audit.exports import FIFTYONE, LABELS, PRED_PROBS, write_cleanlab, write_fiftyone
 from tools.audit.page import PAGE, audit_page
 from tools.audit.subject import Audit, Ordered
-from tools.audit.trained import TrainedRun, audit_run, subject_of
-from tools.filter.files import read_truth
+from tools.audit.trained import audit_run, subject_of
+from tools.audit.written import (
+    CSV,
+    FIFTYONE,
+    LABELS,
+    PARQUET,
+    PRED_PROBS,
+    Cleaned,
+    audit_table,
+    check_tables,
+    cleaned_index,
+    write_cleaned,
+    write_cleanlab,
+    write_fiftyone,
+    write_tables,
+)
+from tools.command import PlacesConfig, open_checkpoint, parsed
+from tools.filter.files import check_output, folder_at_once, read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
-from tools.filter.output import check_output, folder_at_once
 from tools.pages.pictures import Thumbnails, find_pictures
 from tools.picture_files import Pictures
 
@@ -52,7 +60,7 @@ RUN_ONLY = ("vocab_path", "noise_file", "shortlist")
 
 
 @dataclass(frozen=True)
-class AuditConfig:
+class AuditConfig(PlacesConfig):
     """Flags of what is audited and written."""
 
     mode_path: str | None = flag(None, "checkpoint of the run whose training pairs are audited", metavar="FILE")
@@ -70,10 +78,6 @@ class AuditConfig:
     data_name: str | None = flag(
         None, "data set (default: the checkpoint's); with --images its training captions and pictures are shown"
     )
-    data_path: str | None = flag(
-        None, "folder that holds the data set's folder (default: the checkpoint's)", metavar="DIR"
-    )
-    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)", metavar="DIR")
     noise_file: str | None = flag(
         None, "noise index that the run was trained with (default: the checkpoint's noise)", metavar="FILE"
     )
@@ -86,7 +90,6 @@ class AuditConfig:
     page_pairs: int = flag(200, "most suspicious pairs on the page")
     pictures: str | None = flag(None, "folder that the paths in train_images.txt start from", metavar="DIR")
     no_pictures: bool = flag(False, "leave pictures out")
-    gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
     def __post_init__(self) -> None:
         if (self.mode_path is None) == (self.images is None):
@@ -117,25 +120,6 @@ def progress_bars(stack: contextlib.ExitStack) -> Callable[[str, int, str], Call
     return progressing
 
 
-def open_run(config: AuditConfig) -> TrainedRun:
-    """Open a checkpoint and the training pairs it saw.
-
-    Raises:
-        InputError: checkpoint, data and noise do not fit together.
-    """
-    path = config.mode_path
-    assert path is not None
-    checkpoint, device = load_checkpoint(path), choose_device(config.gpu)
-    matchers = restore(checkpoint, path)
-    places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
-    stored = open_for_all([checkpoint], [path], "train", **places)
-    noise = give_noise(stored, checkpoint, path, noise_file=config.noise_file)
-    for matcher in matchers:
-        matcher.to(device)
-    prepare_scoring(matchers, ScoringConfig(), device)
-    return TrainedRun(checkpoint, path, matchers, stored, noise, device)
-
-
 def note(text: str) -> None:
     """Print what could not be shown."""
     print(f"note: {text}", file=sys.stderr)
@@ -148,12 +132,14 @@ def pictures_of(config: AuditConfig, folder: Path, num_images: int) -> Pictures 
 
 def audit_of_run(config: AuditConfig, scratch: Path) -> tuple[Audit, Pictures | None]:
     """Audit a trained run."""
-    run = open_run(config)
+    assert config.mode_path is not None
+    run = open_checkpoint(config.mode_path, "train", config)
+    noise = give_noise(run.stored, run.checkpoint, run.path, noise_file=config.noise_file)
     pictures = pictures_of(config, run.folder, run.split.num_images)
-    if not run.noise.is_known:
+    if not noise.is_known:
         print("which pairs are mismatched is not recorded; pairs are taken as the files have them")
     with contextlib.ExitStack() as stack:
-        subject = subject_of(run, config.duplicate_cosine)
+        subject = subject_of(run, config.duplicate_cosine, truth_is_known=noise.is_known)
         bars = progress_bars(stack)
         return audit_run(run, subject, size=config.shortlist, scratch=scratch, progressing=bars), pictures
 
@@ -261,14 +247,10 @@ def audit(config: AuditConfig, filtering: FilterConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and audit."""
-    parser = OneLineParser(
-        prog="python -m tools.audit", description="Find the training pairs that do not belong together."
-    )
-    add_flags(parser, "audit", AuditConfig)
-    add_flags(parser, "suspects, and the filter of --images", FilterConfig)
-    namespace = parser.parse_args(argv)
+    kinds = {"audit": AuditConfig, "suspects, and the filter of --images": FilterConfig}
+    configs = parsed("tools.audit", "Find the training pairs that do not belong together.", argv, kinds)
     check_tables()
-    audit(from_namespace(AuditConfig, namespace), from_namespace(FilterConfig, namespace))
+    audit(*configs)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,9 @@ import hashlib
 
 import numpy as np
 
-from tools.audit.duplicates import near_groups, text_groups
 from tools.audit.opinions import Opinion
-from tools.audit.partners import Rivalry, find_partners
-from tools.audit.scores import CAPTIONS_AT_ONCE, product_tiles
-from tools.audit.subject import Audit, Progressing, Subject
+from tools.audit.partners import CAPTIONS_AT_ONCE, Rivalry, find_partners, product_tiles
+from tools.audit.subject import Audit, Progressing, Subject, near_groups, text_groups
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, Rows, filter_pairs
 
 FILTER = "filter"

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 
-from tools.audit.cleaned import Cleaned
-from tools.audit.duplicates import group_sizes
 from tools.audit.partners import NOBODY
-from tools.audit.subject import Audit, Ordered
-from tools.pages.page import Page
+from tools.audit.subject import Audit, Ordered, group_sizes
+from tools.audit.written import Cleaned
+from tools.pages.page import Cell, Page, badge, note, table
 from tools.pages.pictures import Thumbnails
-from tools.pages.table import Cell, table
-from tools.pages.text import badge, grid, note
 
 PAGE = "audit.html"
-MOST_UNREAD = 20
-MOST_GROUPS, MOST_MEMBERS = 24, 8
-"""So many groups of near-duplicates are shown, and so many of each."""
 
 
 def audit_page(ordered: Ordered, cleaned: Cleaned, thumbnails: Thumbnails | None, *, num_pairs: int) -> Page:
@@ -61,24 +55,9 @@ def audit_page(ordered: Ordered, cleaned: Cleaned, thumbnails: Thumbnails | None
         f"The {len(shown):,} most suspicious pairs",
         "The better caption and the better image are those that score highest among all that score higher than the "
         "pair itself; captions of the same words and near-duplicates of the image do not count. Captions without a "
-        "known word are left out here.",
+        "known word are left out: nothing can be said of them.",
         _suspects(ordered, thumbnails, shown),
     )
-    if is_unread.any():
-        page.section(
-            "Captions without a known word",
-            f"The vocabulary has no word of {int(is_unread.sum()):,} captions, which all look the same to a network: "
-            "nothing can be said of their pairs, and they keep their images. The first by suspicion:",
-            _suspects(ordered, thumbnails, ordered.order[is_unread][:MOST_UNREAD]),
-        )
-    groups = _image_groups(audit, thumbnails)
-    if groups:
-        page.section(
-            "Near-duplicate images", "The largest groups; an image number and its first caption each.", *groups
-        )
-    texts = _text_groups(audit)
-    if texts:
-        page.section("Captions that occur most often", table(("caption", "times"), texts, caption="Equal captions"))
     return page
 
 
@@ -170,29 +149,3 @@ def _better_image(thumbnails: Thumbnails | None, number: int, score: float) -> C
     if number == NOBODY:
         return "none"
     return Markup("{}<small>, {:.3f}</small>").format(_picture(thumbnails, number), score)
-
-
-def _largest(groups: np.ndarray) -> list[np.ndarray]:
-    """Return the members of the largest groups of two and more, the largest first."""
-    counts = np.bincount(groups, minlength=len(groups))
-    largest = np.argsort(-counts, kind="stable")[:MOST_GROUPS]
-    return [np.flatnonzero(groups == k) for k in largest[counts[largest] > 1]]
-
-
-def _image_groups(audit: Audit, thumbnails: Thumbnails | None) -> list[Markup]:
-    subject, pieces = audit.subject, []
-    for members in _largest(subject.image_group):
-        shown = []
-        for number in members[:MOST_MEMBERS].tolist():
-            own = int(np.argmax(subject.image_of_caption == number))  # the files' first, whatever it was trained with
-            shown.append(Markup("{} {}").format(_picture(thumbnails, number), _caption(audit, own)))
-        if len(members) > MOST_MEMBERS:
-            shown.append(Markup("and {} more").format(len(members) - MOST_MEMBERS))
-        pieces.append(Markup("<p>{}</p>").format(Markup("<br>").join(shown)))
-    return [grid(pieces, narrow=True)] if pieces else []
-
-
-def _text_groups(audit: Audit) -> list[list[Cell]]:
-    if audit.subject.texts is None:
-        return []
-    return [[audit.subject.texts[members[0]], len(members)] for members in _largest(audit.subject.text_group)]

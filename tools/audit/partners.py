@@ -1,24 +1,30 @@
-"""How each pair's own partner ranks, and which other caption or image fits better.
+"""How each pair's own partner ranks, which other caption or image fits better, and where the scores come from.
 
 Pair k is caption k and the image it is trained with. Rivals of its image are all images but it and its near-duplicates;
 rivals of its caption are the captions of those images, less those with the same words. A rank is 1 plus the rivals that
 score at least as high: equal scores count against a pair. The better partner is the best rival, if it scores higher.
-Legend: I images, N pairs, of a tile: a images, b captions.
+Scores are products of vectors, those of every pair by the similarity, or those of a shortlist of pairs. They come a
+tile at a time, so that 29,000 images x 145,000 captions need no score matrix.
+Legend: I images, C captions, N pairs, K dimensions of a vector, P pairs of a list, of a tile: a images, b captions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from models.encoded_split import Split, encoded_captions, evaluating
+from models.listed import ImagesOf
+from models.matcher import Matcher
+from tools.filter.filtering import Rows
 
 Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image numbers (a,), caption numbers (b,), scores (a, b)."""
 
 NOBODY = -1
-PAIRS_AT_ONCE = 2**20
-"""Entries of a list, repeated for the pairs of their image, that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,6 @@ class _Direction:
         place = among.argmax(axis=1)
         self._raise(pairs, others[place], among[np.arange(len(pairs)), place])
 
-    def look_along(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray, is_rival: np.ndarray) -> None:
-        """Take in a list (n,): pair, other, score, rivalry."""
-        pairs, others, scores = pairs[is_rival], others[is_rival], scores[is_rival]
-        self._rank += np.bincount(pairs[scores >= self._own[pairs]], minlength=len(self._own))
-        order = np.lexsort((others, -scores, pairs))
-        first = order[np.flatnonzero(np.diff(pairs[order], prepend=-1))]
-        self._raise(pairs[first], others[first], scores[first])
-
     def _raise(self, pairs: np.ndarray, others: np.ndarray, scores: np.ndarray) -> None:
         """Keep what is better than what was known; of equal scores the lower number stays."""
         before = self._best_score[pairs]
@@ -152,24 +150,111 @@ def find_partners(tiles: Iterable[Tile], rivalry: Rivalry) -> Partners:
     return Partners(i2t.standing(), t2i.standing())
 
 
-def find_listed_partners(image: np.ndarray, caption: np.ndarray, score: np.ndarray, rivalry: Rivalry) -> Partners:
-    """Rank every pair among the pairs of a list; no pair stands in it twice.
+IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 1024, 2048
+"""The sides of a tile."""
+
+Advance = Callable[[int], None]
+
+
+def _blocks(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, rows.shape[0], size):
+        block = rows[start : start + size]
+        yield np.arange(start, start + len(block)), np.asarray(block, dtype=np.float32)
+
+
+def product_tiles(images: Rows, captions: Rows, advance: Advance = lambda images: None) -> Iterator[Tile]:
+    """Yield the products of all images (I, K) and captions (C, K), which may lie in files; `advance` counts images."""
+    for rows, image_block in _blocks(images, IMAGES_AT_ONCE):
+        for columns, caption_block in _blocks(captions, CAPTIONS_AT_ONCE):
+            yield rows, columns, image_block @ caption_block.T
+        advance(len(rows))
+
+
+def similarity_tiles(
+    matchers: Sequence[Matcher],
+    images: Sequence[ImagesOf],
+    split: Split,
+    device: torch.device,
+    advance: Advance = lambda captions: None,
+) -> Iterator[Tile]:
+    """Yield all scores of a split, the mean of several networks; captions are encoded once, `advance` counts them."""
+    encoded = [encoded_captions(matcher, split, device) for matcher in matchers]
+    while True:
+        captions = []
+        for matcher, blocks in zip(matchers, encoded, strict=True):
+            with evaluating(matcher):
+                captions.append(next(blocks, None))
+        if captions[0] is None:
+            return
+        for start in range(0, split.num_images, IMAGES_AT_ONCE):
+            rows = np.arange(start, min(start + IMAGES_AT_ONCE, split.num_images))
+            total = 0.0
+            for matcher, images_of, found in zip(matchers, images, captions, strict=True):
+                assert found is not None
+                with evaluating(matcher):
+                    total = total + matcher.similarity(images_of(rows), found[1]).float() / len(matchers)
+            assert isinstance(total, torch.Tensor)
+            yield rows, captions[0][0], total.cpu().numpy()
+        advance(len(captions[0][0]))
+
+
+def listed_tiles(image: np.ndarray, caption: np.ndarray, score: np.ndarray, shape: tuple[int, int]) -> Iterator[Tile]:
+    """Yield the tiles in which pairs of a list are; a pair that is not in it scores -inf.
 
     Args:
         image: (P,) image numbers.
-        caption: (P,) caption numbers.
+        caption: (P,) caption numbers; no pair stands in the list twice.
         score: (P,).
-        rivalry: who competes.
+        shape: (I, C).
     """
-    i2t, t2i = _Direction(rivalry.own), _Direction(rivalry.own)
-    t2i.look_along(caption, image, score, rivalry.images(caption, image))
-    owners = _PairsOfImages(rivalry.image_of_pair, len(rivalry.image_group))
-    order = np.argsort(image, kind="stable")
-    repeated = np.cumsum(owners.counts[image[order]])
-    cuts = np.searchsorted(repeated, np.arange(0, repeated[-1] if len(repeated) else 0, PAIRS_AT_ONCE), side="left")
-    for start, end in zip(cuts, [*cuts[1:], len(order)], strict=True):
-        entries = order[start:end]
-        pairs, place = owners.of(image[entries])
-        others = caption[entries][place]
-        i2t.look_along(pairs, others, score[entries][place], rivalry.captions(pairs, others))
-    return Partners(i2t.standing(), t2i.standing())
+    tile = image // IMAGES_AT_ONCE * shape[1] + caption // CAPTIONS_AT_ONCE
+    order = np.argsort(tile, kind="stable")
+    for entries in np.split(order, np.flatnonzero(np.diff(tile[order])) + 1):
+        sides = ((image, IMAGES_AT_ONCE, shape[0]), (caption, CAPTIONS_AT_ONCE, shape[1]))
+        starts = [int(numbers[entries[0]]) // size * size for numbers, size, _ in sides]
+        rows, columns = (
+            np.arange(start, min(start + size, count)) for start, (_, size, count) in zip(starts, sides, strict=True)
+        )
+        scores = np.full((len(rows), len(columns)), -np.inf, dtype=score.dtype)
+        scores[image[entries] - starts[0], caption[entries] - starts[1]] = score[entries]
+        yield rows, columns, scores
+
+
+def shortlist(tiles: Iterable[Tile], shape: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and caption numbers (P,): the `size` best captions of every image, and images of every caption.
+
+    Args:
+        tiles: estimates, each once.
+        shape: (I, C).
+        size: candidates; of fewer all are taken.
+    """
+    by_image, by_caption = _Best(shape[0], min(size, shape[1])), _Best(shape[1], min(size, shape[0]))
+    for images, captions, estimates in tiles:
+        by_image.look(images, captions, estimates)
+        by_caption.look(captions, images, estimates.T)
+    pairs = [by_image.listed(), by_caption.listed()[::-1]]
+    image, caption = (np.concatenate(sides) for sides in zip(*pairs, strict=True))
+    key = np.unique(image * shape[1] + caption)
+    return key // shape[1], key % shape[1]
+
+
+class _Best:
+    """The `size` best others of each of n things, as scores come."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._number = torch.full((count, size), -1, dtype=torch.long)
+        self._score = torch.full((count, size), -torch.inf)
+
+    def look(self, things: np.ndarray, others: np.ndarray, scores: np.ndarray) -> None:
+        """Take in scores (n, m)."""
+        where, size = torch.from_numpy(things), self._number.shape[1]
+        best = torch.from_numpy(np.ascontiguousarray(scores)).topk(min(size, len(others)), dim=1, sorted=False)
+        number = torch.cat([self._number[where], torch.from_numpy(others)[best.indices]], dim=1)
+        score = torch.cat([self._score[where], best.values], dim=1)
+        kept = score.topk(size, dim=1, sorted=False)
+        self._number[where], self._score[where] = number.gather(1, kept.indices), kept.values
+
+    def listed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return things and others, one entry a candidate."""
+        size = self._number.shape[1]
+        return np.repeat(np.arange(len(self._number)), size), self._number.flatten().numpy()

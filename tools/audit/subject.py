@@ -1,18 +1,130 @@
-"""What an audit is about, and what it finds: the same whether a trained run or stored embeddings are audited.
+"""What an audit is about, what it finds, and in which order: the same for a trained run and for stored embeddings.
 
-Legend: N pairs, I images.
-"""
+Suspicion is one number a pair, high where signal, similarity and ranks all speak against it: the mean of three shares,
+of the pairs whose division signal is lower (the mean of the networks' own shares), whose similarity is higher, and
+whose partners rank better (the mean logarithm of both ranks). It orders pairs and is no probability. On the embedded
+set with VSE and 40 % noise its AUC is .990, that of the signal .985, of the clean probability .984, of the similarity
+.989, of the ranks .986. Near-duplicates are captions of equal words, and images of nearly equal features.
+Legend: N pairs, I images, D dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import rankdata
 
+from runtime.errors import InputError
 from tools.audit.opinions import Opinion
 from tools.audit.partners import Partners
-from tools.audit.suspicion import most_suspicious_first, precisions, suspicion
+from tools.filter.filtering import Rows
+
+ROWS = 1024
+"""So many images are compared with all that follow at a time."""
+
+MOST_NEAR = 20_000_000
+"""More pairs of near images than this are no duplicates: the threshold is too low."""
+
+
+def normalised(text: str) -> str:
+    """Return the words of a text in lower case, one space between; a text without words stays as it is."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
+
+
+def text_groups(texts: Iterable[str]) -> np.ndarray:
+    """Return for each text (N,) the number of the first one with the same words."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(normalised(text), k) for k, text in enumerate(texts)], dtype=np.int64)
+
+
+def near_groups(vectors: Rows, threshold: float) -> np.ndarray:
+    """Return for each row (I,) the number of the first one of its group.
+
+    Args:
+        vectors: (I, D); without directions of their own (equal to the mean) they are near to nothing.
+        threshold: rows of a cosine above this are near.
+
+    Raises:
+        InputError: so many are near that these are no duplicates.
+    """
+    count = vectors.shape[0]
+    total = sum(np.asarray(vectors[k : k + ROWS], dtype=np.float64).sum(axis=0) for k in range(0, count, ROWS))
+    mean = total / count
+
+    def unit(start: int) -> np.ndarray:
+        block = np.asarray(vectors[start : start + ROWS], dtype=np.float64) - mean
+        length = np.linalg.norm(block, axis=1, keepdims=True)
+        return np.divide(block, length, out=np.zeros_like(block), where=length > 1e-9).astype(np.float32)
+
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    num_near = 0
+    for start in range(0, count, ROWS):
+        own = unit(start)
+        for other in range(start, count, ROWS):
+            rows, columns = np.nonzero(own @ unit(other).T > threshold)
+            is_later = rows + start < columns + other
+            found.append((rows[is_later] + start, columns[is_later] + other))
+            num_near += int(is_later.sum())
+            if num_near > MOST_NEAR:
+                raise InputError(
+                    f"--duplicate_cosine {threshold:g} finds more than {MOST_NEAR:,} pairs of near images; raise it"
+                )
+    rows, columns = (np.concatenate(sides) for sides in zip(*found, strict=True))
+    return first_of_component(count, rows, columns)
+
+
+def first_of_component(count: int, rows: Sequence[int] | np.ndarray, columns: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return for each of `count` things the lowest number among those it hangs together with by the given links."""
+    links = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
+    _, component = connected_components(links, directed=False)
+    first = np.full(component.max(initial=0) + 1, count, dtype=np.int64)
+    np.minimum.at(first, component, np.arange(count))
+    return first[component]
+
+
+def group_sizes(groups: np.ndarray) -> np.ndarray:
+    """Return how many belong to each one's group."""
+    return np.bincount(groups, minlength=len(groups))[groups]
+
+
+PRECISION_AT = (100, 500, 1000)
+
+
+def share_below(values: np.ndarray) -> np.ndarray:
+    """Return the share (0 to 1) of the other values below each of (N,); of equal ones half counts as below."""
+    if len(values) < 2:
+        return np.zeros(len(values))
+    return (rankdata(values) - 1) / (len(values) - 1)
+
+
+def suspicion(signals: Sequence[np.ndarray], similarity: np.ndarray, partners: Partners) -> np.ndarray:
+    """Return (N,) in [0, 1].
+
+    Args:
+        signals: of each network (N,), low for clean pairs.
+        similarity: (N,) of the pairs.
+        partners: their ranks.
+    """
+    ranks = np.log(partners.i2t.rank) + np.log(partners.t2i.rank)
+    by_signal = np.mean([share_below(signal) for signal in signals], axis=0)
+    return (by_signal + share_below(-similarity) + share_below(ranks)) / 3
+
+
+def most_suspicious_first(values: np.ndarray) -> np.ndarray:
+    """Return pair numbers (N,), of equal suspicion the lower number first."""
+    return np.argsort(-values, kind="stable")
+
+
+def precisions(order: np.ndarray, is_mismatched: np.ndarray) -> dict[int, float]:
+    """Return the share of mismatched pairs among the first k, for each k of `PRECISION_AT` that is not above N."""
+    return {k: float(is_mismatched[order[:k]].mean()) for k in PRECISION_AT if k <= len(order)}
+
 
 Progressing = Callable[[str, int, str], Callable[[int], None]]
 """Title, total, unit -> what to tell of how many more are done."""

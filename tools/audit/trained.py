@@ -8,10 +8,8 @@ Legend: N pairs, I images, K dimensions of a key, P pairs of a list.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,52 +17,27 @@ import torch
 from data_utils.captions import read_captions
 from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
-from data_utils.stored import StoredData, StoredNoise
 from models.encoded_split import image_blocks
 from models.keys import KeyedMatcher, caption_keys, fit_networks, image_keys
 from models.listed import EncodedFile, score_listed
 from models.matcher import Matcher
 from runtime.checkpoint import epoch_title
 from runtime.log import percent
-from tools.audit.duplicates import near_groups, text_groups
 from tools.audit.opinions import ask_networks, stored_method
-from tools.audit.partners import Partners, Rivalry, find_listed_partners, find_partners
-from tools.audit.scores import product_tiles, shortlist, similarity_tiles
-from tools.audit.subject import Audit, Progressing, Subject
+from tools.audit.partners import (
+    Partners,
+    Rivalry,
+    find_partners,
+    listed_tiles,
+    product_tiles,
+    shortlist,
+    similarity_tiles,
+)
+from tools.audit.subject import Audit, Progressing, Subject, near_groups, text_groups
+from tools.command import OpenedCheckpoint
 from vocab.vocabulary import SPECIAL, UNK
 
 NAMES = "AB"
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A checkpoint with the training split it was trained on.
-
-    Attributes:
-        checkpoint: its content.
-        path: where it is.
-        matchers: its networks, on the device.
-        stored: the training split, with the images that the run trained with.
-        noise: what is known of them.
-        device: where the networks are.
-    """
-
-    checkpoint: Mapping[str, Any]
-    path: str
-    matchers: list[Matcher]
-    stored: StoredData
-    noise: StoredNoise
-    device: torch.device
-
-    @property
-    def split(self) -> PrecomputedSplit:
-        """The training split."""
-        return self.stored.split
-
-    @property
-    def folder(self) -> Path:
-        """The data set's folder."""
-        return self.split.regions.path.parent
 
 
 def mean_features(split: PrecomputedSplit) -> np.ndarray:
@@ -83,7 +56,7 @@ def unknown_words(split: PrecomputedSplit) -> np.ndarray:
     return counts
 
 
-def subject_of(run: TrainedRun, duplicate_cosine: float) -> Subject:
+def subject_of(run: OpenedCheckpoint, duplicate_cosine: float, *, truth_is_known: bool) -> Subject:
     """Describe the run's training pairs.
 
     Raises:
@@ -99,14 +72,14 @@ def subject_of(run: TrainedRun, duplicate_cosine: float) -> Subject:
         texts=texts,
         text_group=text_groups(texts),
         image_group=near_groups(mean_features(split), duplicate_cosine),
-        is_mismatched=~split.is_matched if run.noise.is_known else None,
+        is_mismatched=~split.is_matched if truth_is_known else None,
         unknown_words=unknown,
         is_unread=unknown == split.lengths - len(("<start>", "<end>")),
         has_real_noise=protocol(run.stored.data_name).has_real_noise,
     )
 
 
-def audit_run(run: TrainedRun, subject: Subject, *, size: int, scratch: Path, progressing: Progressing) -> Audit:
+def audit_run(run: OpenedCheckpoint, subject: Subject, *, size: int, scratch: Path, progressing: Progressing) -> Audit:
     """Audit every training pair.
 
     Args:
@@ -214,7 +187,7 @@ class _Ranking:
             f"a shortlist: the {size} best captions of every image and the {size} best images of every caption by a "
             f"cheap estimate, {percent(len(key) / (shape[0] * shape[1]))} of all pairs; --shortlist 0 ranks all"
         )
-        return own, find_listed_partners(image, caption, scores, self._rivalry(own)), over
+        return own, find_partners(listed_tiles(image, caption, scores, shape), self._rivalry(own)), over
 
     def by_similarity(self) -> Ranked:
         """Rank all pairs by their real scores."""

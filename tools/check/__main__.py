@@ -17,10 +17,20 @@ import numpy as np
 
 from data_utils.catalog import NEEDED, TESTALL, DataConfig, Protocol, locate, protocol, vocabulary_file
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, flag, from_namespace
+from runtime.flags import flag
 from runtime.log import Progress, table
-from tools.check.inventory import Findings, Inventory, take_inventory, unknown_share, word_lengths
-from tools.check.overlap import RowScan, Shared, rows_to_read, scan_rows, shared_between
+from tools.check.inventory import (
+    Findings,
+    Inventory,
+    RowScan,
+    Shared,
+    rows_to_read,
+    scan_rows,
+    shared_between,
+    take_inventory,
+    unknown_share,
+    word_lengths,
+)
 from tools.check.usability import (
     judge_captions,
     judge_counts,
@@ -29,6 +39,7 @@ from tools.check.usability import (
     judge_vocabulary,
     pairs_to_compare,
 )
+from tools.command import parsed
 from vocab.vocabulary import Vocabulary
 
 
@@ -210,11 +221,8 @@ def show(report: Report, data: DataConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Check a data set; exit with 1 if it cannot be used."""
-    parser = OneLineParser(prog="python -m tools.check", description="Check that a data set can be used.")
-    add_flags(parser, "data", DataConfig)
-    add_flags(parser, "check", CheckConfig)
-    namespace = parser.parse_args(argv)
-    data, config = from_namespace(DataConfig, namespace), from_namespace(CheckConfig, namespace)
+    kinds = {"data": DataConfig, "check": CheckConfig}
+    data, config = parsed("tools.check", "Check that a data set can be used.", argv, kinds)
     report = check(data, all_rows=config.all_rows)
     show(report, data)
     if report.findings.faults:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from data_utils.captions import unsegmented
 from data_utils.catalog import NEEDED, TESTALL, Protocol
 from data_utils.precomputed import MANY_UNKNOWN
-from tools.check.inventory import Findings, Inventory, unknown_share
-from tools.check.overlap import RowScan, Shared
+from tools.check.inventory import Findings, Inventory, RowScan, Shared, unknown_share
 from vocab.vocabulary import Vocabulary
 
 MAX_SHARED_ROWS = 0.01

@@ -2,7 +2,7 @@
 
     python -m tools.clip_tuning --clip DIR --train_pairs train.json --dev_pairs dev.json --test_pairs test.json
     python -m tools.clip_tuning @recipes/clip_emoji.args --clip_method dsdmr
-    python -m tools.clip_tuning --resume output/RUN
+    python -m tools.clip_tuning @recipes/clip_emoji.args --clip_method dsdmr --resume
 
 The second command needs no download: a small CLIP from random weights on the embedded pictures. The authors' loss and
 trainer are unpublished: margins, guards and pools are ours, and numbers are not a reproduction.
@@ -11,21 +11,18 @@ trainer are unpublished: margins, guards and pools are ours, and numbers are not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from runtime.errors import exit_on_input_error
 from tools.clip_tuning.config import ClipRunConfig, parse_args
-from tools.clip_tuning.processing import require_transformers
+from tools.clip_tuning.model import require_transformers
 from tools.clip_tuning.trainer import ClipTrainer
 
 
 def train(config: ClipRunConfig) -> dict[str, Any]:
     """Train, or go on training; return the content of results.json."""
     require_transformers()
-    folder = config.tuning.resume
-    trainer = ClipTrainer.start(config) if folder is None else ClipTrainer.resume(config, Path(folder))
-    return trainer.train()
+    return ClipTrainer.start(config).train()
 
 
 @exit_on_input_error

@@ -20,11 +20,9 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.files import write_json
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 from runtime.log import table
-from tools.clip_tuning.config import ClipRunConfig, add_all_flags, config_of
-from tools.clip_tuning.processing import require_transformers
-from tools.clip_tuning.setup import CONFIG, RESULTS, STATE
-from tools.clip_tuning.step import CLIP_METHODS
-from tools.clip_tuning.trainer import PRETRAINED, ClipTrainer
+from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, add_all_flags, config_of
+from tools.clip_tuning.model import require_transformers
+from tools.clip_tuning.trainer import PRETRAINED, RESULTS, ClipTrainer, latest_run
 
 BASE = "zero_shot"
 TABLE = "ablation.json"
@@ -53,7 +51,7 @@ class AblationConfig:
 
 def row_config(config: ClipRunConfig, name: str, pretrained: Path | None) -> ClipRunConfig:
     """Return the settings of a row; `pretrained` is the folder to start from, None the one that `--clip` names."""
-    tuning, model = dataclasses.replace(config.tuning, clip_method=name), config.model
+    tuning, model = dataclasses.replace(config.tuning, clip_method=name, resume=True), config.model
     if pretrained is not None:
         tuning = dataclasses.replace(tuning, pretrain_epochs=0)
         model = dataclasses.replace(model, clip=str(pretrained))
@@ -66,16 +64,10 @@ def run_row(config: ClipRunConfig) -> dict[str, Any]:
     Raises:
         InputError: its folder is of a run with other settings.
     """
-    folder = Path(config.tuning.output_dir) / config.run_name()
-    if not folder.exists():
-        return ClipTrainer.start(config).train()
-    if not (folder / STATE).is_file() and not (folder / RESULTS).is_file():
-        raise InputError(f"{folder} holds a run that was cut off before its first epoch was done; remove the folder")
-    if ClipRunConfig.read(folder / CONFIG) != config:
-        raise InputError(f"{folder} holds a run with other settings; name another --output_dir or --id")
-    if (folder / RESULTS).is_file():
+    folder = latest_run(config)
+    if folder is not None and (folder / RESULTS).is_file():
         return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    return ClipTrainer.resume(config, folder).train()
+    return ClipTrainer.start(config).train()
 
 
 def ablation_table(results: dict[str, dict[str, Any]]) -> str:
@@ -117,10 +109,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_flags(parser, "ablation", AblationConfig)
     add_all_flags(parser)
     namespace = parser.parse_args(argv)
-    if namespace.resume is not None:
-        raise InputError(
-            "--resume is for python -m tools.clip_tuning; give the ablation's command again to go on with it"
-        )
     namespace.clip_method = BASE  # each row sets its own
     ablation(config_of(namespace), from_namespace(AblationConfig, namespace).names)
 

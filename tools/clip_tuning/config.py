@@ -1,8 +1,12 @@
-"""All settings of a CLIP run, made from the flags once."""
+"""All settings of a CLIP run, made from the flags once, and what each row of the ablation is trained with.
+
+`--clip_method` names a row of DSDMR's Table 5, as far as its text tells them. Filter on or off and margins dynamic or
+fixed make four of them, so that each part's effect can be seen alone; the other two are CLIP's own loss and no training
+at all.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +14,44 @@ from typing import Any
 
 from data_utils.noise import NoiseConfig
 from runtime.errors import InputError
-from runtime.files import parse_json
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, from_stored
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from tools.clip_tuning.evaluate import RefilterConfig
 from tools.clip_tuning.model import TINY, ModelConfig
 from tools.clip_tuning.pairs import PairsConfig
-from tools.clip_tuning.step import CLIP_METHODS, NEGATIVES, PLAIN_LOSSES
 
-OPTIMISERS = ("adamw", "adam")
+PLAIN_LOSSES = ("triplet", "contrastive")
+NEGATIVES = ("hardest", "mean")
+"""`--negatives`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one `--clip_method` does.
+
+    Attributes:
+        filters: train on the pairs that the filter keeps, else on all.
+        loss: dynamic (margins that follow the modes), triplet (base margins), contrastive, plain (what `--plain_loss`
+            names), or None: no training.
+        meaning: for people.
+    """
+
+    filters: bool
+    loss: str | None
+    meaning: str
+
+    @property
+    def needs_modes(self) -> bool:
+        return self.filters or self.loss == "dynamic"
+
+
+CLIP_METHODS = {
+    "dsdmr": Row(True, "dynamic", "filter and dynamic margins (full)"),
+    "loss_only": Row(False, "dynamic", "dynamic margins on all pairs (without GMM)"),
+    "filter_only": Row(True, "plain", "--plain_loss on the filtered pairs (without its loss)"),
+    "triplet": Row(False, "triplet", "base margins on all pairs"),
+    "contrastive": Row(False, "contrastive", "CLIP's loss on all pairs (neither)"),
+    "zero_shot": Row(False, None, "the given model as it is"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,27 +75,20 @@ class TuningConfig:
     batch_size: int = flag(64, "pairs a batch")
     learning_rate: float = flag(5e-7, "learning rate of fine-tuning")
     lr_update: int = flag(10, "epochs after which the learning rate falls to a tenth")
-    optimiser: str = flag("adamw", "adamw: CLIP's settings; adam: no weight decay", choices=OPTIMISERS)
-    weight_decay: float = flag(0.2, "weight decay of adamw, on matrices")
+    weight_decay: float = flag(0.2, "weight decay of AdamW, on matrices")
     grad_clip: float = flag(1.0, "largest norm of the gradient over all parameters")
-    accumulate: int = flag(
-        0, "embed so many pairs with gradient at a time; all of the batch stay negatives (0: all at once)"
-    )
     augment: float = flag(0.0, "strength of random shifts, zooms, turns and tints of training pictures, 0 to 1")
     seed: int = flag(0, "seed of weights, shuffles and random changes of pictures")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
     workers: int = flag(0, "threads that decode pictures ahead (0: none)")
-    picture_cache: int = flag(1024, "MiB: prepared pictures of a split are kept in memory if they need no more")
     fold_images: int = flag(1000, "a split of more images is also ranked in folds of so many")
     output_dir: str = flag("output", "folder in which the run's own folder is made", metavar="DIR")
     id: str | None = flag(None, "a name for this run, added to its folder's")
-    resume: str | None = flag(
-        None, "folder of an interrupted run to go on with; all settings are its own", metavar="DIR"
-    )
+    resume: bool = flag(False, "go on with the newest interrupted run of these settings, where there is one")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("pretrain_epochs", "num_epochs", "accumulate", "seed", "workers", "picture_cache"):
+        for name in ("pretrain_epochs", "num_epochs", "seed", "workers"):
             check_range(self, name, low=0)
         for name in ("lr_update", "fold_images"):
             check_range(self, name, low=1)
@@ -90,27 +117,11 @@ class ClipRunConfig:
 
     def __post_init__(self) -> None:
         tuning, is_random = self.tuning, self.model.clip == TINY and not self.tuning.pretrain_epochs
-        if is_random and tuning.resume is None and CLIP_METHODS[tuning.clip_method].needs_modes:
+        if is_random and CLIP_METHODS[tuning.clip_method].needs_modes:
             raise InputError(
                 f"--clip_method {tuning.clip_method} filters with a model that has learnt something: give a trained "
                 f"folder as --clip, or --pretrain_epochs with --clip {TINY}"
             )
-
-    @classmethod
-    def read(cls, path: Path) -> ClipRunConfig:
-        """Read the config.json of a run.
-
-        Raises:
-            InputError: there is none, it is no JSON, or the settings are another version's.
-        """
-        try:
-            values = parse_json(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise InputError(f"--resume {path.parent}: no {path.name} that can be read ({error})") from None
-        where = f"{path.name} is no configuration of this version: "
-        if not isinstance(values, dict):
-            raise InputError(f"{where}it holds no names and values")
-        return cls(**{name: from_stored(kind, values.get(name), f"{where}its part {name}") for name, kind in SECTIONS})
 
     def run_name(self) -> str:
         """Return the name of the run's folder."""
@@ -129,9 +140,6 @@ SECTIONS: tuple[tuple[str, type], ...] = (
 """Fields of `ClipRunConfig` and their types."""
 TITLES = {"filter": "filter and margins", "tuning": "training"}
 """Titles in `--help` that are not the field's name."""
-
-ALWAYS_FREE = ("resume", "gpu", "workers", "picture_cache")
-"""Flags that `--resume` does not take from the interrupted run."""
 
 
 def add_all_flags(parser: OneLineParser) -> None:
@@ -158,18 +166,3 @@ def parse_args(argv: Sequence[str] | None = None) -> ClipRunConfig:
     )
     add_all_flags(parser)
     return config_of(parser.parse_args(argv))
-
-
-def resumed(given: ClipRunConfig, stored: ClipRunConfig, folder: Path) -> ClipRunConfig:
-    """Return the settings with which an interrupted run goes on: its own, but for where it computes.
-
-    Raises:
-        InputError: a flag was given that asks for something else.
-    """
-    for section, kind in SECTIONS:
-        for field in dataclasses.fields(kind):
-            new, old = getattr(getattr(given, section), field.name), getattr(getattr(stored, section), field.name)
-            if field.name not in ALWAYS_FREE and new not in (field.default, old):
-                raise InputError(f"--{field.name} {new} is not the {old} of the run in {folder}; leave it out")
-    free = {name: getattr(given.tuning, name) for name in ALWAYS_FREE}
-    return dataclasses.replace(stored, tuning=dataclasses.replace(stored.tuning, **free))

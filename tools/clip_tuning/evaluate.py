@@ -23,16 +23,15 @@ from torch import Tensor
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.refitting import RefitConfig, refit
-from methods.blocks.similarity_modes import pair_similarity
+from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_similarity_modes, pair_similarity
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.device import choose_device
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import exit_on_input_error
 from runtime.files import write_json
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
-from tools.clip_tuning.model import Clip, load_clip, placed
+from runtime.flags import check_choices, check_range, flag, require
+from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
-from tools.clip_tuning.processing import Tokens
+from tools.command import check_writable, parsed
 from tools.filter.filtering import Filtered, filter_quality
 
 CHUNK = 256
@@ -48,10 +47,10 @@ class PreparedPairs:
     tokens: Tokens
 
     @classmethod
-    def of(cls, pairs: Pairs, model: Clip, *, cache_bytes: int, workers: int) -> PreparedPairs:
+    def of(cls, pairs: Pairs, model: Clip, *, workers: int = 0) -> PreparedPairs:
         """Prepare pairs; see `PreparedPictures` for the arguments."""
         how = model.preprocessing
-        pictures = PreparedPictures(pairs.pictures, how.prepare, how.side, cache_bytes=cache_bytes, workers=workers)
+        pictures = PreparedPictures(pairs.pictures, how.prepare, how.side, workers=workers)
         return cls(pairs, pictures, model.tokens(pairs.captions))
 
 
@@ -92,27 +91,24 @@ class RefilterConfig(RefitConfig, MarginConfig):
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
 
 
-def filter_again(similarity: np.ndarray, config: RefilterConfig, earlier: Filtered | None = None) -> Filtered:
-    """Fit the modes of the pool and keep its clean pairs.
+def filter_again(similarity: np.ndarray, config: RefilterConfig) -> Filtered:
+    """Fit the modes and keep the clean pairs.
 
     Args:
         similarity: (C,).
         config: flags.
-        earlier: the filtering before this one; with `--filter_pool cumulative` what it dropped stays dropped.
 
     Raises:
         InputError: too few pairs to fit, or none kept.
     """
-    found = refit(similarity, config, None if earlier is None else earlier.is_clean)
-    return Filtered.above(config.p_threshold, similarity, found.modes, found.probability)
+    modes = fit_similarity_modes(similarity, num_starts=config.mode_starts, min_separation=config.min_separation)
+    return Filtered.above(config.p_threshold, similarity, modes, clean_posterior(similarity, modes, config.mode_prior))
 
 
-def filter_given_pairs(
-    model: Clip, data: PreparedPairs, image_index: np.ndarray, config: RefilterConfig, earlier: Filtered | None = None
-) -> Filtered:
+def filter_given_pairs(model: Clip, data: PreparedPairs, image_index: np.ndarray, config: RefilterConfig) -> Filtered:
     """Filter captions and the pictures they are trained with, `image_index` (C,), by the model as it is now."""
     pictures, captions = embed(model, data)
-    return filter_again(pair_similarity(pictures[torch.from_numpy(image_index)], captions), config, earlier)
+    return filter_again(pair_similarity(pictures[torch.from_numpy(image_index)], captions), config)
 
 
 def filter_figures(found: Filtered, is_matched: np.ndarray | None) -> dict[str, Any]:
@@ -191,8 +187,7 @@ class ClipEvaluationConfig:
         check_choices(self)
         check_range(self, "fold_images", low=1)
         check_range(self, "workers", low=0)
-        if self.output is not None and (Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir()):
-            raise InputError(f"{self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
 
 def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[str, Any]:
@@ -200,7 +195,7 @@ def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[st
     assert config.clip is not None
     pairs = open_pairs(pairs_config, config.split)
     model = placed(load_clip(Path(config.clip), config.precision), choose_device(config.gpu))
-    data = PreparedPairs.of(pairs, model, cache_bytes=0, workers=config.workers)
+    data = PreparedPairs.of(pairs, model, workers=config.workers)
     ranked = rank(model, data, config.fold_images)
     print(f"{pairs.name}, {pairs.num_images} images x {len(pairs.captions)} captions; {config.clip}")
     print(ranked_tables(config.split, {"clip": ranked}, config.fold_images))
@@ -221,13 +216,8 @@ def evaluate(config: ClipEvaluationConfig, pairs_config: PairsConfig) -> dict[st
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and evaluate."""
-    parser = OneLineParser(
-        prog="python -m tools.clip_tuning.evaluate", description="Evaluate a CLIP folder's retrieval."
-    )
-    add_flags(parser, "evaluation", ClipEvaluationConfig)
-    add_flags(parser, "pairs", PairsConfig)
-    namespace = parser.parse_args(argv)
-    evaluate(from_namespace(ClipEvaluationConfig, namespace), from_namespace(PairsConfig, namespace))
+    kinds = {"evaluation": ClipEvaluationConfig, "pairs": PairsConfig}
+    evaluate(*parsed("tools.clip_tuning.evaluate", "Evaluate a CLIP folder's retrieval.", argv, kinds))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from tools.extract.listing import captions_by_picture
 from tools.picture_files import THUMBNAILS, Pictures, picture_files, thumbnails
 
 SPLITS = ("train", "dev", "test")
+KEPT_BYTES = 2**30
+"""Prepared pictures of a split are kept in memory if all of them need no more."""
 ZOOM, TURN, SHIFT = 0.25, 0.25, 0.15
 """Largest zoom (of the side), turn (radians) and shift (of half the side) at strength 1."""
 CONTRAST, TINT = 0.3, 0.3
@@ -143,7 +145,6 @@ class PreparedPictures:
         pictures: I of them.
         prepare: how one is prepared: (H, W, 3) uint8 -> (3, S, S) uint8.
         side: S.
-        cache_bytes: prepared pictures are kept if all of them take no more.
         workers: threads that decode; 0 decodes in the caller's.
     """
 
@@ -153,12 +154,11 @@ class PreparedPictures:
         prepare: Callable[[np.ndarray], Tensor],
         side: int,
         *,
-        cache_bytes: int = 2**30,
         workers: int = 0,
     ) -> None:
         self.pictures, self._prepare = pictures, prepare
         shape = (len(pictures), 3, side, side)
-        self._kept = torch.empty(shape, dtype=torch.uint8) if np.prod(shape) <= cache_bytes else None
+        self._kept = torch.empty(shape, dtype=torch.uint8) if np.prod(shape) <= KEPT_BYTES else None
         self._is_kept = np.zeros(len(pictures), dtype=bool)
         self._pool = ThreadPoolExecutor(workers) if workers else None
 

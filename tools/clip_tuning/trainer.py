@@ -10,41 +10,191 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
 
 from data_utils.loaders import MIN_BATCH, shuffled_batches
+from data_utils.noise import NoiseReport
 from methods.blocks.similarity_modes import SimilarityModes
 from runtime.checkpoint import save_checkpoint
+from runtime.device import choose_device
 from runtime.errors import InputError
-from runtime.files import write_json
+from runtime.files import parse_json, write_json
 from runtime.log import RunLog
-from runtime.run_folder import claim
 from runtime.seed import generator, seed_everything
-from tools.clip_tuning.config import ClipRunConfig, resumed
-from tools.clip_tuning.evaluate import filter_figures, filter_given_pairs, rank, ranked_tables
-from tools.clip_tuning.model import load_clip, placed
-from tools.clip_tuning.pairs import augment
-from tools.clip_tuning.setup import (
-    CONFIG,
-    RESULTS,
-    STATE,
-    ClipData,
-    RunState,
-    build_optimiser,
-    load_state,
-    pretraining_rate,
-)
-from tools.clip_tuning.step import CLIP_METHODS, loss_function, random_state, set_random_state, train_step
+from runtime.torch_file import read_torch_file
+from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, TuningConfig
+from tools.clip_tuning.evaluate import PreparedPairs, filter_figures, filter_given_pairs, rank, ranked_tables
+from tools.clip_tuning.losses import Loss, loss_function
+from tools.clip_tuning.model import Clip, load_clip, open_clip, placed
+from tools.clip_tuning.pairs import SPLITS, augment, inject_noise, open_pairs
 from tools.filter.filtering import Filtered
+from training.checkpointing import claim, differing_settings, numbered
 
+CONFIG, STATE, RESULTS = "config.json", "state.pt", "results.json"
+"""Files of a run: its settings, what it is gone on with, and what came out."""
 MODEL, PRETRAINED = "model", "pretrained"
 """Folders of the model that dev chose, and of the model after pretraining."""
+WARMUP_SHARE = 0.1
+"""Share of the pretraining's steps in which its learning rate rises."""
+FREE = ("resume", "gpu", "workers")
+"""Flags that may be others when a run is gone on with."""
+
+
+@dataclass(frozen=True)
+class ClipData:
+    """A run's model and pairs.
+
+    Attributes:
+        model: on its device.
+        splits: train, dev, test.
+        image_index: (C,) the picture that each training caption is trained with.
+        noise: what was done to the pairs.
+    """
+
+    model: Clip
+    splits: dict[str, PreparedPairs]
+    image_index: np.ndarray
+    noise: NoiseReport
+
+    @classmethod
+    def open(cls, config: ClipRunConfig) -> ClipData:
+        """Open the pairs of every split, put the noise in, open the model.
+
+        Raises:
+            InputError: anything missing, broken or not fitting together.
+        """
+        pairs = {split: open_pairs(config.pairs, split) for split in SPLITS}
+        image_index, noise = inject_noise(pairs["train"], config.noise, config.pairs.data_name)
+        tuning = config.tuning
+        model = open_clip(config.model, pairs["train"].captions, tuning.seed, choose_device(tuning.gpu))
+        splits = {name: PreparedPairs.of(p, model, workers=tuning.workers) for name, p in pairs.items()}
+        return cls(model, splits, image_index, noise)
+
+    @property
+    def is_matched(self) -> np.ndarray | None:
+        """Which training pairs (C,) belong together, None where nothing was moved: then the truth is not known."""
+        truth = self.image_index == self.splits["train"].pairs.image_of_caption
+        return None if truth.all() else truth
+
+
+def build_optimiser(model: Clip, tuning: TuningConfig) -> Optimizer:
+    """Return AdamW with CLIP's settings (Radford et al., ICML 2021, Table 18)."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": tuning.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return AdamW(groups, lr=tuning.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def pretraining_rate(tuning: TuningConfig, steps: int, epoch: int, step: int) -> float:
+    """Return the learning rate of a step of pretraining: a linear rise, along a cosine's fall to 0.
+
+    Args:
+        tuning: number of epochs and the highest rate.
+        steps: of an epoch.
+        epoch: from 0.
+        step: of the epoch, from 0.
+    """
+    total, done = tuning.pretrain_epochs * steps, epoch * steps + step
+    rise = min(1.0, (done + 1) / (WARMUP_SHARE * total))
+    return tuning.pretrain_lr * rise * (1 + math.cos(math.pi * done / total)) / 2
+
+
+def train_step(
+    model: Clip,
+    optimiser: Optimizer,
+    pictures: torch.Tensor,
+    ids: torch.Tensor,
+    loss_of: Loss,
+    *,
+    grad_clip: float = float("inf"),
+) -> float:
+    """Take one step; return the loss.
+
+    Args:
+        model: in training mode.
+        optimiser: of its parameters.
+        pictures: (B, 3, H, W) normalised.
+        ids: (B, W) token ids.
+        loss_of: the loss of the embeddings.
+        grad_clip: the gradient's largest norm.
+
+    Raises:
+        InputError: the loss is NaN or infinite.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    loss = loss_of(model.embed_pictures(pictures), model.embed_captions(ids))
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise InputError(f"the loss is {value}: training has diverged; lower the learning rate")
+    loss.backward()
+    clip_grad_norm_(model.parameters(), grad_clip)
+    optimiser.step()
+    return value
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        epochs_done: of pretraining and fine-tuning together.
+        seconds: that the run has taken so far.
+        best: epoch of fine-tuning, dev results and rSum of the model that dev would choose; empty before the first.
+        log_size: of the logs.
+        first_filter: figures of the first filtering.
+    """
+
+    epochs_done: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    log_size: dict[str, int] = field(default_factory=dict)
+    first_filter: dict[str, Any] = field(default_factory=dict)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what a trainer saved, with `run` as a `RunState`, without executing anything in it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        content = read_torch_file(folder / STATE)
+        return {**content, "run": RunState(**content["run"])}
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"--resume: {folder / STATE} is damaged ({error}); start anew") from None
+
+
+def latest_run(config: ClipRunConfig) -> Path | None:
+    """Return the newest folder of the run's name, None if there is none.
+
+    Raises:
+        InputError: the run in it has other settings, or no epoch of it was done.
+    """
+    folders = numbered(Path(config.tuning.output_dir), config.run_name())
+    folder = next(reversed(list(takewhile(Path.exists, folders))), None)
+    if folder is None:
+        return None
+    if not (folder / STATE).is_file() and not (folder / RESULTS).is_file():
+        raise InputError(f"{folder} holds a run that was cut off before its first epoch was done; remove the folder")
+    try:
+        stored = parse_json((folder / CONFIG).read_bytes())
+        before, now = ({**s, "tuning": {**s["tuning"]}} for s in (stored, asdict(config)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--resume: {folder / CONFIG} cannot be read ({error}); start anew") from None
+    for name in FREE:
+        before["tuning"].pop(name, None), now["tuning"].pop(name)
+    if differing := differing_settings(before, now):
+        raise InputError(f"{folder} holds a run with other settings: {differing}; name another --output_dir or --id")
+    return folder
 
 
 class ClipTrainer:
@@ -56,7 +206,7 @@ class ClipTrainer:
         self.config, self.tuning, self.data, self.folder = config, config.tuning, data, folder
         self.row = CLIP_METHODS[config.tuning.clip_method]
         self.model = data.model
-        seed_everything(self.tuning.seed)  # dropout, if the model has any
+        seed_everything(self.tuning.seed)
         self.optimiser = build_optimiser(self.model, self.tuning)
         self.filtered: Filtered | None = None
         self.run = RunState()
@@ -67,24 +217,15 @@ class ClipTrainer:
 
     @classmethod
     def start(cls, config: ClipRunConfig) -> ClipTrainer:
-        """Open data and model and claim a folder for a new run."""
+        """Open data and model; claim a folder for a new run or, with `--resume`, go on with an interrupted one."""
+        folder = latest_run(config) if config.tuning.resume else None
+        if folder is not None and not (folder / RESULTS).is_file():
+            state = load_state(folder)  # before the pictures are opened
+            return cls(config, ClipData.open(config), folder, state)
         data = ClipData.open(config)
         folder = claim(Path(config.tuning.output_dir), config.run_name())
         write_json(folder / CONFIG, asdict(config))
         return cls(config, data, folder)
-
-    @classmethod
-    def resume(cls, given: ClipRunConfig, folder: Path) -> ClipTrainer:
-        """Open an interrupted run.
-
-        Raises:
-            InputError: there is none, it is finished, or a flag asks for something else.
-        """
-        config = resumed(given, ClipRunConfig.read(folder / CONFIG), folder)
-        if (folder / RESULTS).is_file():
-            raise InputError(f"--resume {folder}: that run is finished; its results are in {RESULTS}")
-        state = load_state(folder)  # before the pictures are opened
-        return cls(config, ClipData.open(config), folder, state)
 
     def _save(self) -> None:
         self.run.seconds, self.run.log_size = time.monotonic() - self._started, self.log.size()
@@ -93,12 +234,11 @@ class ClipTrainer:
             "network": self.model.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "filtered": None,
-            "random": random_state(self.model.device),
+            "random": torch.get_rng_state(),
         }
         if (found := self.filtered) is not None:
-            arrays = {
-                name: torch.from_numpy(getattr(found, name)) for name in ("similarity", "probability", "is_clean")
-            }
+            names = ("similarity", "probability", "is_clean")
+            arrays = {name: torch.from_numpy(getattr(found, name)) for name in names}
             content["filtered"] = {**arrays, "modes": found.modes.as_dict()}
         save_checkpoint(self.folder / STATE, content)
 
@@ -109,7 +249,7 @@ class ClipTrainer:
         if (found := state["filtered"]) is not None:
             arrays = {name: value.numpy() for name, value in found.items() if name != "modes"}
             self.filtered = Filtered(**arrays, modes=SimilarityModes.from_dict(found["modes"]))
-        set_random_state(state["random"], self.model.device)
+        torch.set_rng_state(state["random"])
 
     @property
     def _epoch(self) -> int:
@@ -156,7 +296,7 @@ class ClipTrainer:
         epoch, row = self._epoch, self.row
         assert row.loss is not None
         if row.needs_modes and epoch % self.config.filter.refit_every == 0:
-            self.filtered, figures = self._filter(f"filter {epoch + 1}", self.filtered)
+            self.filtered, figures = self._filter(f"filter {epoch + 1}")
             self.run.first_filter = self.run.first_filter or figures
         chosen = np.arange(len(self.data.image_index))
         if row.filters:
@@ -175,44 +315,37 @@ class ClipTrainer:
         """
         tuning, train, done, device = self.tuning, self.data.splits["train"], self.run.epochs_done, self.model.device
         if len(chosen) < MIN_BATCH:
-            raise InputError(
-                f"{len(chosen)} pairs are too few to train on; lower --p_threshold or take --filter_pool full"
-            )
+            raise InputError(f"{len(chosen)} pairs are too few to train on; lower --p_threshold")
         shuffled = shuffled_batches(chosen, tuning.batch_size, generator(tuning.seed, "shuffle", done))
         batches, draw = [batch.numpy() for batch in shuffled], generator(tuning.seed, "augment", done)
-        modes = None if self.filtered is None else self.filtered.modes
         progress, total = self.log.progress(f"epoch {done + 1}", len(chosen)), 0.0
         self.model.train()
         pictures = train.pictures.batches(self.data.image_index[batch] for batch in batches)
         for step, (batch, (image_id, prepared)) in enumerate(zip(batches, pictures, strict=True)):
             for group in self.optimiser.param_groups:
                 group["lr"] = rate(step)
-            probability = None
-            if self.filtered is not None:
-                probability = torch.from_numpy(self.filtered.probability[batch]).float().to(device)
+            found = self.filtered
             loss_of = loss_function(
                 loss,
                 self.config.filter,
-                modes,
+                None if found is None else found.modes,
                 scale=lambda: self.model.scale,
                 image_id=torch.from_numpy(image_id).to(device),
                 hardest=tuning.negatives == "hardest",
-                probability=probability,
+                probability=None if found is None else torch.from_numpy(found.probability[batch]).float().to(device),
             )
             changed = augment(self.model.preprocessing.normalise(prepared.to(device)), tuning.augment, draw)
             ids = train.tokens.rows(batch).ids.to(device)
-            value = train_step(
-                self.model, self.optimiser, changed, ids, loss_of, chunk=tuning.accumulate, grad_clip=tuning.grad_clip
-            )
+            value = train_step(self.model, self.optimiser, changed, ids, loss_of, grad_clip=tuning.grad_clip)
             total += value * len(batch)
             progress.advance(len(batch), value)
         progress.close()
         return total / sum(map(len, batches))
 
-    def _filter(self, title: str, earlier: Filtered | None) -> tuple[Filtered, dict[str, Any]]:
+    def _filter(self, title: str) -> tuple[Filtered, dict[str, Any]]:
         """Filter the training pairs by the model as it is now; say, record and return how good that was."""
         train = self.data.splits["train"]
-        found = filter_given_pairs(self.model, train, self.data.image_index, self.config.filter, earlier)
+        found = filter_given_pairs(self.model, train, self.data.image_index, self.config.filter)
         figures = filter_figures(found, self.data.is_matched)
         self._record({f"filter/{name}": value for name, value in figures.items()}, event="filter")
         said = f"{title}: keeps {100 * figures['share_kept']:.1f} % of the pairs, d' {figures['separation']:.2f}"
@@ -246,7 +379,7 @@ class ClipTrainer:
 
     def finish(self) -> dict[str, Any]:
         """Look at all training pairs once more, test the model that dev chose, write results.json."""
-        _, last = self._filter("after training", None)
+        _, last = self._filter("after training")
         best = placed(load_clip(self.folder / MODEL, self.config.model.precision), self.model.device)
         ranked = rank(best, self.data.splits["test"], self.tuning.fold_images)
         title = f"{self.tuning.clip_method}, epoch {self.run.best['epoch']}"

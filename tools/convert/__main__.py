@@ -22,11 +22,11 @@ import numpy as np
 
 from data_utils.regions import RegionFile
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
+from runtime.flags import check_choices, flag, require
 from runtime.log import Progress
+from tools.command import parsed
 from tools.convert.bottom_up import BottomUpFile, read_ids
-from tools.convert.conversion import Plan, Source, convert
-from tools.convert.region_writers import WRITERS
+from tools.convert.conversion import WRITERS, Plan, Source, convert
 
 INPUTS = (".npy", ".h5", ".hdf5", ".tsv")
 
@@ -104,9 +104,9 @@ def _index(path: Path, order: list[str] | None) -> BottomUpFile:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a file."""
-    parser = OneLineParser(prog="python -m tools.convert", description="Convert region features, a block at a time.")
-    add_flags(parser, "conversion", ConvertConfig)
-    config = from_namespace(ConvertConfig, parser.parse_args(argv))
+    (config,) = parsed(
+        "tools.convert", "Convert region features, a block at a time.", argv, {"conversion": ConvertConfig}
+    )
     plan = make_plan(config)
     rows, regions, dims = plan.source.shape
     print(f"{plan.source.path}: {rows} rows x {regions} x {dims}, {plan.source.dtype} -> {plan.dtype}")

@@ -1,5 +1,7 @@
 """Build the emoji set: its files are written beside each other and get their names when all of them are whole.
 
+README.md and LICENSES of the set are written by hand.
+
 python -m tools.emoji_set --output rebuilt/emoji_precomp
 """
 
@@ -17,13 +19,13 @@ import numpy as np
 from PIL import Image
 
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
+from runtime.flags import check_range, flag, require
 from runtime.packages import require as require_package
+from tools.command import parsed
 from tools.emoji_set import features, names, pictures
-from tools.emoji_set.pictures import Picture
-from tools.emoji_set.sources import ARTISTS, NAMES, fetch, licences_text
-from tools.emoji_set.splits import SplitRule, make_splits, near_pairs
-from tools.extract.lite0 import CHANNELS
+from tools.emoji_set.names import ARTISTS, NAMES, fetch
+from tools.emoji_set.pictures import Picture, SplitRule, make_splits, near_pairs
+from tools.extract.backbones import CHANNELS
 
 RULE = SplitRule(dev=500, test=1000, seed="emoji-precomp-1")
 NEAR = 8
@@ -124,60 +126,6 @@ def write_features(
     return figures
 
 
-def readme_text(records: Records, concepts: int, figures: Mapping[str, float]) -> str:
-    """Describe the set.
-
-    Args:
-        records: What each row shows.
-        concepts: Number of concepts.
-        figures: What `write_features` returned.
-
-    Returns:
-        The text of README.md.
-    """
-    counts = {split: len(rows) for split, rows in records.items()}
-    shares = {a: [sum(row["artist"] == a for row in rows) for rows in records.values()] for a in ARTISTS}
-    artists = "\n".join(f"| {name} | " + " | ".join(map(str, own)) + " |" for name, own in shares.items())
-    dims, kept = f"{figures['dims']:.0f}", f"{figures['kept']:.1%}"
-    noise = {split: f"{figures[f'snr_{split}']:.1f}" for split in counts}
-    return f"""# emoji_precomp
-
-Real pictures by five emoji artists with names that people gave them: {counts["train"]} training,
-{counts["dev"]} dev and {counts["test"]} test pictures of {concepts} concepts, five captions a picture.
-Captions are CLDR names, shortcodes and keyword phrases, not sentences. Skin tones, flags, clock faces,
-keycaps and letters in boxes are left out.
-
-| file | holds |
-| --- | --- |
-| `{{split}}_ims.h5` | `features` int8 (pictures, 36, {dims}), `scales` float32 ({dims},) |
-| `{{split}}_caps.txt` | captions, one a line, five consecutive lines a picture, in the features' order |
-| `pictures.json` | for each split and row the concept (code points), label, artist and Unicode group |
-| `thumbnails.h5` | for each split WebP pictures of 72 x 72 and `grey16`, 16 x 16 grey images |
-| `LICENSES` | sources, versions, authors and licences |
-
-A region feature is `features * scales`; WebP file i is `bytes[offsets[i]:offsets[i + 1]]`.
-
-| artist | train | dev | test |
-| --- | --- | --- | --- |
-{artists}
-
-Dev and test hold one picture a concept, by an artist whose drawing of that concept is not in train; at
-least one other artist's drawing of it is. Pictures with a mean absolute difference under {NEAR} grey levels at
-16 x 16 are near-duplicates: they never straddle splits, and of two for one concept only one is kept. A
-drawing that an artist reuses for several concepts is kept for the first of them.
-
-Regions are the 6 x 6 cells of the last feature map of EfficientNet-Lite0 (ImageNet weights) at 192 x 192,
-reduced from 1280 to {dims} dimensions by a PCA fitted on train, which keeps {kept} of the variance.
-The mean square over train is 1. Rounding to 8 bits leaves a signal-to-noise ratio of
-{noise["train"]} dB (train), {noise["dev"]} dB (dev) and {noise["test"]} dB (test).
-
-Built from pinned packages (needs npm; nobody has to do this to use the set):
-
-    pip install -r tools/emoji_set/requirements.txt
-    python -m tools.emoji_set --output data/emoji_precomp
-"""
-
-
 def build(output: Path, work: Path, config: BuilderConfig) -> None:
     """Build the set in `output`, with packages and feature maps in `work`."""
     concepts = names.load_concepts(fetch(NAMES, work))
@@ -209,9 +157,8 @@ def build(output: Path, work: Path, config: BuilderConfig) -> None:
     shown = np.array([picture.concept for picture in found])
     figures = write_features(part, features.compute_cells(pixels, work), splits, shown, config)
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-    documents = {"LICENSES": licences_text(), "README.md": readme_text(records, len(concepts), figures)}
-    for name, text in {**documents, **{name: "\n".join(lines) + "\n" for name, lines in texts.items()}}.items():
-        (part / name).write_text(text, encoding="utf-8", newline="\n")
+    for name, lines in texts.items():
+        (part / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     size = sum(path.stat().st_size for path in part.iterdir())
     for path in sorted(part.iterdir()):
         os.replace(path, output / path.name)
@@ -223,9 +170,7 @@ def build(output: Path, work: Path, config: BuilderConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and build the set, with a work folder that is kept or a temporary one."""
-    parser = OneLineParser(prog="python -m tools.emoji_set", description="Build the embedded emoji set.")
-    add_flags(parser, "builder", BuilderConfig)
-    config = from_namespace(BuilderConfig, parser.parse_args(argv))
+    (config,) = parsed("tools.emoji_set", "Build the embedded emoji set.", argv, {"builder": BuilderConfig})
     assert config.output is not None
     require_package(pictures.resvg_py, "resvg_py", "pictures need", "tools/emoji_set/requirements.txt")
     with tempfile.TemporaryDirectory() as temporary:

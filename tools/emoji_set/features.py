@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tools.convert.conversion import Plan, convert
-from tools.convert.region_writers import Shape
-from tools.extract.lite0 import CHANNELS, Lite0
+from tools.convert.conversion import Plan, Shape, convert
+from tools.extract.backbones import CHANNELS, Lite0
 
 CELLS = 36
 BATCH = 16

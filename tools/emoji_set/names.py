@@ -1,16 +1,68 @@
-"""The concepts of the set, base emoji, and five captions a picture from the names and keywords that people gave them.
+"""What the set is made from, its concepts, base emoji, and five captions a picture from what people called them.
 
-Families that captions cannot tell apart are left out: flags, clock faces, keycaps, boxed letters.
-"""
+Packages have pinned versions; authors and licences are in the set's LICENSES. Families that captions cannot tell apart
+are left out: flags, clock faces, keycaps, boxed letters."""
+
+from __future__ import annotations
 
 import json
 import re
+import subprocess
+import tarfile
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package on npm and its pinned version."""
+
+    package: str
+    version: str
+
+
+# The order matters: it numbers the artists, and of two twin pictures the earlier artist's is kept.
+ARTISTS: dict[str, Source] = {
+    "noto": Source("@iconify-json/noto", "1.2.9"),
+    "twemoji": Source("@iconify-json/twemoji", "1.2.5"),
+    "fluent-emoji-flat": Source("@iconify-json/fluent-emoji-flat", "1.2.6"),
+    "noto-v1": Source("@iconify-json/noto-v1", "1.2.5"),
+    "emojione": Source("@iconify-json/emojione", "1.2.3"),
+}
+NAMES = Source("emojibase-data", "17.0.0")
+
+
+def fetch(source: Source, work: Path) -> Path:
+    """Fetch and unpack one npm package, unless the work folder holds it already.
+
+    Args:
+        source: The package.
+        work: Folder for downloaded files.
+
+    Returns:
+        The folder with the package's files.
+
+    Raises:
+        ValueError: `npm pack` is missing or fails.
+    """
+    stem = f"{source.package.lstrip('@').replace('/', '-')}-{source.version}"
+    folder = work / stem
+    if not (folder / "package" / "package.json").exists():
+        archive = work / f"{stem}.tgz"
+        if not archive.exists():
+            package = f"{source.package}@{source.version}"
+            try:
+                subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True, stdout=subprocess.DEVNULL)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise ValueError(f"cannot fetch {package} with npm: {error}") from error
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    return folder / "package"
+
 
 # Group 2 (skin tones, hair) and no group (regional letters) are parts of emoji; group 9 holds the flags.
 GROUPS: dict[int, str] = {

@@ -23,20 +23,15 @@ import numpy as np
 
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require
+from runtime.flags import check_choices, check_range, flag, require
 from runtime.log import Progress
-from tools.extract.backbones import INSTALL, Backbone, BackboneOptions
-from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
-from tools.extract.cells import Image, Regions
+from tools.command import parsed
+from tools.extract.backbones import INSTALL, LITE0, BackboneOptions, open_backbone
 from tools.extract.listing import SPLIT_NAMES, Listing, read_listing
-from tools.extract.lite0 import Lite0
-from tools.extract.model_folder import ModelFolder
-from tools.extract.onnx_file import OnnxFile
+from tools.extract.regions import GRID, Image, Regions, check_inside, chosen_boxes, read_boxes
 from tools.extract.split_files import SplitFiles
 from tools.picture_files import Pictures, picture_bytes
 
-LITE0 = "lite0"
-GRID = 6
 MOST_TOLD = 10
 """So many skipped pictures are named."""
 
@@ -111,24 +106,6 @@ def three_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
     return values
 
 
-def open_backbone(config: ExtractConfig) -> Backbone:
-    """Open the backbone that `--backbone` names.
-
-    Raises:
-        InputError: there is no such backbone, it cannot be opened, or a flag does not fit it.
-    """
-    name, options, device = config.backbone, config.backbone_options, choose_device(config.gpu)
-    if name == LITE0:
-        if options != BackboneOptions(size=options.size):
-            raise InputError("--mean, --std and --onnx_output are not for --backbone lite0; leave them out")
-        return Lite0(device, size=options.size)
-    if Path(name).is_dir():
-        return ModelFolder(Path(name), device, options)
-    if Path(name).is_file() and Path(name).suffix == ".onnx":
-        return OnnxFile(Path(name), options)
-    raise InputError(f"--backbone {name} is neither {LITE0}, nor a folder, nor an .onnx file")
-
-
 def readable(
     listing: Listing, pictures: Pictures, boxes: dict[str, np.ndarray] | None, *, skip_bad: bool
 ) -> tuple[list[int], list[str]]:
@@ -196,8 +173,13 @@ def extract(config: ExtractConfig) -> list[str]:
     if config.boxes is not None:
         place = Path(config.boxes)
         boxes = chosen_boxes(read_boxes(place), listing.pictures, place, config.num_boxes)
-    grid = None if boxes is not None else config.grid or GRID
-    regions = Regions(open_backbone(config), config.backbone, grid=grid, batch_size=config.batch_size)
+    grid, device = None if boxes is not None else config.grid or GRID, choose_device(config.gpu)
+    regions = Regions(
+        open_backbone(config.backbone, config.backbone_options, device),
+        config.backbone,
+        grid=grid,
+        batch_size=config.batch_size,
+    )
     names = [str(folder / name) for name in listing.pictures]
     pictures = Pictures(names, partial(_read_picture, folder, listing.pictures))
     good, skipped = readable(listing, pictures, boxes, skip_bad=config.skip_bad)
@@ -216,9 +198,8 @@ def extract(config: ExtractConfig) -> list[str]:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract a split."""
-    parser = OneLineParser(prog="python -m tools.extract", description="Region features of your own pictures.")
-    add_flags(parser, "extraction", ExtractConfig)
-    for line in extract(from_namespace(ExtractConfig, parser.parse_args(argv))):
+    (config,) = parsed("tools.extract", "Region features of your own pictures.", argv, {"extraction": ExtractConfig})
+    for line in extract(config):
         print(line)
 
 

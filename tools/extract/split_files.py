@@ -17,8 +17,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.files import write_atomically
-from tools.convert.conversion import narrowed
-from tools.convert.region_writers import WRITERS
+from tools.convert.conversion import WRITERS, narrowed
 from tools.extract.listing import Listing
 
 

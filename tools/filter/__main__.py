@@ -21,21 +21,19 @@ import numpy as np
 from methods.blocks.dynamic_margin import MarginConfig
 from methods.blocks.similarity_modes import check_similarity
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require
-from tools.filter.adapter import AdapterConfig
-from tools.filter.adapting import (
+from runtime.flags import check_range, flag, require
+from tools.command import parsed
+from tools.filter.adapter import (
     ADAPTED_CAPTIONS,
     ADAPTED_IMAGES,
     ADAPTER,
     RESULTS,
-    AdaptingConfig,
-    RankingConfig,
+    AdapterConfig,
     adapt,
     open_test,
 )
-from tools.filter.files import read_similarities, read_truth
+from tools.filter.files import check_output, folder_at_once, read_similarities, read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, filter_pairs, filter_quality
-from tools.filter.output import check_output, folder_at_once
 from tools.filter.report import INDEX, MODES, PAIRS_CSV, PICTURE, PROBABILITY, filter_text, quality_text, write_filter
 
 WRITTEN = (PAIRS_CSV, PROBABILITY, INDEX, MODES, PICTURE, ADAPTER, ADAPTED_IMAGES, ADAPTED_CAPTIONS, RESULTS)
@@ -96,31 +94,29 @@ def pair_similarities(config: CleanConfig, pairs: EmbeddingPairs | None) -> np.n
         raise error if named else InputError(f"{config.similarities}: {error}") from None
 
 
-def clean(files: CleanConfig, config: AdaptingConfig) -> None:
+def clean(files: CleanConfig, filtering: FilterConfig, adapter: AdapterConfig, margins: MarginConfig) -> None:
     """Filter, and adapt if asked to; print what was found, write the results."""
     assert files.output is not None
-    ranking, output = config.ranking, Path(files.output)
-    if config.adapter.adapt and files.images is None:
+    output = Path(files.output)
+    if adapter.adapt and files.images is None:
         raise InputError("--adapt needs embeddings: give --images and --captions instead of --similarities")
-    if ranking.test_images is not None and not config.adapter.adapt:
-        raise InputError("--test_images and --test_captions are ranked before and after an adapter; add --adapt")
-    inputs = (files.images, files.captions, files.similarities, files.truth, ranking.test_images, ranking.test_captions)
+    inputs = (files.images, files.captions, files.similarities, files.truth, adapter.test_images, adapter.test_captions)
     check_output(output, [name for name in inputs if name is not None], overwrite=files.overwrite)
     pairs = read_pairs(files)
-    test = open_test(pairs, ranking) if pairs is not None else None
+    test = open_test(pairs, adapter) if pairs is not None else None
     if pairs is not None:
         print(pairs.describe())
     similarity = pair_similarities(files, pairs)
     is_matched = None if files.truth is None else read_truth(files.truth, len(similarity))
-    found = filter_pairs(similarity, config.filtering)
-    print(filter_text(found, config.filtering))
+    found = filter_pairs(similarity, filtering)
+    print(filter_text(found, filtering))
     if is_matched is not None:
         print(quality_text({"as given": filter_quality(found.is_clean, found.probability, is_matched)}))
     with folder_at_once(output, WRITTEN) as folder:
-        write_filter(folder, found, config.filtering, is_matched=is_matched, source=asdict(files))
-        if config.adapter.adapt:
+        write_filter(folder, found, filtering, is_matched=is_matched, source=asdict(files))
+        if adapter.adapt:
             assert pairs is not None
-            adapt(pairs, test, is_matched, config, folder, print)
+            adapt(pairs, test, is_matched, adapter, filtering, margins, folder, print)
         written = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"{output}: {written}")
 
@@ -128,22 +124,8 @@ def clean(files: CleanConfig, config: AdaptingConfig) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and clean."""
-    parser = OneLineParser(
-        prog="python -m tools.filter", description="Find the mismatched pairs among paired embeddings (DSDMR)."
-    )
-    add_flags(parser, "files", CleanConfig)
-    add_flags(parser, "filter", FilterConfig)
-    add_flags(parser, "adapter", AdapterConfig)
-    add_flags(parser, "ranking before and after the adapter", RankingConfig)
-    add_flags(parser, "margins of the adapter's loss", MarginConfig)
-    namespace = parser.parse_args(argv)
-    config = AdaptingConfig(
-        adapter=from_namespace(AdapterConfig, namespace),
-        ranking=from_namespace(RankingConfig, namespace),
-        filtering=from_namespace(FilterConfig, namespace),
-        margins=from_namespace(MarginConfig, namespace),
-    )
-    clean(from_namespace(CleanConfig, namespace), config)
+    kinds = {"files": CleanConfig, "filter": FilterConfig, "adapter": AdapterConfig, "its margins": MarginConfig}
+    clean(*parsed("tools.filter", "Find the mismatched pairs among paired embeddings (DSDMR).", argv, kinds))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 f'(x) = x + W2 gelu(W1 x) for images and g' alike for captions, on rows of length 1; W2 starts at zero, so that nothing
 has changed before the first step. *Published* (DSDMR, TOIS 2024) is the loop; the adapter and the loss are *ours*.
+Pairs are ranked before and after, test files or held-out pairs. Held-out pairs are as noisy as all others and are
+ranked as they are given; where the truth is known, once more by their matched captions only. The embeddings of the
+adapter, unlike those of the filter alone, are in memory as a whole.
 Legend: I images, C captions = pairs, D dimensions, H hidden size, B pairs of a batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluation import result_table
 from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
 from models.losses import Margins
+from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import save_checkpoint
+from runtime.device import choose_device
 from runtime.errors import InputError
+from runtime.files import write_json
 from runtime.flags import check_range, flag
 from runtime.log import Progress
 from runtime.seed import generator
-from tools.filter.filtering import FilterConfig, Filtered, filter_pairs, similarity_of
+from tools.filter.filtering import EmbeddingPairs, FilterConfig, Filtered, filter_pairs, filter_quality, similarity_of
+from tools.filter.report import percent, quality_text
+
+ADAPTER, ADAPTED_IMAGES, ADAPTED_CAPTIONS = "adapter.pt", "adapted_images.npy", "adapted_captions.npy"
+RESULTS = "results.json"
+LARGEST_RANKING = 2 * 2**30
+"""Bytes of the largest score matrix (float32) that is ranked."""
+ROWS = 2**16
+"""So many rows are adapted at a time."""
+
+Rows = tuple[np.ndarray, np.ndarray]
+"""Image rows (I, D) and caption rows (C, D), float32 of length 1."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Flags of the adapter's training."""
+    """Flags of the adapter's training, and of the pairs that are ranked before and after it."""
 
     adapt: bool = flag(False, "train a residual adapter on the kept pairs, filtering again as it learns")
     num_epochs: int = flag(20, "epochs of the adapter")
@@ -38,13 +56,27 @@ class AdapterConfig:
     learning_rate: float = flag(1e-3, "learning rate of Adam")
     hidden_size: int = flag(256, "width of the adapter's hidden layer")
     refit_every: int = flag(1, "epochs between filterings")
+    holdout: float = flag(
+        0.1, "share of the images kept out of the adapter's training, with their captions; 0: none", metavar="RATIO"
+    )
+    holdout_images: int = flag(5000, "hold out so many images at most")
+    test_images: str | None = flag(
+        None, "rank these embeddings instead of held-out ones: FILE or FILE::NAME", metavar="FILE"
+    )
+    test_captions: str | None = flag(None, "their captions, as many an image as in --captions", metavar="FILE")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "hidden_size", "refit_every"):
             check_range(self, name, low=1)
-        check_range(self, "batch_size", low=2)
+        for name in ("batch_size", "holdout_images"):
+            check_range(self, name, low=2)
         check_range(self, "learning_rate", low=1e-12, high=1.0)
+        check_range(self, "holdout", low=0.0, high=1.0, high_open=True)
+        if (self.test_images is None) != (self.test_captions is None):
+            raise InputError("--test_images and --test_captions belong together; give both or neither")
+        if self.test_images is not None and not self.adapt:
+            raise InputError("--test_images and --test_captions are ranked before and after an adapter; add --adapt")
 
 
 class ResidualAdapter(nn.Module):
@@ -66,27 +98,14 @@ class ResidualAdapter(nn.Module):
         """Return adapted rows (B, D) of length 1, of rows (B, D) of length 1."""
         return F.normalize(rows + F.gelu(rows @ self.inner.t()) @ self.outer.t(), dim=1)
 
-
-@dataclass(frozen=True)
-class Adapted:
-    """Rows of length 1 seen through an adapter, computed in blocks when they are read."""
-
-    adapter: ResidualAdapter
-    rows: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, D)."""
-        return self.rows.shape
+    def of(self, rows: np.ndarray) -> Tensor:
+        """Return adapted rows (B, D), on the adapter's device."""
+        return self(torch.from_numpy(rows).to(self.inner.device))
 
     @torch.no_grad()
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return adapted rows, float32, by slice or by number."""
-        return self.adapter(_tensor(self.rows[rows], self.adapter)).cpu().numpy()
-
-
-def _tensor(rows: np.ndarray, adapter: ResidualAdapter) -> Tensor:
-    return torch.from_numpy(np.array(rows)).to(adapter.inner.device)
+    def all_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return all adapted rows, float32 in memory."""
+        return np.concatenate([self.of(rows[k : k + ROWS]).cpu().numpy() for k in range(0, len(rows), ROWS)])
 
 
 @dataclass(frozen=True)
@@ -130,8 +149,7 @@ class AdapterTraining:
     """Two adapters, and the pairs they learn from.
 
     Args:
-        images: (I, D) float32 rows of length 1; a memory map will do.
-        captions: (C, D) likewise.
+        rows: of all pairs.
         image_of_caption: (C,) non-decreasing.
         is_training: (C,) bool, the pairs that may be filtered and trained on.
         config: epochs, batches, sizes.
@@ -142,8 +160,7 @@ class AdapterTraining:
 
     def __init__(
         self,
-        images: np.ndarray,
-        captions: np.ndarray,
+        rows: Rows,
         image_of_caption: np.ndarray,
         is_training: np.ndarray,
         *,
@@ -152,24 +169,24 @@ class AdapterTraining:
         margins: MarginConfig,
         device: torch.device,
     ) -> None:
-        self.images, self.captions, self.image_of_caption = images, captions, image_of_caption
+        self.rows, self.image_of_caption = rows, image_of_caption
         self.config, self.filtering, self.margins = config, filtering, margins
         self.pairs = np.flatnonzero(is_training)
         self.image_adapter, self.caption_adapter = (
-            ResidualAdapter(images.shape[1], config.hidden_size, generator(filtering.seed, "adapter", side)).to(device)
+            ResidualAdapter(rows[0].shape[1], config.hidden_size, generator(filtering.seed, "adapter", side)).to(device)
             for side in ("images", "captions")
         )
         self._loss = DynamicMarginRankingLoss(margins)
         parameters = [*self.image_adapter.parameters(), *self.caption_adapter.parameters()]
         self._optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
 
-    def adapted(self, rows: tuple[np.ndarray, np.ndarray]) -> tuple[Adapted, Adapted]:
-        """Return image and caption rows of length 1 as the adapters see them now."""
-        return Adapted(self.image_adapter, rows[0]), Adapted(self.caption_adapter, rows[1])
+    def adapted(self, rows: Rows) -> Rows:
+        """Return rows as the adapters see them now."""
+        return self.image_adapter.all_of(rows[0]), self.caption_adapter.all_of(rows[1])
 
     def similarity(self) -> np.ndarray:
         """Return the adapted cosine of every pair, (C,) float64."""
-        return similarity_of(*self.adapted((self.images, self.captions)), self.image_of_caption)
+        return similarity_of(*self.adapted(self.rows), self.image_of_caption)
 
     def epochs(self) -> Iterator[EpochRecord]:
         """Train, filtering the training pairs again every `refit_every` epochs; yield a record an epoch.
@@ -200,10 +217,9 @@ class AdapterTraining:
         return total / len(order)
 
     def _step(self, pairs: np.ndarray, margins: Margins) -> float:
-        rows = self.image_of_caption[pairs]
-        images = self.image_adapter(_tensor(self.images[rows], self.image_adapter))
-        captions = self.caption_adapter(_tensor(self.captions[pairs], self.caption_adapter))
-        loss = self._loss(images @ captions.t(), margins, image_id=torch.from_numpy(rows).to(images.device))
+        numbers = self.image_of_caption[pairs]
+        images, captions = self.image_adapter.of(self.rows[0][numbers]), self.caption_adapter.of(self.rows[1][pairs])
+        loss = self._loss(images @ captions.t(), margins, image_id=torch.from_numpy(numbers).to(images.device))
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
@@ -219,3 +235,173 @@ class AdapterTraining:
         states = {side: {k: v.cpu() for k, v in adapter.state_dict().items()} for side, adapter in sides.items()}
         settings = {"adapter": asdict(self.config), "filter": asdict(self.filtering), "margins": asdict(self.margins)}
         save_checkpoint(path, {**states, "config": settings})
+
+
+# -- what is ranked -------------------------------------------------------------------------------------------------
+
+
+def unit_rows(pairs: EmbeddingPairs) -> Rows:
+    """Read both files whole; return their rows scaled to length 1.
+
+    Raises:
+        InputError: a row that cannot be scaled (from reading it).
+    """
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        wide = rows.astype(np.float64)
+        wide /= np.abs(wide).max(axis=1, keepdims=True)  # squares of very long or short rows would leave the range
+        return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+
+    return scaled(pairs.images[:]), scaled(pairs.captions[:])
+
+
+@dataclass(frozen=True)
+class RankedSet:
+    """Images and captions that are ranked against each other.
+
+    Attributes:
+        images: (I,) numbers of the image rows.
+        captions: (C,) numbers of the caption rows.
+        image_of_caption: (C,) place in `images` of each caption's image.
+    """
+
+    images: np.ndarray
+    captions: np.ndarray
+    image_of_caption: np.ndarray
+
+    def __post_init__(self) -> None:
+        needed = 4 * len(self.images) * len(self.captions)
+        if needed > LARGEST_RANKING:
+            raise InputError(
+                f"ranking {len(self.images)} images against {len(self.captions)} captions needs {needed / 2**30:.1f} "
+                f"GiB of scores, more than {LARGEST_RANKING / 2**30:g}; lower --holdout_images or give fewer test rows"
+            )
+
+    @classmethod
+    def whole(cls, pairs: EmbeddingPairs) -> RankedSet:
+        """Return all rows of two files."""
+        return cls(np.arange(len(pairs.images)), np.arange(len(pairs)), pairs.image_of_caption)
+
+    @classmethod
+    def held_out(cls, image_of_caption: np.ndarray, num_images: int, config: AdapterConfig, seed: int) -> RankedSet:
+        """Choose images at random, with all their captions.
+
+        Raises:
+            InputError: fewer than two images would be held out.
+        """
+        size = min(round(config.holdout * num_images), config.holdout_images)
+        if size < 2:
+            raise InputError(
+                f"--holdout {config.holdout:g} of {num_images} images is {size}, too few to rank; raise it, or give 0"
+            )
+        order = torch.randperm(num_images, generator=generator(seed, "holdout")).numpy()
+        images = np.sort(order[:size])
+        captions = np.flatnonzero(np.isin(image_of_caption, images))
+        return cls(images, captions, np.searchsorted(images, image_of_caption[captions]))
+
+    def of(self, is_wanted: np.ndarray) -> RankedSet:
+        """Return the same images with only some captions; is_wanted is of all caption rows."""
+        own = is_wanted[self.captions]
+        return RankedSet(self.images, self.captions[own], self.image_of_caption[own])
+
+    def rank(self, rows: Rows) -> Retrieval:
+        """Rank this set's rows by cosine."""
+        return retrieval(rows[0][self.images] @ rows[1][self.captions].T, self.image_of_caption)
+
+
+def open_test(pairs: EmbeddingPairs, config: AdapterConfig) -> EmbeddingPairs | None:
+    """Open the test files, if there are any.
+
+    Raises:
+        InputError: they cannot be read, do not fit together, are too many to rank, or of another width than `pairs`.
+    """
+    if config.test_images is None or config.test_captions is None:
+        return None
+    test = EmbeddingPairs.open(config.test_images, config.test_captions, pairs.captions_per_image)
+    width, expected = test.images.shape[1], pairs.images.shape[1]
+    if width != expected:
+        raise InputError(f"{test.images.name} has {width} dimensions, {pairs.images.name} has {expected}")
+    RankedSet.whole(test)
+    return test
+
+
+def adapt(
+    pairs: EmbeddingPairs,
+    test: EmbeddingPairs | None,
+    is_matched: np.ndarray | None,
+    config: AdapterConfig,
+    filtering: FilterConfig,
+    margins: MarginConfig,
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Train the adapters and write them, the adapted embeddings and the figures into `folder`.
+
+    Args:
+        pairs: the embeddings that were cleaned.
+        test: embeddings to rank, if not held-out ones.
+        is_matched: (pairs,) the truth, if it is known; only for figures.
+        config, filtering, margins: the flags.
+        folder: where to.
+        say: prints a line or a table.
+
+    Raises:
+        InputError: the flags do not fit the files, or training diverges.
+    """
+    rows = ranked_rows = unit_rows(pairs)
+    is_training, sets = np.ones(len(pairs), dtype=bool), {}
+    title = "nothing is held out and ranked (--holdout 0)"
+    if test is not None:
+        sets[""] = RankedSet.whole(test)
+        ranked_rows, title = unit_rows(test), f"test: {test.describe()}"
+    elif config.holdout:
+        held = RankedSet.held_out(pairs.image_of_caption, len(pairs.images), config, filtering.seed)
+        sets[""], is_training[held.captions] = held, False
+        if is_matched is not None and is_matched[held.captions].any():
+            sets[", matched only"] = held.of(is_matched)
+        title = f"held out: {len(held.images)} images, {len(held.captions)} captions; mismatched ones are ranked too"
+    say(title)
+    results = {f"before{name}": members.rank(ranked_rows) for name, members in sets.items()}
+    training = AdapterTraining(
+        rows,
+        pairs.image_of_caption,
+        is_training,
+        config=config,
+        filtering=filtering,
+        margins=margins,
+        device=choose_device(config.gpu),
+    )
+
+    def quality_of(found: Filtered, own: slice | np.ndarray) -> dict[str, Any] | None:
+        return None if is_matched is None else filter_quality(found.is_clean, found.probability, is_matched[own])
+
+    epochs, told = [], {""}
+    for record in training.epochs():
+        quality = quality_of(record.found, training.pairs)
+        noise = "" if quality is None else f", residual noise {percent(quality['residual_noise'])} %"
+        say(record.text(config.num_epochs, noise))
+        if record.found.modes.note not in told:
+            told.add(record.found.modes.note)
+            say(f"warning: {record.found.modes.note}")
+        if record.loss == 0:
+            say("nothing to learn: no negative comes within the margins")
+        epochs.append({**record.as_dict(), "quality": quality})
+    adapted = training.adapted(ranked_rows)
+    results |= {f"after{name}": members.rank(adapted) for name, members in sets.items()}
+    if results:
+        say(result_table("adapter", results))
+    last = filter_pairs(training.similarity(), filtering)
+    quality = quality_of(last, slice(None))
+    if quality is not None:
+        say(quality_text({"adapted, all pairs": quality}))
+    for own, target in zip(training.adapted(rows), (ADAPTED_IMAGES, ADAPTED_CAPTIONS), strict=True):
+        np.save(folder / target, own)
+    training.save(folder / ADAPTER)
+    figures = {
+        "ranked": title,
+        "results": {name: result.as_dict() for name, result in results.items()},
+        "epochs": epochs,
+        "adapted": {"modes": last.modes.as_dict(), "num_kept": int(last.is_clean.sum()), "quality": quality},
+        "settings": {"adapter": asdict(config), "filtering": asdict(filtering), "margins": asdict(margins)},
+    }
+    write_json(folder / RESULTS, figures)

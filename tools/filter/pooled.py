@@ -17,35 +17,25 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.stored import give_noise, open_for_all
+from data_utils.stored import give_noise
 from models.encoded_split import encode_split
-from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
-from models.restored import restore
-from runtime.checkpoint import load_checkpoint
-from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace, require
-from tools.filter.output import check_output, folder_at_once
+from runtime.flags import check_choices, flag, require
+from tools.command import PlacesConfig, open_checkpoint, parsed
+from tools.filter.files import check_output, folder_at_once
 
 IMAGES, CAPTIONS, TRUTH = "images.npy", "captions.npy", "truth.npy"
 
 
 @dataclass(frozen=True)
-class PooledConfig:
+class PooledConfig(PlacesConfig):
     """Flags of what is read and written."""
 
     mode_path: str | None = flag(None, "checkpoint (required)", metavar="FILE")
     network: str = flag("A", "which of its networks", choices=("A", "B"))
     split: str = flag("train", "split whose pairs are encoded", choices=("train", "dev", "test", "testall"))
-    data_name: str | None = flag(None, "data set (default: the checkpoint's)")
-    data_path: str | None = flag(
-        None, "folder that holds the data set's folder (default: the checkpoint's)", metavar="DIR"
-    )
-    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)", metavar="DIR")
     output: str | None = flag(None, "folder for the files (required)", metavar="DIR")
     overwrite: bool = flag(False, "replace what an earlier run left in --output")
-    gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -53,35 +43,23 @@ class PooledConfig:
         require(self, "output", "name a folder for the files")
 
 
-def chosen_network(config: PooledConfig, matchers: list[Matcher]) -> Matcher:
-    """Return the network that `--network` names.
+def export(config: PooledConfig) -> str:
+    """Encode the pairs and write the files; return a line that says what was written.
 
     Raises:
-        InputError: the checkpoint holds one network only.
+        InputError: the checkpoint holds one network only and not the one that was asked for.
     """
-    number = "AB".index(config.network)
-    if number >= len(matchers):
-        raise InputError(f"--network {config.network}: {config.mode_path} holds one network only, A")
-    return matchers[number]
-
-
-def export(config: PooledConfig) -> str:
-    """Encode the pairs and write the files; return a line that says what was written."""
     assert config.mode_path is not None and config.output is not None
-    output = Path(config.output)
+    output, number = Path(config.output), "AB".index(config.network)
     check_output(output, [config.mode_path], overwrite=config.overwrite)
-    checkpoint = load_checkpoint(config.mode_path)
-    matcher = chosen_network(config, restore(checkpoint, config.mode_path))
-    places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
-    stored = open_for_all([checkpoint], [config.mode_path], config.split, **places)
-    split, truth = stored.split, None
+    opened = open_checkpoint(config.mode_path, config.split, config)
+    if number >= len(opened.matchers):
+        raise InputError(f"--network {config.network}: {config.mode_path} holds one network only, A")
+    split, truth = opened.split, None
     if config.split == "train":
-        noise = give_noise(stored, checkpoint, config.mode_path)
+        noise = give_noise(opened.stored, opened.checkpoint, config.mode_path)
         truth = split.is_matched if noise.is_known else None
-    device = choose_device(config.gpu)
-    matcher.to(device)
-    prepare_scoring([matcher], ScoringConfig(), device)
-    gallery = encode_split(matcher, split, device)
+    gallery = encode_split(opened.matchers[number], split, opened.device)
     captions = np.empty((len(split), gallery.images.pooled.shape[1]), dtype=np.float32)
     for block, columns in zip(gallery.blocks, gallery.columns, strict=True):
         captions[columns.numpy()] = block.pooled.cpu().numpy()
@@ -97,9 +75,10 @@ def export(config: PooledConfig) -> str:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and write the embeddings."""
-    parser = OneLineParser(prog="python -m tools.filter.pooled", description="Write a checkpoint's pooled embeddings.")
-    add_flags(parser, "embeddings", PooledConfig)
-    print(export(from_namespace(PooledConfig, parser.parse_args(argv))))
+    (config,) = parsed(
+        "tools.filter.pooled", "Write a checkpoint's pooled embeddings.", argv, {"embeddings": PooledConfig}
+    )
+    print(export(config))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What a filter leaves behind: files for programs, tables and a picture for people.
 
-The picture is the histogram of the pairs' similarities with the two fitted modes and the boundary between them. Its
+The picture is the histogram of the pairs' similarities with the two fitted modes and where kept pairs begin. Its
 colours are those of Okabe and Ito, which readers with any kind of colour vision tell apart. Legend: n pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from methods.blocks.similarity_modes import Mode, clean_posterior
+from methods.blocks.similarity_modes import Mode
 from runtime.files import write_json
 from runtime.log import table
 from tools.filter.filtering import FilterConfig, Filtered, filter_quality
@@ -25,31 +24,11 @@ CSV_ROWS = 65536
 """Rows of the CSV that are text in memory at a time."""
 GREY, BLUE, ORANGE, SKY, SAND = "#bbbbbb", "#0072b2", "#d55e00", "#9fd0f0", "#f2c79b"
 SIZE_INCHES, DPI = (9.6, 5.4), 120
-BISECTIONS = 60
 
 
-def boundary(probability_at: Callable[[np.ndarray], np.ndarray], threshold: float) -> float | None:
-    """Return the similarity in [-1, 1] above which pairs are kept, None if all or none are.
-
-    Args:
-        probability_at: similarities (n,) -> clean probability (n,), non-decreasing.
-        threshold: pairs of a larger clean probability are kept.
-    """
-    low, high = -1.0, 1.0
-    is_kept = probability_at(np.array([low, high])) > threshold
-    if is_kept[0] or not is_kept[1]:
-        return None
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if probability_at(np.array([middle]))[0] > threshold else (middle, high)
-    return high
-
-
-def cut_of(found: Filtered, filtering: FilterConfig) -> float | None:
-    """Return the similarity from which on pairs are kept; None if the modes do not split them."""
-    if not found.modes.is_split:
-        return None
-    return boundary(lambda s: clean_posterior(s, found.modes, filtering.mode_prior), filtering.p_threshold)
+def cut_of(found: Filtered) -> float | None:
+    """Return the lowest similarity of a kept pair; None if the modes do not split the pairs."""
+    return float(found.similarity[found.is_clean].min()) if found.modes.is_split else None
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------
@@ -62,7 +41,7 @@ def percent(share: float | None) -> str:
 
 def filter_text(found: Filtered, filtering: FilterConfig) -> str:
     """Return lines that tell the modes, and how many pairs are kept from where on."""
-    modes, kept, cut = found.modes, int(found.is_clean.sum()), cut_of(found, filtering)
+    modes, kept, cut = found.modes, int(found.is_clean.sum()), cut_of(found)
     shown = {"noisy": modes.noisy, "clean": modes.clean} if modes.is_split else {"all": modes.clean}
     rows = [[name, f"{100 * m.weight:.1f}", f"{m.mean:.4f}", f"{m.std:.4f}"] for name, m in shown.items()]
     lines = [table(["mode", "pairs %", "mean", "deviation"], rows)]
@@ -70,7 +49,7 @@ def filter_text(found: Filtered, filtering: FilterConfig) -> str:
         lines.append(f"the modes lie {modes.separation:.2f} deviations apart (d'), overlap {modes.overlap:.3f}")
     if modes.note:
         lines.append(f"warning: {modes.note}")
-    where = "" if cut is None else f": similarity above {cut:.4f} (prior {filtering.mode_prior})"
+    where = "" if cut is None else f": similarity from {cut:.4f} on (prior {filtering.mode_prior})"
     lines.append(f"kept {kept} of {modes.num_pairs} pairs, {100 * kept / modes.num_pairs:.1f} %{where}")
     return "\n".join(lines)
 
@@ -105,7 +84,7 @@ def _curve(mode: Mode, x: np.ndarray, scale: float) -> np.ndarray:
 
 def draw_modes(path: Path, found: Filtered, filtering: FilterConfig, is_matched: np.ndarray | None = None) -> None:
     """Write the picture as a PNG; with the truth (n,) bool, matched and mismatched pairs stand on top of each other."""
-    similarity, modes, cut = found.similarity, found.modes, cut_of(found, filtering)
+    similarity, modes, cut = found.similarity, found.modes, cut_of(found)
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     edges = _edges(similarity)
@@ -132,7 +111,7 @@ def draw_modes(path: Path, found: Filtered, filtering: FilterConfig, is_matched:
     else:
         draw_mode("one mode, all kept", modes.clean, color=BLUE)
     if cut is not None:
-        label = f"kept above {cut:.3f} (p > {filtering.p_threshold:g}, prior {filtering.mode_prior})"
+        label = f"kept from {cut:.3f} on (p > {filtering.p_threshold:g}, prior {filtering.mode_prior})"
         axes.axvline(cut, color="black", linewidth=1.4, label=label)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(bottom=0)
@@ -176,7 +155,7 @@ def write_filter(
     draw_modes(folder / PICTURE, found, filtering, is_matched)
     record = {
         "modes": found.modes.as_dict(),
-        "boundary": cut_of(found, filtering),
+        "kept_from": cut_of(found),
         "num_kept": int(found.is_clean.sum()),
         "quality": None if is_matched is None else filter_quality(found.is_clean, found.probability, is_matched),
         "filter": asdict(filtering),

@@ -16,7 +16,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from runtime.errors import InputError
-from tools.pages.text import Piece, joined
+from tools.pages.page import Piece, joined
 from tools.picture_files import THUMBNAILS, Image, MissingPictures, Pictures, picture_files, thumbnails
 
 QUALITY = 88

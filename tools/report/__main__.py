@@ -1,4 +1,4 @@
-"""One HTML file about one or several runs: results, curves, divisions, calibration, drift, pictures.
+"""One HTML file about one or several runs: results, curves, divisions, calibration, pictures.
 
     python -m tools.report output/RUN
     python -m tools.report output/BASELINE output/BICRO output/MGCS --output report.html
@@ -17,18 +17,12 @@ from pathlib import Path
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
-from tools.pages.figures import library
-from tools.pages.page import Page
-from tools.report.attention import attention_section
-from tools.report.calibration import calibration_section
-from tools.report.curves import curves_section
-from tools.report.division import division_section
-from tools.report.drift import drift_section
-from tools.report.opened import OpenedRun, Sources, open_run
-from tools.report.pairs import pairs_section
-from tools.report.results import results_section
-from tools.report.retrieval import retrieval_section
-from tools.report.runs import Run, read_runs
+from tools.command import check_writable
+from tools.pages.page import Page, library
+from tools.report.division import calibration_section, division_section
+from tools.report.pictures import attention_section, pairs_section, retrieval_section
+from tools.report.results import curves_section, results_section
+from tools.report.runs import OpenedRun, Run, Sources, open_run, read_runs
 
 
 @dataclass(frozen=True)
@@ -56,8 +50,7 @@ class ReportConfig:
         check_range(self, "queries", low=1, high=100)
         if self.grid is not None:
             check_range(self, "grid", low=1)
-        if Path(self.output).is_dir() or not Path(self.output).resolve().parent.is_dir():
-            raise InputError(f"--output {self.output} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("output", self.output)
 
     def sources(self) -> Sources:
         """Return where data and pictures are."""
@@ -89,7 +82,6 @@ def build(runs: Sequence[Run], config: ReportConfig) -> tuple[Page, list[str]]:
     page.section("Curves", *curves_section(runs))
     page.section("Division", *division_section(runs))
     page.section("Calibration", *calibration_section(runs))
-    page.section("Drift", *drift_section(runs, opened))
     if opened:
         page.section("Retrieval", *retrieval_section(opened, config.queries))
         page.section("Attention", *attention_section(opened, config.queries))

@@ -18,37 +18,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from data_utils.captions import read_captions
 from data_utils.catalog import vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
-from data_utils.stored import open_split, stored_data
 from models.encoded_split import Split
 from models.keys import SplitSubset
-from models.matcher import Matcher
-from models.precision import ScoringConfig, prepare_scoring
-from models.restored import restore
-from runtime.checkpoint import load_checkpoint
-from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace, require, word
+from runtime.flags import check_range, flag, require, word
 from runtime.log import Progress
-from tools.extract.__main__ import GRID, LITE0
+from tools.command import OpenedCheckpoint, PlacesConfig, check_writable, open_checkpoint, parsed
+from tools.extract.backbones import LITE0
+from tools.extract.regions import GRID
 from tools.pages.pictures import find_pictures
-from tools.search.engine import captions_for_images, images_for_texts
 from tools.search.index_folder import IndexFolder, identity
-from tools.search.picture_file import OnePicture
-from tools.search.queries import read_queries, read_query_file
+from tools.search.queries import OnePicture, read_queries, read_query_file
 from tools.search.results import Gallery, Result, result_page, results_of, text_of
+from tools.search.retrieval import captions_for_images, images_for_texts
 from vocab.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(PlacesConfig):
     """Words and flags of a search."""
 
     query: str | None = word('what the picture shows, in quotes: "a red umbrella"', optional=True)
@@ -64,11 +57,6 @@ class SearchConfig:
         None, "folder that keeps the gallery's vectors for the next search; made if not there", metavar="DIR"
     )
     shortlist: int = flag(64, "SGR, SAF, SCAN: candidates a query whose real scores are computed")
-    data_name: str | None = flag(None, "data set (default: the checkpoint's)")
-    data_path: str | None = flag(
-        None, "folder that holds the data set's folder (default: the checkpoint's)", metavar="DIR"
-    )
-    vocab_path: str | None = flag(None, "folder of the vocabulary (default: the checkpoint's)", metavar="DIR")
     pictures: str | None = flag(None, "folder that the paths in {split}_images.txt start from", metavar="DIR")
     no_pictures: bool = flag(False, "leave pictures out")
     backbone: str = flag(
@@ -77,7 +65,6 @@ class SearchConfig:
         metavar="FILE",
     )
     grid: int = flag(GRID, "for --image FILE: cells a side that the features were extracted with")
-    gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
     def __post_init__(self) -> None:
         require(self, "mode_path", "give a checkpoint that run.py wrote")
@@ -89,8 +76,7 @@ class SearchConfig:
         check_range(self, "top_k", low=1)
         check_range(self, "shortlist", low=1)
         check_range(self, "grid", low=1)
-        if self.html is not None and (Path(self.html).is_dir() or not Path(self.html).resolve().parent.is_dir()):
-            raise InputError(f"--html {self.html} cannot be written: it is a folder, or its folder does not exist")
+        check_writable("html", self.html)
 
     @property
     def image_number(self) -> int | None:
@@ -98,47 +84,19 @@ class SearchConfig:
         return int(self.image) if self.image is not None and self.image.isdecimal() else None
 
 
-@dataclass(frozen=True)
-class OpenedGallery:
-    """A checkpoint's networks and the gallery."""
-
-    checkpoint: dict[str, Any]
-    matchers: list[Matcher]
-    split: PrecomputedSplit
-    vocabulary: Vocabulary
-    gallery: Gallery
-    device: torch.device
-
-
 def note(text: str) -> None:
     """Print what could not be shown."""
     print(f"note: {text}", file=sys.stderr)
 
 
-def open_gallery(config: SearchConfig) -> OpenedGallery:
-    """Open the checkpoint and the split that is searched.
-
-    Raises:
-        InputError: they do not fit together, or are not there.
-    """
-    path = config.mode_path
-    assert path is not None
-    checkpoint, device = load_checkpoint(path), choose_device(config.gpu)
-    matchers = restore(checkpoint, path)
-    places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
-    data = stored_data(checkpoint, path, **places)
-    split = open_split(data, config.split, checkpoint, path)
-    for matcher in matchers:
-        matcher.to(device)
-    prepare_scoring(matchers, ScoringConfig(), device)
-    folder = split.regions.path.parent
-    pictures = None
+def gallery_of(opened: OpenedCheckpoint, config: SearchConfig) -> Gallery:
+    """Return the split that is searched, as people see it."""
+    split, pictures = opened.split, None
     if not config.no_pictures:
-        pictures = find_pictures(folder, split.name, split.num_images, config.pictures, note)
-    lines = read_captions(folder, split.name)
+        pictures = find_pictures(opened.folder, split.name, split.num_images, config.pictures, note)
+    lines = read_captions(opened.folder, split.name)
     captions = [lines[k] for k in split.line_of_caption.tolist()]
-    gallery = Gallery(f"{data.data_name} {split.name}", captions, split.image_of_caption, pictures)
-    return OpenedGallery(checkpoint, matchers, split, Vocabulary.load(vocabulary_file(data)), gallery, device)
+    return Gallery(f"{opened.stored.data_name} {split.name}", captions, split.image_of_caption, pictures)
 
 
 def image_query(config: SearchConfig, split: PrecomputedSplit) -> Split:
@@ -163,18 +121,19 @@ def image_query(config: SearchConfig, split: PrecomputedSplit) -> Split:
 
 def search(config: SearchConfig) -> list[Result]:
     """Answer the queries, print the results, write the page; return the results."""
-    opened, is_image = open_gallery(config), config.image is not None
-    split, device = opened.split, opened.device
+    assert config.mode_path is not None
+    opened, is_image = open_checkpoint(config.mode_path, config.split, config), config.image is not None
+    split, device, gallery = opened.split, opened.device, gallery_of(opened, config)
     texts = image = None
     if config.image is not None:
         image = image_query(config, split)
     else:
         given = [config.query or ""] if config.queries is None else read_query_file(Path(config.queries))
-        texts = read_queries(given, opened.vocabulary)
+        texts = read_queries(given, Vocabulary.load(vocabulary_file(opened.data)))
     with contextlib.ExitStack() as stack:
         folder = config.index or stack.enter_context(tempfile.TemporaryDirectory())
         started = time.perf_counter()
-        index = IndexFolder(Path(folder), identity(Path(config.mode_path or ""), split), print)
+        index = IndexFolder(Path(folder), identity(Path(config.mode_path), split), print)
         networks = index.networks(opened.matchers, split, device)
         bar = Progress("gallery", len(split) if is_image else split.num_images, unit="rows")
         stack.callback(bar.close)
@@ -191,8 +150,8 @@ def search(config: SearchConfig) -> list[Result]:
             results = results_of([f"image {config.image}"], [""], found, config.image_number)
         seconds = time.perf_counter() - ready
     for result in results:
-        print(text_of(result, opened.gallery, is_image=is_image) + "\n")
-    rows = f"{len(side.keys):,} {'captions' if is_image else 'images'} of {opened.gallery.name}"
+        print(text_of(result, gallery, is_image=is_image) + "\n")
+    rows = f"{len(side.keys):,} {'captions' if is_image else 'images'} of {gallery.name}"
     how = f"{rows}: every one is scored"
     if not all(network.keys.are_exact for network in networks):
         how = f"{rows}: the {max(config.shortlist, config.top_k)} best by a cheap estimate are scored"
@@ -201,7 +160,7 @@ def search(config: SearchConfig) -> list[Result]:
     print(f"{rows}: index ready in {ready - started:.1f} s{hint}; {asked} in {seconds:.2f} s")
     if config.html is not None:
         judged_by = str(config.mode_path)
-        page = result_page(results, opened.gallery, judged_by=judged_by, how=f"{how}.", is_image=is_image)
+        page = result_page(results, gallery, judged_by=judged_by, how=f"{how}.", is_image=is_image)
         print(f"{config.html}: {page.write(Path(config.html)) / 1024:.0f} KiB")
     return results
 
@@ -209,9 +168,8 @@ def search(config: SearchConfig) -> list[Result]:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and search."""
-    parser = OneLineParser(prog="python -m tools.search", description="Search a gallery by words or by an image.")
-    add_flags(parser, "search", SearchConfig)
-    search(from_namespace(SearchConfig, parser.parse_args(argv)))
+    (config,) = parsed("tools.search", "Search a gallery by words or by an image.", argv, {"search": SearchConfig})
+    search(config)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,13 @@ from models.keys import KeyedMatcher, Keys, caption_keys, fit_networks, image_ke
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.files import LOCK, FolderLock, array_file, write_json
-from tools.search.vectors import EXACT_ROWS, Found, build_lists, search
+from tools.search.retrieval import EXACT_ROWS, LISTS, Side, build_lists
 
 FORMAT = 2
 """Raised whenever the same files give other keys, or the index has another layout."""
 
 IMAGES, CAPTIONS = "images", "captions"
-KEYS, LISTS, ABOUT, ESTIMATE = "keys.npy", "lists.faiss", "index.json", "estimate.npz"
+KEYS, ABOUT, ESTIMATE = "keys.npy", "index.json", "estimate.npz"
 SAVED_EVERY = 4096
 """So many rows may have to be encoded again after a break."""
 
@@ -62,24 +61,6 @@ def identity(checkpoint: Path, split: PrecomputedSplit) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of an index, whole.
-
-    Attributes:
-        folder: where it is.
-        keys: (N, K), a memory map.
-    """
-
-    folder: Path
-    keys: np.ndarray
-
-    def search(self, queries: np.ndarray, count: int) -> Found:
-        """Return the best rows for queries (Q, K)."""
-        lists = self.folder / LISTS
-        return search(self.keys, lists if lists.is_file() else None, queries, count)
 
 
 class IndexFolder:

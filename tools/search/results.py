@@ -12,13 +12,11 @@ import numpy as np
 from markupsafe import Markup
 
 from runtime.log import table
-from tools.pages.page import Page
+from tools.pages.page import Cell, Page, Piece, grid, note
+from tools.pages.page import table as html_table
 from tools.pages.pictures import Thumbnails
-from tools.pages.table import Cell
-from tools.pages.table import table as html_table
-from tools.pages.text import Piece, grid, note
 from tools.picture_files import Pictures
-from tools.search.vectors import Found
+from tools.search.retrieval import Found
 
 WIDTH = 72
 """Captions of the terminal's table are cut to so many characters."""

@@ -16,8 +16,8 @@ from data_utils.captions import read_captions
 from data_utils.precomputed import PrecomputedSplit
 from tests.tiny import make_tiny_data, tiny_flags
 from tools.audit import __main__ as audit
-from tools.audit.exports import CLASSES
 from tools.audit.trained import unknown_words
+from tools.audit.written import CLASSES
 from vocab.vocabulary import Vocabulary
 
 FILES = {
@@ -42,10 +42,6 @@ def audited(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     output = tmp_path_factory.mktemp("audit") / "out"
     audit.main(["--mode_path", str(checkpoint_path), "--output", str(output), "--gpu", "cpu"])
     return output
-
-
-def test_everything_is_there_and_nothing_else(audited: Path) -> None:
-    assert {path.name for path in audited.iterdir()} == FILES
 
 
 def test_the_table(audited: Path, tiny_root: Path) -> None:
@@ -211,21 +207,6 @@ def test_wrong_flags(
     monkeypatch.chdir(tmp_path)
     assert told in error_of(argv, capsys)
     assert not list(tmp_path.iterdir()), "nothing is left"
-
-
-def test_texts_of_another_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "i.npy", np.eye(12, dtype=np.float32))
-    (tmp_path / "texts.txt").write_text("one\ntwo\n", encoding="utf-8")
-    files = [
-        "--images",
-        str(tmp_path / "i.npy"),
-        "--captions",
-        str(tmp_path / "i.npy"),
-        "--output",
-        str(tmp_path / "o"),
-    ]
-    assert "has 2 captions, there are 12 pairs" in error_of([*files, "--texts", str(tmp_path / "texts.txt")], capsys)
-    assert "--data_path and --pictures need --data_name" in error_of([*files, "--data_path", "x"], capsys)
 
 
 def test_an_output_that_is_not_empty(checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from tools.audit import duplicates
-from tools.audit.duplicates import first_of_component, group_sizes, near_groups, normalised, text_groups
+from tools.audit import subject
+from tools.audit.subject import near_groups, normalised
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,6 @@ from tools.audit.duplicates import first_of_component, group_sizes, near_groups,
 )
 def test_what_is_left_of_a_text(text: str, expected: str) -> None:
     assert normalised(text) == expected
-
-
-def test_texts_of_the_same_words_have_the_first_ones_number() -> None:
-    assert text_groups(["a dog", "cat", "A dog.", "!!", "dog a", "!! ", "cat"]).tolist() == [0, 1, 0, 3, 4, 3, 1]
 
 
 def chained() -> np.ndarray:
@@ -49,24 +45,14 @@ def naive(vectors: np.ndarray, threshold: float) -> list[int]:
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_groups_as_the_twin(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "ROWS", rows)
+    monkeypatch.setattr(subject, "ROWS", rows)
     assert near_groups(chained(), 0.985).tolist() == naive(chained(), 0.985)
     random = np.random.default_rng(0).standard_normal((23, 3))
     assert near_groups(random, 0.8).tolist() == naive(random, 0.8)
     assert len(set(naive(random, 0.8))) not in (1, 23), "the case says something"
 
 
-def test_rows_equal_to_the_mean_are_near_to_nothing() -> None:
-    assert near_groups(np.ones((4, 3)), 0.5).tolist() == [0, 1, 2, 3]
-
-
 def test_a_threshold_that_joins_everything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "MOST_NEAR", 3)
+    monkeypatch.setattr(subject, "MOST_NEAR", 3)
     with pytest.raises(InputError, match="--duplicate_cosine 0.5 .* raise it"):
         near_groups(np.repeat(chained(), 4, axis=0), 0.5)
-
-
-def test_components_and_sizes() -> None:
-    groups = first_of_component(6, [5, 2], [2, 1])
-    assert groups.tolist() == [0, 1, 1, 3, 4, 1]
-    assert group_sizes(groups).tolist() == [1, 3, 3, 1, 1, 3]

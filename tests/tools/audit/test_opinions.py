@@ -80,20 +80,6 @@ def test_a_method_that_is_not_recorded_or_not_known(checkpoint_path: Path) -> No
         stored_method(checkpoint)
 
 
-def test_noise_is_the_runs_own(checkpoint_path: Path, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(checkpoint_path)
-    stored = open_for_all([checkpoint], [str(checkpoint_path)], "train")
-    noise = give_noise(stored, checkpoint, str(checkpoint_path))
-    assert noise.is_known and noise.report.measured_ratio == pytest.approx(0.2, abs=0.03)
-    assert (~stored.split.is_matched).mean() == noise.report.measured_ratio
-    own = tmp_path / "own.npy"
-    np.save(own, stored.split.image_of_caption)
-    assert give_noise(stored, checkpoint, "c", noise_file=str(own)).report.measured_ratio == 0
-    del checkpoint["config"]["noise"]
-    assert not give_noise(stored, checkpoint, "c").is_known
-    assert give_noise(stored, checkpoint, "c", noise_file=str(own)).is_known
-
-
 def test_an_index_that_is_gone_is_told_and_not_made(checkpoint_path: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
     stored = open_for_all([checkpoint], [str(checkpoint_path)], "train")

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.audit.partners import NOBODY, Partners, Rivalry, Standing, Tile, find_listed_partners, find_partners
-from tools.audit.scores import product_tiles, shortlist
+from tools.audit.partners import (
+    NOBODY,
+    Partners,
+    Rivalry,
+    Standing,
+    Tile,
+    find_partners,
+    listed_tiles,
+    shortlist,
+)
 
 
 def twin(scores: np.ndarray, rivalry: Rivalry, listed: np.ndarray | None = None) -> Partners:
@@ -73,21 +81,15 @@ def test_tiles_as_the_twin(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_list_as_the_twin(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.audit.partners.PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr("tools.audit.partners.IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("tools.audit.partners.CAPTIONS_AT_ONCE", 4)
     scores, rivalry = case(seed)
     listed = np.random.default_rng(seed + 100).random(scores.shape) < 0.4
     image, caption = np.nonzero(listed)
     shuffled = np.random.default_rng(seed).permutation(len(image))
     image, caption = image[shuffled], caption[shuffled]
-    ours = find_listed_partners(image, caption, scores[image, caption], rivalry)
+    ours = find_partners(listed_tiles(image, caption, scores[image, caption], scores.shape), rivalry)
     assert_same(ours, twin(scores, rivalry, listed))
-
-
-def test_a_whole_list_is_all_tiles() -> None:
-    scores, rivalry = case(3)
-    image, caption = np.nonzero(np.ones(scores.shape, dtype=bool))
-    listed = find_listed_partners(image, caption, scores[image, caption], rivalry)
-    assert_same(listed, find_partners(tiles(scores, 0), rivalry))
 
 
 def test_an_example_by_hand() -> None:
@@ -98,19 +100,6 @@ def test_an_example_by_hand() -> None:
     assert found.i2t.rank.tolist() == [2, 1, 2] and found.t2i.rank.tolist() == [1, 2, 1]
     assert found.i2t.better.tolist() == [2, NOBODY, 1] and found.t2i.better.tolist() == [NOBODY, 2, NOBODY]
     assert found.t2i.better_score[1] == 0.9
-
-
-def test_product_tiles_hold_every_product_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.audit.scores.IMAGES_AT_ONCE", 3)
-    monkeypatch.setattr("tools.audit.scores.CAPTIONS_AT_ONCE", 4)
-    random = np.random.default_rng(0)
-    images, captions = random.standard_normal((7, 5)).astype("f4"), random.standard_normal((9, 5)).astype("f4")
-    whole, seen, counted = np.zeros((7, 9)), np.zeros((7, 9), int), []
-    for rows, columns, scores in product_tiles(images, captions, counted.append):
-        whole[np.ix_(rows, columns)] = scores
-        seen[np.ix_(rows, columns)] += 1
-    assert (seen == 1).all() and sum(counted) == 7
-    np.testing.assert_allclose(whole, images @ captions.T, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 50])

@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 
 from data_utils.noise import NoiseConfig, disagreements, inject, measure, read_sidecar
-from tools.audit.cleaned import cleaned_index, write_cleaned
 from tools.audit.partners import NOBODY, Partners, Standing
-from tools.audit.suspicion import most_suspicious_first, precisions, share_below, suspicion
+from tools.audit.subject import most_suspicious_first, precisions, suspicion
+from tools.audit.written import cleaned_index, write_cleaned
 
 
 def standing(ranks: list[int]) -> Standing:
     return Standing(np.array(ranks), np.full(len(ranks), NOBODY), np.full(len(ranks), np.nan))
-
-
-def test_the_share_below() -> None:
-    assert share_below(np.array([3.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
-    assert share_below(np.array([1.0, 1.0, 2.0])).tolist() == [0.25, 0.25, 1.0]
-    assert share_below(np.array([7.0])).tolist() == [0.0]
 
 
 def test_suspicion_by_hand() -> None:
@@ -40,10 +34,6 @@ def test_each_part_alone_makes_a_pair_suspicious(part: str) -> None:
     signal[1], similarity[1] = float(part == "signal"), -float(part == "similarity")
     values = suspicion([signal], similarity, Partners(standing(ranks["i2t"]), standing(ranks["t2i"])))
     assert values.argmax() == 1 and values[0] == values[2]
-
-
-def test_equal_suspicion_keeps_the_order_of_pairs() -> None:
-    assert most_suspicious_first(np.array([0.5, 0.9, 0.5, 0.9])).tolist() == [1, 3, 0, 2]
 
 
 def test_precision_among_the_first() -> None:

@@ -49,7 +49,7 @@ def model() -> Clip:
 
 
 def prepared(pairs: Pairs, model: Clip) -> PreparedPairs:
-    return PreparedPairs.of(pairs, model, cache_bytes=0, workers=0)
+    return PreparedPairs.of(pairs, model)
 
 
 def test_embeddings_go_with_their_numbers(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,14 +87,6 @@ def test_whole_and_folds(pairs: Pairs, model: Clip) -> None:
         sums.append(retrieval(sims[start : start + 3, own], pairs.image_of_caption[own] - start).r_sum)
     assert sums[2] == 600
     assert folded.folds.r_sum == folded.as_dict()["folds"]["rSum"] == pytest.approx(np.mean(sums))
-
-
-def test_a_perfect_model(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any number of captions an image, one each among them."""
-    places = torch.eye(7, 16)
-    perfect = places, places[torch.from_numpy(pairs.image_of_caption)]
-    monkeypatch.setattr(evaluate, "embed", lambda model, data: perfect)
-    assert rank(model, prepared(pairs, model), 1000).whole.r_sum == 600
 
 
 def test_the_command(pairs: Pairs, model: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,33 +145,3 @@ def test_the_noisy_mode_is_dropped() -> None:
         filter_again(drawn(), RefilterConfig(p_threshold=0.999999, mode_prior="0.001"))
     whole = filter_again(drawn()[:NUM_CLEAN], RefilterConfig())
     assert whole.is_clean.all() and not whole.modes.is_split and "one mode" in whole.modes.note
-
-
-def test_pools() -> None:
-    """What the first filtering dropped may return from the full pool, not from the cumulative one."""
-    first, later = filter_again(drawn(), RefilterConfig()), drawn()
-    back, out = np.flatnonzero(~first.is_clean)[:150], np.flatnonzero(first.is_clean)[:150]
-    later[back], later[out] = later[out].copy(), later[back].copy()
-    full = filter_again(later, RefilterConfig(), first)
-    cumulative = filter_again(later, RefilterConfig(filter_pool="cumulative"), first)
-    assert full.is_clean[back].mean() > 0.9 and full.is_clean[out].mean() < 0.1
-    assert not (cumulative.is_clean & ~first.is_clean).any() and (cumulative.probability[~first.is_clean] == 0).all()
-    assert cumulative.is_clean[out].mean() < 0.1
-    assert cumulative.modes.num_pairs == first.is_clean.sum() and full.modes.num_pairs == len(later)
-    alone = filter_again(later, RefilterConfig(filter_pool="cumulative"))
-    np.testing.assert_array_equal(alone.is_clean, full.is_clean)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"p_threshold": 1.0}, "--p_threshold 1.0 is out of range"),
-        ({"refit_every": 0}, "--refit_every 0 is out of range"),
-        ({"filter_pool": "some"}, "--filter_pool 'some' is unknown; known: full, cumulative"),
-        ({"margin_policy": "some"}, "--margin_policy 'some' is unknown"),
-        ({"mode_prior": "2"}, "--mode_prior '2' is unknown"),
-    ],
-)
-def test_bad_flags_of_the_filter(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        RefilterConfig(**changes)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("transformers")
 
 from runtime.errors import InputError
-from tools.clip_tuning.processing import (
+from tools.clip_tuning.model import (
     END,
     MIN_TOKENS,
     SETTINGS,
@@ -41,16 +41,6 @@ def test_equally_frequent_pairs_are_merged_in_one_order() -> None:
     captions = [f"{a}{b}" for a in "abcdefghijklmnop" for b in "qrstuvwxyz"] * 2
     merges = train_tokenizer(captions, MIN_TOKENS + 8).backend_tokenizer.model
     assert json.loads(merges.__getstate__())["merges"] == [["a", f"{b}{END}"] for b in "qrstuvwx"]
-
-
-def test_ids_are_cut_before_the_end_and_padded_with_it() -> None:
-    tokenizer = train_tokenizer(CAPTIONS, MIN_TOKENS)
-    tokens = tokenize(tokenizer, ["a b c d e f", "a"], 5)
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    assert tokens.ids.shape == (2, 5) and tokens.lengths.tolist() == [5, 3]
-    assert (tokens.ids[:, 0] == start).all() and tokens.ids[0, 4] == end and (tokens.ids[1, 2:] == end).all()
-    rows = tokens.rows(np.array([1, 1]))
-    assert torch.equal(rows.ids, tokens.ids[[1, 1], :3]) and len(rows) == 2
 
 
 def test_a_tokeniser_saved_and_loaded_and_one_of_another_model(tmp_path: Path) -> None:

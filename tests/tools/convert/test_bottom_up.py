@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,17 +19,6 @@ FEATURES = np.random.RandomState(0).randn(6, 3, 4).astype(np.float32)
 IDS = ["10", "11", "12", "13", "14", "15"]
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_rows_in_file_order(tmp_path: Path, end: str) -> None:
-    opened = BottomUpFile(write_tsv(tmp_path / "x.tsv", FEATURES, IDS, end=end))
-    assert (opened.shape, len(opened), opened.ids) == ((6, 3, 4), 6, IDS)
-    assert (opened.num_repeated, opened.num_unused) == (0, 0)
-    for rows in ([0, 1, 2, 3, 4, 5], [5], [3, 3, 0], []):
-        found = opened.read(np.array(rows, dtype=np.int64))
-        assert found.dtype == np.float32 and found.shape == (len(rows), 3, 4)
-        np.testing.assert_array_equal(found, FEATURES[rows])
-
-
 def test_what_the_csv_module_writes(tmp_path: Path) -> None:
     """The published writer is csv.DictWriter; under Python 3 it leaves b'...' around base64 that was not decoded."""
     with open(tmp_path / "x.tsv", "w", newline="") as file:
@@ -41,13 +29,6 @@ def test_what_the_csv_module_writes(tmp_path: Path) -> None:
                 fields[4:] = [str(text.encode()) for text in fields[4:]]
             writer.writerow(dict(zip(FIELDS, fields, strict=True)))
     np.testing.assert_array_equal(BottomUpFile(tmp_path / "x.tsv").read(np.arange(6)), FEATURES)
-
-
-def test_ids_give_the_order_and_choose(tmp_path: Path) -> None:
-    path = write_tsv(tmp_path / "x.tsv", FEATURES, IDS)
-    opened = BottomUpFile(path, ["14", "10", "12", "10"])
-    assert opened.ids == ["14", "10", "12", "10"] and opened.shape == (4, 3, 4) and opened.num_unused == 3
-    np.testing.assert_array_equal(opened.read(np.arange(4)), FEATURES[[4, 0, 2, 0]])
 
 
 def test_the_first_line_of_an_image_counts(tmp_path: Path) -> None:
@@ -99,19 +80,6 @@ def test_an_image_without_a_whole_line_is_told(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match="line 1 has 1 fields"):
         BottomUpFile(write_lines(path, [[str(k)] for k in range(50)]), advance=told.append)
     assert len(told) == 2, "a file of another kind is not read to its end"
-
-
-def test_an_empty_line_is_passed_over(tmp_path: Path) -> None:
-    path = write_tsv(tmp_path / "x.tsv", FEATURES, IDS)
-    path.write_bytes(path.read_bytes() + b"\n\n")
-    assert len(BottomUpFile(path)) == 6
-
-
-def test_the_first_pass_tells_every_byte(tmp_path: Path) -> None:
-    told: list[int] = []
-    path = write_tsv(tmp_path / "x.tsv", FEATURES)
-    BottomUpFile(path, advance=told.append)
-    assert sum(told) == path.stat().st_size and len(told) == 6
 
 
 def broken(row: int, place: int, value: str) -> list[list[str]]:
@@ -214,11 +182,3 @@ def test_a_conversion_by_ids_writes_them_beside(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(np.load(tmp_path / "train_ims.npy"), FEATURES[[5, 1]])
     assert (tmp_path / "train_ims.ids.txt").read_text() == "15\n11\n"
-
-
-def test_lines_longer_than_csv_allows(tmp_path: Path) -> None:
-    """A published line is 394 kB; csv's limit of a field is 131 kB unless it is raised."""
-    features = np.random.RandomState(1).randn(2, 36, 2048).astype(np.float32)
-    path = write_tsv(tmp_path / "x.tsv", features)
-    assert csv.field_size_limit() < len(path.read_bytes()) / 2 < sys.maxsize
-    np.testing.assert_array_equal(BottomUpFile(path).read(np.array([1, 0])), features[[1, 0]])

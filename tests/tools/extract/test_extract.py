@@ -19,9 +19,9 @@ from tests.tiny import THEMES, captions_for
 from tools.audit import __main__ as audit
 from tools.check import __main__ as check
 from tools.extract import __main__ as extract
-from tools.extract import cells, lite0
+from tools.extract import backbones, regions
+from tools.extract.backbones import Lite0
 from tools.extract.listing import Listing
-from tools.extract.lite0 import Lite0
 from tools.extract.split_files import SplitFiles
 from tools.report import __main__ as report
 from tools.search import __main__ as search
@@ -64,7 +64,7 @@ class Means:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every backbone be `Means`."""
-    monkeypatch.setattr(extract, "open_backbone", lambda config: Means())
+    monkeypatch.setattr(extract, "open_backbone", lambda *how: Means())
 
 
 def flags(root: Path, split: str = "train", *extra: str) -> list[str]:
@@ -111,7 +111,7 @@ def test_the_files_of_a_split(
     assert (folder / "train_caps.txt").read_text(encoding="utf-8").splitlines() == [caption for _, caption in rows]
     store = RegionStore(folder, "train")
     assert store.shape == (20, 4, 3)
-    expected = [Means().maps(cells.resized(pixels_of(root, name), (8, 8))[None]).reshape(4, 3) for name in names]
+    expected = [Means().maps(regions.resized(pixels_of(root, name), (8, 8))[None]).reshape(4, 3) for name in names]
     np.testing.assert_allclose(store.read(np.arange(20)), np.array(expected), rtol=1e-6 if dtype == "float32" else 1e-3)
     if kind == "h5":
         with h5py.File(folder / "train_ims.h5") as file:
@@ -133,7 +133,7 @@ def test_boxes(root: Path) -> None:
     found = store.read(np.arange(6))
     for k, name in enumerate(boxes):
         for j, (left, top, right, bottom) in enumerate(own):
-            cut = cells.resized(pixels_of(root, name)[top:bottom, left:right], (8, 8))
+            cut = regions.resized(pixels_of(root, name)[top:bottom, left:right], (8, 8))
             np.testing.assert_allclose(found[k, j], cut.mean(axis=(0, 1)), rtol=1e-5)
 
 
@@ -143,8 +143,8 @@ def test_own_pictures_train(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     for split in ("train", "dev", "test"):
         extract.main(flags(root, split, "--grid", "3", "--size", "96"))
     store = RegionStore(root / "data" / NAME, "dev")
-    assert store.shape == (6, 9, lite0.CHANNELS)
-    first = cells.resized(pixels_of(root, "dev/0.png"), (96, 96))
+    assert store.shape == (6, 9, backbones.CHANNELS)
+    first = regions.resized(pixels_of(root, "dev/0.png"), (96, 96))
     np.testing.assert_allclose(
         store.read(np.arange(1))[0], Lite0(torch.device("cpu")).maps(first[None]).reshape(9, -1), atol=1e-4
     )
@@ -222,17 +222,11 @@ def test_broken_pictures_are_left_out_and_counted(root: Path, broken: str, capsy
     assert len(names) == 19 and broken not in names
     assert len((folder / "train_caps.txt").read_text(encoding="utf-8").splitlines()) == 95
     store = RegionStore(folder, "train")
-    expected = Means().maps(cells.resized(pixels_of(root, "train/5.bmp"), (8, 8))[None]).reshape(4, 3)
+    expected = Means().maps(regions.resized(pixels_of(root, "train/5.bmp"), (8, 8))[None]).reshape(4, 3)
     np.testing.assert_allclose(store.read(np.array([4]))[0], expected, rtol=1e-6)
     out = capsys.readouterr().out
     assert f"skipped: picture {root / 'pictures' / broken} cannot be read" in out
     assert "19 pictures x 4" in out and "1 of 20 pictures were skipped" in out
-
-
-@pytest.mark.usefixtures("quick")
-def test_no_picture_can_be_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(capsys, flags(root, "train", "--grid", "2", "--skip_bad", "--images", str(root)))
-    assert "none of the 20 pictures can be read" in line
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------
@@ -279,17 +273,6 @@ def test_faulty_flags(root: Path, capsys: pytest.CaptureFixture[str], extra: lis
     assert not (root / "data").exists()
 
 
-def test_missing_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    given = ["--images", str(tmp_path), "--captions", "x.csv", "--output", "y"]
-    for k, name in enumerate(("images", "captions", "output")):
-        assert f"--{name} is missing" in fails(capsys, given[: 2 * k] + given[2 * k + 2 :])
-
-
-def test_without_pillow(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "Image", None)
-    assert "pip install -r requirements-extract.txt" in fails(capsys, flags(root))
-
-
 @pytest.mark.parametrize(
     "name", ["dev_ims.h5", "dev_ims.npy", "dev_caps.txt", "dev_caps.tsv", "dev_images.txt", "dev_images_folder.txt"]
 )
@@ -334,10 +317,3 @@ def test_numbers_that_cannot_be_stored(tmp_path: Path, value: float, dtype: type
     with pytest.raises(InputError, match=message):
         SplitFiles(tmp_path, "dev", ".h5", np.dtype(dtype)).write(LISTING, block.shape, iter([block[:1], block[1:]]))
     assert not files(tmp_path)
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be written"):
-        SplitFiles(tmp_path / "file" / "x", "dev", ".h5", np.dtype(np.float32)).write(LISTING, (3, 2, 2), iter([]))
-    assert files(tmp_path) == ["file"]

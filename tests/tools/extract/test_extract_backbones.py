@@ -12,17 +12,19 @@ import pytest
 import torch
 
 from runtime.errors import InputError
-from tools.emoji_set.features import FeatureMaps
-from tools.extract import cells, lite0, model_folder, onnx_file
-from tools.extract.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneOptions, as_maps, normalised
-from tools.extract.cells import Regions, grid_of, resized
-from tools.extract.lite0 import Lite0
-from tools.extract.model_folder import ModelFolder
-from tools.extract.onnx_file import OnnxFile
+from tools.extract import backbones
+from tools.extract.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneOptions,
+    Lite0,
+    ModelFolder,
+    OnnxFile,
+    as_maps,
+)
+from tools.extract.regions import Regions, grid_of, resized
 
-CPU = torch.device("cpu")
-FLOAT, UINT8, INT64, FLOAT16 = 1, 2, 7, 10
-"""ONNX's numbers of types."""
+CPU, FLOAT = torch.device("cpu"), 1  # ONNX's number of the type
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -118,53 +120,11 @@ class TestOnnx:
         with pytest.raises(InputError, match="--onnx_output 'x' is unknown; .* has: map, vector"):
             OnnxFile(path, BackboneOptions(output="x"))
 
-    def test_size(self, tmp_path: Path) -> None:
-        free, fixed = pooling_onnx(tmp_path / "x.onnx"), pooling_onnx(tmp_path / "y.onnx", side=16)
-        assert OnnxFile(free, BackboneOptions()).size == (224, 224)
-        assert OnnxFile(fixed, BackboneOptions()).size == (16, 16)
-        with pytest.raises(InputError, match="--size 32 does not fit .* takes 16 x 16"):
-            OnnxFile(fixed, BackboneOptions(size=32))
-
-    def test_channels_last_and_8_bits(self, tmp_path: Path) -> None:
-        inputs = {"pixels": (UINT8, ("n", 16, 12, 3))}
-        path = write_onnx(tmp_path / "x.onnx", [node("Cast", "pixels", "y", to=FLOAT)], inputs, {"y": ("n", 16, 12, 3)})
-        backbone, pixels = OnnxFile(path, BackboneOptions()), pictures(2, 16, 12)
-        assert backbone.size == (16, 12)
-        assert np.array_equal(backbone.maps(pixels), pixels.astype(np.float32))
-        with pytest.raises(InputError, match="takes 8-bit pictures; leave out --mean"):
-            OnnxFile(path, BackboneOptions(mean=(0, 0, 0)))
-
-    @pytest.mark.parametrize(
-        ("inputs", "message"),
-        [
-            ({"a": (FLOAT, ("n", 3, 8, 8)), "b": (FLOAT, ("n", 3, 8, 8))}, "it must take pictures alone"),
-            ({"a": (INT64, ("n", 3, 8, 8))}, r"takes a tensor\(int64\)"),
-            ({"a": (FLOAT, ("n", 192))}, "it must take pictures alone"),
-            ({"a": (FLOAT, ("n", 4, 8, 8))}, "takes 4 channels"),
-        ],
-    )
-    def test_files_that_take_something_else(self, tmp_path: Path, inputs: dict[str, Any], message: str) -> None:
-        path = write_onnx(tmp_path / "x.onnx", [node("Cast", "a", "y", to=FLOAT)], inputs, {"y": ("n", 1)})
-        with pytest.raises(InputError, match=message):
-            OnnxFile(path, BackboneOptions())
-
     def test_files_that_are_not_onnx(self, tmp_path: Path) -> None:
         (tmp_path / "x.onnx").write_bytes(b"not a model")
         with pytest.raises(InputError, match="x.onnx is no ONNX file that can be run") as caught:
             OnnxFile(tmp_path / "x.onnx", BackboneOptions())
         assert "\n" not in str(caught.value)
-
-    def test_a_size_it_does_not_take(self, tmp_path: Path) -> None:
-        backbone = OnnxFile(pooling_onnx(tmp_path / "x.onnx", side=16), BackboneOptions())
-        with pytest.raises(InputError, match=r"cannot be run on \(16, 16\) pictures") as caught:
-            backbone.maps(pictures(1, 8, 8))
-        assert "\n" not in str(caught.value)
-
-
-def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "onnxruntime", None)
-    with pytest.raises(InputError, match="needs onnxruntime, .* pip install -r requirements-extract.txt"):
-        OnnxFile(tmp_path / "x.onnx", BackboneOptions())
 
 
 # -- transformers ----------------------------------------------------------------------------------------------------
@@ -253,13 +213,6 @@ class TestModelFolder:
         assert backbone.size == (32, 32)
         np.testing.assert_allclose(backbone.maps(pixels), expected, atol=1e-5)
 
-    def test_a_size_it_does_not_take(self, tmp_path: Path) -> None:
-        vit(tmp_path)
-        backbone = ModelFolder(tmp_path, CPU, BackboneOptions(size=64))
-        with pytest.raises(InputError, match="is no vision backbone that can be run") as caught:
-            Regions(backbone, str(tmp_path), grid=4, batch_size=1)
-        assert "\n" not in str(caught.value)
-
     def test_missing_weights_are_told(self, tmp_path: Path) -> None:
         safetensors = pytest.importorskip("safetensors.torch")
         vit(tmp_path)
@@ -282,17 +235,6 @@ class TestModelFolder:
             ModelFolder(tmp_path, CPU, BackboneOptions())
         assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
-    def test_onnx_output_is_not_for_it(self, tmp_path: Path) -> None:
-        pytest.importorskip("transformers")
-        with pytest.raises(InputError, match="--onnx_output"):
-            ModelFolder(tmp_path, CPU, BackboneOptions(output="x"))
-
-
-def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_folder, "AutoModel", None)
-    with pytest.raises(InputError, match="needs transformers, .* pip install -r requirements-extract.txt"):
-        ModelFolder(tmp_path, CPU, BackboneOptions())
-
 
 # -- EfficientNet-Lite0 ----------------------------------------------------------------------------------------------
 
@@ -302,7 +244,7 @@ def test_lite0_is_what_the_embedded_set_was_computed_with() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     backbone, pixels = Lite0(CPU), pictures(2, 192, 192)
     maps = backbone.maps(pixels)
-    assert backbone.size == (192, 192) and maps.shape == (2, 6, 6, lite0.CHANNELS) and maps.dtype == np.float32
+    assert backbone.size == (192, 192) and maps.shape == (2, 6, 6, backbones.CHANNELS) and maps.dtype == np.float32
     network = backbone._network
     values = torch.tensor((pixels.astype(np.float32) - 127) / 128).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -311,19 +253,6 @@ def test_lite0_is_what_the_embedded_set_was_computed_with() -> None:
     double = Lite0(CPU, torch.float64).maps(pixels[:1])
     np.testing.assert_allclose(maps[:1], double, atol=1e-3)
     assert 0.1 < maps.std() < 10
-
-
-def test_the_builder_computes_the_same_cells() -> None:
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pixels = pictures(1, 192, 192)
-    built = FeatureMaps(pixels, Path("cells.npy")).read(np.arange(1))
-    assert np.array_equal(built, Lite0(CPU, torch.float64).maps(pixels).reshape(1, 36, 1280))
-
-
-def test_without_lite0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite0, "EfficientNet", None)
-    with pytest.raises(InputError, match="not installed; run: python -m pip install -r requirements-extract.txt"):
-        Lite0(CPU)
 
 
 # -- cells -----------------------------------------------------------------------------------------------------------
@@ -342,12 +271,6 @@ def test_the_last_square_of_tokens_is_the_map(tokens: int) -> None:
 def test_outputs_that_are_no_map(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="--backbone x gives"):
         as_maps(np.zeros(shape), "x")
-
-
-def test_normalised() -> None:
-    values = normalised(np.array([[[[0, 128, 255]]]], dtype=np.uint8), (0.5, 0.0, 0.0), (1.0, 2.0, 1.0))
-    np.testing.assert_allclose(values, [[[[-0.5, 128 / 510, 1.0]]]], rtol=1e-6)
-    assert values.dtype == np.float32
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(4, 4, 4), (4, 4, 2), (7, 7, 6), (5, 8, 3), (6, 6, 1)])
@@ -388,18 +311,18 @@ def test_regions_of_grids_and_boxes_whatever_the_batch() -> None:
     own = pictures(5, 4, 6)
     for batch_size in (1, 2, 7):
         backbone = Pixels()
-        regions = Regions(backbone, "x", grid=2, batch_size=batch_size)
-        assert regions.shape == (4, 3) and backbone.seen == [1]
-        inputs = np.concatenate([regions.inputs_of(picture, None) for picture in own])
-        assert np.array_equal(regions.compute(inputs, 5), grid_of(own.astype(np.float32), 2, "x"))
+        found_in = Regions(backbone, "x", grid=2, batch_size=batch_size)
+        assert found_in.shape == (4, 3) and backbone.seen == [1]
+        inputs = np.concatenate([found_in.inputs_of(picture, None) for picture in own])
+        assert np.array_equal(found_in.compute(inputs, 5), grid_of(own.astype(np.float32), 2, "x"))
         assert max(backbone.seen) <= batch_size
-        regions = Regions(backbone, "x", grid=None, batch_size=batch_size)
+        found_in = Regions(backbone, "x", grid=None, batch_size=batch_size)
         boxes = np.array([[0, 0, 6, 4], [0, 0, 3, 4], [3, 2, 6, 4]])
         flat = own[0].copy()
         flat[2:, 3:] = (10, 20, 30)
-        inputs = np.concatenate([regions.inputs_of(picture, boxes) for picture in (flat, own[1])])
-        assert inputs.shape == (6, 4, 6, 3) and regions.shape == (1, 3)
-        found = regions.compute(inputs, 2)
+        inputs = np.concatenate([found_in.inputs_of(picture, boxes) for picture in (flat, own[1])])
+        assert inputs.shape == (6, 4, 6, 3) and found_in.shape == (1, 3)
+        found = found_in.compute(inputs, 2)
         assert found.shape == (2, 3, 3)
         np.testing.assert_allclose(found[0, 0], flat.mean(axis=(0, 1)), rtol=1e-6)
         assert found[0, 2].tolist() == [10, 20, 30], "a box sees nothing of what is around it"
@@ -418,9 +341,3 @@ def test_resizing() -> None:
     split[:, 4:] = 200
     assert (resized(split, (2, 2), np.array([4.0, 0.0, 8.0, 4.0])) == 200).all()
     assert abs(int(resized(split, (1, 1))[0, 0, 0]) - 100) <= 1
-
-
-def test_resizing_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "Image", None)
-    with pytest.raises(InputError, match="pictures need Pillow"):
-        resized(pictures(1, 2, 2)[0], (4, 4))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from tools.extract.boxes import check_inside, chosen_boxes, read_boxes
+from tools.extract.regions import check_inside, chosen_boxes, read_boxes
 
 A, B = [[0, 0, 10, 5], [1.5, 2, 3, 4]], [[1, 1, 2, 2]]
 

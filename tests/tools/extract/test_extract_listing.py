@@ -122,10 +122,6 @@ def test_equally_many_captions(tmp_path: Path) -> None:
         read_listing(path, "train", 3)
 
 
-def test_a_part() -> None:
-    assert EXPECTED.part([1]) == Listing(["b.jpg"], [["a cat", "two cats"]])
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -164,11 +160,3 @@ def test_faults_are_told(tmp_path: Path, name: str, content: Any, message: str) 
     with pytest.raises(InputError) as caught:
         read_listing(path, "train")
     assert message in str(caught.value) and str(path) in str(caught.value)
-
-
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_bytes(b"a.jpg,caf\xe9\n")
-    with pytest.raises(InputError, match="x.csv is not UTF-8"):
-        read_listing(tmp_path / "x.csv", "train")
-    with pytest.raises(InputError, match="none.csv cannot be read: No such file"):
-        read_listing(tmp_path / "none.csv", "train")

@@ -11,14 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.blocks.dynamic_margin import POLICIES, MarginConfig
+from methods.blocks.dynamic_margin import MarginConfig
 from models.ranks import retrieval
-from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.filter.made_up import MadeUp, flags, make, save
 from tools.filter import __main__ as clean
-from tools.filter.adapter import AdapterConfig, AdapterTraining, ResidualAdapter
-from tools.filter.adapting import RankedSet, RankingConfig, write_unit_rows
+from tools.filter.adapter import AdapterConfig, AdapterTraining, RankedSet, ResidualAdapter
 from tools.filter.filtering import FilterConfig
 
 CPU = torch.device("cpu")
@@ -35,8 +33,7 @@ def training(
     """Return a training on all pairs."""
     config = replace(AdapterConfig(num_epochs=3, batch_size=64, hidden_size=16), **settings)  # type: ignore[arg-type]
     return AdapterTraining(
-        units(made_up.images),
-        units(made_up.captions),
+        (units(made_up.images), units(made_up.captions)),
         np.arange(len(made_up.captions)) // each,
         np.ones(len(made_up.captions), dtype=bool),
         config=config,
@@ -93,7 +90,7 @@ def test_what_is_written_is_what_was_ranked(tmp_path: Path) -> None:
         y = F.normalize(x + F.gelu(x @ weights["inner"].t()) @ weights["outer"].t(), dim=1)
         np.testing.assert_allclose(adapted, y.numpy(), atol=1e-6)
     owner = np.arange(600) // 2
-    held = RankedSet.held_out(owner, 300, RankingConfig(), 3)
+    held = RankedSet.held_out(owner, 300, AdapterConfig(), 3)
     assert len(held.images) == 30 and len(held.captions) == 60, "images are held out with all their captions"
     twin = retrieval(images[held.images] @ captions[held.captions].T, held.image_of_caption)
     results = json.loads((output / "results.json").read_text())
@@ -109,7 +106,7 @@ def test_what_is_written_is_what_was_ranked(tmp_path: Path) -> None:
 def test_held_out_pairs_are_not_seen(tmp_path: Path) -> None:
     """Other held-out rows change nothing that was learnt."""
     made_up, owner = make(300, nuisance=0.2), np.arange(300)
-    held = RankedSet.held_out(owner, 300, RankingConfig(), 0)
+    held = RankedSet.held_out(owner, 300, AdapterConfig(), 0)
     learnt = []
     for name in "ab":
         clean.main(flags(save(made_up, tmp_path / f"in{name}"), tmp_path / name, "--adapt", "--num_epochs", "2"))
@@ -142,29 +139,6 @@ def test_test_files_or_nothing_are_ranked_instead(tmp_path: Path, capsys: pytest
     assert "test: 100 images, 100 captions" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_every_margin_policy_trains_and_repeats(policy: str) -> None:
-    made_up = make(300, nuisance=0.35)
-    runs = [training(made_up, policy=policy, num_epochs=5, learning_rate=0.01) for _ in "ab"]
-    records = [list(run.epochs()) for run in runs]
-    assert [r.loss for r in records[0]] == [r.loss for r in records[1]]
-    assert records[0][-1].found.modes.separation > records[0][0].found.modes.separation + 0.3
-    learnt = [[p for a in (run.image_adapter, run.caption_adapter) for p in a.parameters()] for run in runs]
-    new = [
-        p
-        for side in ("images", "captions")
-        for p in ResidualAdapter(32, 16, generator(0, "adapter", side)).parameters()
-    ]
-    assert len(new) == 4 and all(map(torch.equal, *learnt)) and not any(map(torch.equal, learnt[0], new))
-
-
-def test_the_pairs_are_filtered_again_as_often_as_asked() -> None:
-    records = list(training(make(150, nuisance=0.2), num_epochs=5, refit_every=2).epochs())
-    assert [r.found is records[0].found for r in records] == [True, True, False, False, False]
-    assert records[2].found is records[3].found is not records[4].found
-    assert records[2].found.modes != records[0].found.modes
-
-
 def test_captions_of_the_same_image_are_no_negatives() -> None:
     """Two near images whose captions fill the batch: only the other image's captions cost."""
     random = np.random.default_rng(0)
@@ -190,31 +164,3 @@ def test_only_kept_pairs_are_trained_on_with_margins_of_their_own() -> None:
         expected = 0.3 * torch.from_numpy(probability[pairs])
         torch.testing.assert_close(torch.as_tensor(margins.image).double(), expected)
     assert len(np.unique(probability[is_clean].round(3))) > 10
-
-
-def test_unit_rows_against_the_obvious(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = make(50).images.astype(np.float64) * np.logspace(-200, 200, 50)[:, None]
-    monkeypatch.setattr("tools.filter.adapting.BLOCK_NUMBERS", 7 * 32)
-    found = write_unit_rows(rows, tmp_path / "u.npy")
-    np.testing.assert_allclose(found, [r / max(abs(r)) / np.sqrt(sum((r / max(abs(r))) ** 2)) for r in rows], atol=1e-7)
-
-
-def test_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = np.repeat(np.arange(100), [k % 4 for k in range(100)])
-    held = RankedSet.held_out(owner, 100, RankingConfig(holdout=0.25), 0)
-    assert len(np.unique(held.images)) == 25
-    np.testing.assert_array_equal(held.images[held.image_of_caption], owner[held.captions])
-    assert len(held.captions) == sum(k % 4 for k in held.images.tolist())
-    other = RankedSet.held_out(owner, 100, RankingConfig(holdout=0.25), 1)
-    assert held.images.tolist() != other.images.tolist()
-    assert len(RankedSet.held_out(owner, 100, RankingConfig(holdout=0.5, holdout_images=7), 0).images) == 7
-    monkeypatch.setattr("tools.filter.adapting.LARGEST_RANKING", 100)
-    with pytest.raises(InputError, match="--holdout_images"):
-        RankedSet.held_out(owner, 100, RankingConfig(), 0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_cuda_as_on_the_processor() -> None:
-    runs = [training(make(150, nuisance=0.2), device=torch.device(name)) for name in ("cpu", "cuda")]
-    losses = [[record.loss for record in run.epochs()] for run in runs]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -78,39 +77,6 @@ def test_a_row_without_a_direction(fails: Fails, names: dict[str, str], flag: st
     assert f"{flag}.npy row 57" in line and told in line
 
 
-def test_a_row_is_counted_in_its_own_file(fails: Fails, names: dict[str, str]) -> None:
-    broken(names, "captions", np.ones((300, 32), np.float32))
-    images = np.load(names["images"])
-    images[57, 3] = np.nan
-    del names["truth"]
-    assert "images.npy row 57" in fails(broken(names, "images", images), "--captions_per_image", "3")
-
-
-def test_no_pickle_is_opened(fails: Fails, names: dict[str, str]) -> None:
-    for content in (np.array([{"a": 1}], dtype=object), None):
-        with open(names["images"], "wb") as file:
-            if content is None:
-                pickle.dump({"a": 1}, file)
-            else:
-                np.save(file, content, allow_pickle=True)
-        assert "images.npy is not a numeric npy file" in fails(names)
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".h5", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not what it says", b"\x93NUMPY\x01\x00"])
-def test_other_contents(fails: Fails, names: dict[str, str], tmp_path: Path, suffix: str, content: bytes) -> None:
-    path = tmp_path / f"x{suffix}"
-    path.write_bytes(content)
-    told = fails({**names, "images": str(path)})
-    assert f"{path} is not a" in told or f"{path} is an npy file" in told
-
-
-def test_a_file_cut_short(fails: Fails, names: dict[str, str]) -> None:
-    path = Path(names["images"])
-    path.write_bytes(path.read_bytes()[:-100])
-    assert "cut short" in fails(names)
-
-
 @pytest.mark.parametrize("suffix", [".h5", ".safetensors"])
 def test_names_in_files(fails: Fails, names: dict[str, str], tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
@@ -126,15 +92,6 @@ def test_names_in_files(fails: Fails, names: dict[str, str], tmp_path: Path, suf
     assert "has shape (2, 3, 4)" in fails({**names, "images": f"{path}::cube"})
     assert "has shape (5,)" in fails({**names, "images": f"{path}::ids"})
     assert "holds one array, without a name" in fails({**names, "images": names["images"] + "::x"})
-
-
-def test_unknown_files(fails: Fails, names: dict[str, str], tmp_path: Path) -> None:
-    line = fails({**names, "images": "x.pkl"})
-    assert "unknown suffix '.pkl'; known: .npy, .h5, .hdf5, .safetensors" in line and ".txt" not in line
-    assert ".txt" in fails({"similarities": "x.pkl"})
-    assert f"no file at {tmp_path / 'x.npy'}" in fails({**names, "images": str(tmp_path / "x.npy")})
-    (tmp_path / "x.txt").write_text("1\n")
-    assert "embeddings are read from .npy" in fails({**names, "images": str(tmp_path / "x.txt")})
 
 
 @pytest.mark.parametrize(
@@ -197,12 +154,6 @@ def test_flags(
     monkeypatch.chdir(tmp_path)
     np.save("s.npy", np.linspace(0, 1, 50))
     assert told in fails({key: names[key] for key in keep}, *others)
-
-
-def test_test_files_of_another_width(fails: Fails, names: dict[str, str], tmp_path: Path) -> None:
-    other = save(make(100, dim=16), tmp_path / "test")
-    argv = ("--adapt", "--test_images", other["images"], "--test_captions", other["captions"])
-    assert "has 16 dimensions" in fails(names, *argv)
 
 
 def test_outputs(capsys: pytest.CaptureFixture[str], names: dict[str, str], tmp_path: Path) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from methods.blocks.similarity_modes import SimilarityModes, clean_posterior, fit_similarity_modes
+from methods.blocks.similarity_modes import SimilarityModes, clean_posterior
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as
 from tools.filter import __main__ as clean
-from tools.filter import filtering, pooled, report
+from tools.filter import pooled, report
+from tools.filter.files import folder_at_once
 from tools.filter.filtering import filter_quality
-from tools.filter.output import folder_at_once
 
 FILES = {"clean_probability.csv", "clean_probability.npy", "clean_index.npy", "modes.json", "modes.png"}
 
@@ -46,8 +44,8 @@ def test_the_mismatched_pairs_are_found(
     assert quality["precision"] == pytest.approx(made_up.is_matched[kept].mean(), abs=1e-12)
     modes = SimilarityModes.from_dict(record["modes"])
     assert modes.is_split and abs(modes.noisy.weight - quality["noise"]) < 0.05
-    below, above = clean_posterior(np.array([record["boundary"] - 1e-9, record["boundary"] + 1e-9]), modes)
-    assert below < 0.5 < above
+    (chance,) = clean_posterior(np.array([record["kept_from"]]), modes)
+    assert 0.5 < chance < 1
     told = capsys.readouterr().out
     assert f"kept {len(kept)} of {400 * captions_per_image} pairs" in told and "residual noise %" in told
 
@@ -78,8 +76,8 @@ def test_the_files_agree_with_each_other(tmp_path: Path, monkeypatch: pytest.Mon
     images, captions = made_up.images.astype(np.float64), made_up.captions.astype(np.float64)
     cosine = (images * captions).sum(1) / np.linalg.norm(images, axis=1) / np.linalg.norm(captions, axis=1)
     np.testing.assert_allclose([float(row["similarity"]) for row in rows], cosine, rtol=0, atol=1e-14)
-    boundary = json.loads((output / "modes.json").read_text())["boundary"]
-    assert kept.tolist() == np.flatnonzero(cosine > boundary).tolist()
+    lowest = json.loads((output / "modes.json").read_text())["kept_from"]
+    assert kept.tolist() == np.flatnonzero(cosine >= lowest - 1e-12).tolist()
 
 
 def test_every_way_in_gives_the_same_bits(tmp_path: Path) -> None:
@@ -110,22 +108,9 @@ def test_one_mode_is_kept_whole_and_said(tmp_path: Path, capsys: pytest.CaptureF
     assert "warning: " in told and "kept 300 of 300 pairs, 100.0 %" in told
     assert np.load(tmp_path / "out" / "clean_index.npy").tolist() == list(range(300))
     record = json.loads((tmp_path / "out" / "modes.json").read_text())
-    assert record["modes"]["note"] in told and record["boundary"] is None
+    assert record["modes"]["note"] in told and record["kept_from"] is None
     assert record["quality"]["auc"] is None and record["quality"]["residual_noise"] == 0
     assert "  -" in told  # what is undefined without a mismatched pair
-
-
-def test_a_fit_that_does_not_converge_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unfinished(similarity: np.ndarray, **settings: Any) -> SimilarityModes:
-        modes = fit_similarity_modes(similarity, **settings)
-        return dataclasses.replace(modes, has_converged=False, note="the fit did not converge")
-
-    monkeypatch.setattr(filtering, "fit_similarity_modes", unfinished)
-    clean.main(flags(save(make(300), tmp_path), tmp_path / "out"))
-    assert "warning: the fit did not converge" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "modes.json").read_text())["modes"]["has_converged"] is False
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,16 +162,6 @@ def test_pooled_rows_are_the_pairs_of_the_run(
     names = {name: f"{tmp_path}/train/{name}.npy" for name in ("images", "captions", "truth")}
     clean.main(flags(names, tmp_path / "clean"))
     assert "200 images, 200 captions" in capsys.readouterr().out
-
-
-def test_pooled_rows_of_each_network(checkpoint_path: Path, tmp_path: Path) -> None:
-    """Without noise (dev) every image's row stands for all its captions."""
-    first = write_pooled(checkpoint_path, tmp_path / "a", "--split", "dev")
-    second = write_pooled(checkpoint_path, tmp_path / "b", "--split", "dev", "--network", "B")
-    assert "truth" not in first and not np.array_equal(first["images"], second["images"])
-    assert np.array_equal(first["images"][:5], np.repeat(first["images"][:1], 5, axis=0))
-    for found in (first, second):
-        assert np.linalg.norm(found["captions"], axis=1) == pytest.approx(np.ones(len(found["captions"])), abs=1e-4)
 
 
 @pytest.mark.parametrize("flags", [("--mode_path", "none.pth.tar"), ("--split", "other"), ("--network", "C")])

@@ -79,12 +79,6 @@ def test_blocks_give_what_the_whole_gives(
     assert pairs.similarity().tobytes() == whole.tobytes()
 
 
-@pytest.mark.parametrize("suffix", [*BINARY, ".txt", ".csv"])
-def test_similarities_of_every_format(tmp_path: Path, suffix: str) -> None:
-    values = np.random.default_rng(0).uniform(-1, 1, 30)
-    assert read_similarities(save_as(values, tmp_path / f"s{suffix}")).tobytes() == values.tobytes()
-
-
 def test_a_column_of_a_table(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('\ufeffpair,"the similarity",is_clean\n0,0.25,1\n1,-3e-1,0\n\n\n', encoding="utf-8")
@@ -119,17 +113,6 @@ def test_text_that_is_no_column(tmp_path: Path, content: str, told: str) -> None
     (tmp_path / "s.txt").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=told):
         read_similarities(str(tmp_path / "s.txt"))
-
-
-@pytest.mark.parametrize("suffix", BINARY)
-def test_a_broken_row_is_named_wherever_it_lies(tmp_path: Path, suffix: str) -> None:
-    for number, (value, told) in enumerate(((np.nan, "NaN"), (np.inf, "infinity"), (0.0, "zeros"))):
-        array = make(40).images
-        array[33] = value
-        stored = open_embeddings(save_as(array, tmp_path / f"{number}{suffix}"))
-        assert stored[:33].shape == (33, 32)
-        with pytest.raises(InputError, match=f"row 33 .*{told}"):
-            stored[20:40]
 
 
 @pytest.mark.parametrize("cut", [100, 6000])

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from methods.blocks.similarity_modes import clean_posterior
 from tools.filter.filtering import FilterConfig, filter_pairs
-from tools.filter.report import BLUE, GREY, ORANGE, SAND, SKY, boundary, cut_of, draw_modes
+from tools.filter.report import BLUE, GREY, ORANGE, SAND, SKY, draw_modes
 
 
 def two_modes(size: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -46,23 +44,3 @@ def test_bars_and_modes_are_there_and_twice_the_same(tmp_path: Path) -> None:
         assert all((edge == 255).all() for edge in edges), "something runs out of the picture"
     draw(tmp_path / "c.png", similarity, is_matched)
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
-
-
-@pytest.mark.parametrize("similarity", [np.full(12, -1.0), np.random.default_rng(0).normal(0.3, 0.05, 500)])
-def test_one_mode(tmp_path: Path, similarity: np.ndarray) -> None:
-    picture = draw(tmp_path / "a.png", similarity)
-    assert share_of(picture, GREY) > 0.01 and share_of(picture, ORANGE) == 0
-
-
-@pytest.mark.parametrize("prior", ["equal", "fitted", "0.05"])
-@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
-def test_the_boundary_parts_the_kept_from_the_others(prior: str, threshold: float) -> None:
-    similarity, _ = two_modes()
-    config = FilterConfig(mode_prior=prior, p_threshold=threshold)
-    found = filter_pairs(similarity, config)
-    grid = np.linspace(-1, 1, 20001)
-    twin = grid[np.flatnonzero(clean_posterior(grid, found.modes, prior) > threshold)[0]]
-    cut = cut_of(found, config)
-    assert cut is not None and twin - 1e-4 <= cut <= twin
-    assert similarity[found.is_clean].min() >= cut > similarity[~found.is_clean].max()
-    assert boundary(lambda s: np.full(len(s), 0.95), threshold) is boundary(lambda s: 0 * s, threshold) is None

@@ -8,11 +8,8 @@ import pytest
 
 from tests.tools.pages.browser import PHONE, opened
 from tests.tools.pages.test_page import EVIL, SPEC
-from tools.pages.figures import figure
-from tools.pages.page import Page
-from tools.pages.table import table
+from tools.pages.page import Page, figure, table
 
-INK = "getComputedStyle(document.body).color"
 LABEL = "getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill"
 
 
@@ -36,30 +33,3 @@ def test_it_draws_without_a_word_or_a_request(path: Path, scheme: str, size: dic
         assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         channels = [int(n) for n in seen.page.evaluate(LABEL).removeprefix("rgb(").removesuffix(")").split(",")]
         assert (sum(channels) / 3 > 128) == (scheme == "dark"), "labels of charts follow the scheme"
-
-
-def test_the_scheme_can_be_changed_and_print_is_light(path: Path) -> None:
-    with opened(path, scheme="dark") as seen:
-        dark, dark_label = seen.page.evaluate(INK), seen.page.evaluate(LABEL)
-        seen.page.locator("#theme").click()
-        assert seen.page.evaluate(INK) != dark and seen.page.evaluate(LABEL) != dark_label
-        seen.page.locator("#theme").click()
-        assert seen.page.evaluate(INK) == dark
-        seen.page.emulate_media(media="print")
-        assert seen.page.evaluate(INK) == "rgb(0, 0, 0)"
-        assert not seen.page.locator("nav").is_visible()
-
-
-def test_the_keyboard_goes_through_it_in_order(path: Path) -> None:
-    with opened(path) as seen:
-        order = []
-        for _ in range(7):
-            seen.page.keyboard.press("Tab")
-            order.append(seen.page.evaluate("document.activeElement.textContent.trim() || document.activeElement.id"))
-        assert order[:4] == ["Skip to the content", "Dark colours", "First", "Second"]
-        assert order[4].startswith("Data: ") and order[5].startswith("A wide table")
-        seen.page.keyboard.press("Shift+Tab")
-        seen.page.reload()
-        seen.page.keyboard.press("Tab")
-        seen.page.keyboard.press("Enter")
-        assert seen.page.evaluate("document.activeElement.id") == "content"

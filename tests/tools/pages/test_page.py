@@ -15,12 +15,9 @@ import pytest
 from markupsafe import Markup
 
 from runtime.errors import InputError
-from tools.pages import figures
-from tools.pages.figures import figure
-from tools.pages.page import Page
+from tools.pages import page as page_module
+from tools.pages.page import Page, badge, details, figure, grid, heading, note, table
 from tools.pages.pictures import Thumbnails, find_pictures
-from tools.pages.table import table
-from tools.pages.text import badge, details, grid, heading, note, tick
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -86,12 +83,6 @@ def test_the_policy_allows_the_two_scripts_and_no_request() -> None:
     assert "unsafe-eval" not in policy and "script-src 'unsafe-inline'" not in policy
 
 
-def test_a_page_without_charts_is_small() -> None:
-    page = Page("Small")
-    page.section("One", "text")
-    assert len(page.html()) < 30_000 and "vegaEmbed=" not in page.html()
-
-
 def test_anchors_are_unique_and_in_the_contents() -> None:
     seen = Elements(everything())
     anchors = [str(a["id"]) for a in seen.all("section")]
@@ -108,13 +99,6 @@ def test_chart_data_survive_the_escaping() -> None:
         figure({"data": float("nan")}, title="", text="", data=((), []))
 
 
-def test_a_chart_has_a_text_and_its_data() -> None:
-    seen = Elements(figure(SPEC, title="Loss", text="It falls.", data=(("step", "loss"), [(1, 0.5)])))
-    (drawn,) = (a for a in seen.all("div") if a.get("class") == "chart")
-    assert drawn["role"] == "img" and drawn["aria-label"] == "Loss. It falls."
-    assert "0.500" in seen.text and seen.all("details")
-
-
 def test_cells() -> None:
     seen = table(("name", "n", "share"), [("a", 12345, 1.25), ("b", None, float("nan"))], caption="C", digits=2)
     assert "12,345" in seen and "1.25" in seen and seen.count("–") == 2
@@ -123,25 +107,13 @@ def test_cells() -> None:
     assert '<td class="number">1.0 ± 2</td>' in plain and ">yes<" in plain
 
 
-def test_ticks_are_told_apart_without_colour() -> None:
-    assert "✓" in tick(True) and ">right<" in tick(True) and "✗" in tick(False) and ">wrong<" in tick(False)
-
-
 def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "vl_convert", None)
-    figures.library.cache_clear()
+    monkeypatch.setattr(page_module, "vl_convert", None)
+    page_module.library.cache_clear()
     page = Page("Charts")
     page.section("One", chart())
     with pytest.raises(InputError, match="pip install -r requirements-report.txt"):
         page.html()
-
-
-def test_it_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    page = Page("Small")
-    page.section("One", "text")
-    assert page.write(tmp_path / "page.html") == (tmp_path / "page.html").stat().st_size
-    with pytest.raises(InputError, match="cannot be written"):
-        page.write(tmp_path / "nowhere" / "page.html")
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------

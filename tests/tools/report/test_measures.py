@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
-from tools.report.attention import word_weights
-from tools.report.calibration import calibration, expected_error, roc_points
-from tools.report.curves import thinned
-from tools.report.dispersion import Dispersion, drift_angles, pairwise_angles
-from tools.report.division import chosen_epochs, threshold
-from tools.report.histograms import shares
-from tools.report.pairs import extremes
-from tools.report.retrieval import draw, rank
+from tools.report.division import calibration, chosen_epochs, expected_error, roc_points, threshold
+from tools.report.pictures import draw, extremes, rank, word_weights
+from tools.report.results import thinned
 from tools.report.runs import StoredDivision
 
 
@@ -29,11 +22,6 @@ def test_calibration_by_hand() -> None:
     assert expected_error(found) == pytest.approx((2 * 0.465 + 2 * 0.03 + 2 * 0.025) / 6)
 
 
-def test_a_perfect_probability_is_calibrated() -> None:
-    is_matched = np.array([True, False, True])
-    assert expected_error(calibration(is_matched.astype(float), is_matched)) == 0
-
-
 def test_the_roc_keeps_its_area_and_ends() -> None:
     random = np.random.RandomState(0)
     is_matched = random.rand(4000) < 0.6
@@ -42,48 +30,6 @@ def test_the_roc_keeps_its_area_and_ends() -> None:
     assert len(x) <= 121 and (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all()
     pairs = probability[is_matched][:, None] - probability[~is_matched][None, :]
     assert np.trapezoid(y, x) == pytest.approx((pairs > 0).mean() + 0.5 * (pairs == 0).mean(), abs=5e-3)
-
-
-def slow_angles(drift: np.ndarray) -> list[list[float]]:
-    found = []
-    for image in drift:
-        angles = []
-        for a in range(len(image)):
-            for b in range(a + 1, len(image)):
-                cosine = image[a] @ image[b] / np.sqrt((image[a] @ image[a]) * (image[b] @ image[b]))
-                angles.append(float(np.degrees(np.arccos(cosine))))
-        found.append(angles)
-    return found
-
-
-def test_angles_and_dispersion() -> None:
-    drift = np.random.RandomState(0).randn(6, 4, 5)
-    expected = slow_angles(drift)
-    found = Dispersion([pairwise_angles(torch.from_numpy(drift))])
-    np.testing.assert_allclose(found.all.numpy(), np.ravel(expected), rtol=1e-9)
-    assert found.within == pytest.approx(np.mean([np.std(angles) for angles in expected]))
-    assert found.pooled == pytest.approx(np.std(expected)) and found.mean == pytest.approx(np.mean(expected))
-
-
-def test_images_of_different_numbers_of_captions() -> None:
-    random, counts = np.random.RandomState(0), np.array([4, 1, 3, 2, 4, 5])
-    image, caption = random.randn(6, 5), random.randn(counts.sum(), 5)
-    own = [image[k] - caption[counts[:k].sum() : counts[: k + 1].sum()] for k in range(6)]
-    expected = [slow_angles(drift[None])[0] for drift in own if len(drift) > 2]
-    found = Dispersion(drift_angles(torch.from_numpy(image), torch.from_numpy(caption), counts))
-    assert sorted(found.all.tolist()) == pytest.approx(sorted(angle for angles in expected for angle in angles))
-    assert found.within == pytest.approx(np.mean([np.std(angles) for angles in expected]))
-
-
-def test_drifts_that_are_alike_do_not_spread() -> None:
-    same = Dispersion([pairwise_angles(torch.ones(2, 5, 3))])
-    assert same.mean == pytest.approx(0, abs=1e-4) and same.within == pytest.approx(0, abs=1e-4)
-    right = torch.eye(3)[None]  # three drifts at right angles
-    assert pairwise_angles(right).tolist() == [[90.0, 90.0, 90.0]]
-
-
-def test_uniform_angles_have_the_published_baseline() -> None:
-    assert Dispersion([torch.linspace(0, 180, 20_001)[None].double()]).pooled == pytest.approx(51.96, abs=0.01)
 
 
 def slow_weights(regions: np.ndarray, words: np.ndarray, factor: float, words_ask: bool) -> np.ndarray:
@@ -155,15 +101,3 @@ def test_where_the_sides_part() -> None:
     assert threshold(division([0.1, 0.2, 0.6], [True, True, False])) == pytest.approx(0.4)
     assert threshold(division([0.1, 0.7, 0.6], [True, True, False])) is None, "no single place"
     assert threshold(division([0.1, 0.2], [True, True])) is None
-
-
-def test_shares_add_up() -> None:
-    points = shares({"a": np.array([0.1, 0.1, 0.9]), "b": np.array([0.5])}, 0, 1, bins=10)
-    assert sum(p["y"] for p in points if p["kind"] == "a") == pytest.approx(1)
-    assert [p["y"] for p in points if p["kind"] == "b"].index(1.0) == 5
-
-
-def test_components_of_a_division() -> None:
-    fitted = Fitted("gmm", 0.0, 1.0, NormalMixture(np.array([0.2, 0.8]), np.array([0.01, 0.01]), np.array([0.7, 0.3])))
-    clean, noisy = fitted.density(np.array([0.2]))
-    assert clean[0] == pytest.approx(0.7 / np.sqrt(2 * np.pi * 0.01)) and noisy[0] < 1e-6

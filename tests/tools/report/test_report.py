@@ -13,9 +13,8 @@ from tests.tiny import make_tiny_data
 from tests.tools.pages.browser import PHONE, opened
 from tests.tools.report.made_up import copied, edit_config, train, with_pictures
 from tools.report import __main__ as report
-from tools.report.opened import Sources
 
-SECTIONS = ["Results", "Curves", "Division", "Calibration", "Drift", "Retrieval", "Attention", "Training pairs"]
+SECTIONS = ["Results", "Curves", "Division", "Calibration", "Retrieval", "Attention", "Training pairs"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_everything_is_there(path: Path) -> None:
     assert "baseline VSE divides no pairs" in text
     assert "VSE compares pooled vectors" in text and "class='heat'" in text
     assert text.count("data:image/webp") > 30
-    assert "Mismatched, and trusted most" in text and "Drift factors, baseline VSE" in text
+    assert "Mismatched, and trusted most" in text
     assert path.stat().st_size < 3_000_000
 
 
@@ -76,7 +75,7 @@ def test_runs_of_before_lack_their_divisions(runs: list[Path], tmp_path: Path) -
     older = copied(runs[1], tmp_path / "older", "divisions")
     text = written([older], tmp_path / "report.html")
     assert "has no divisions/ folder" in text and "Quality of the division" in text
-    assert "no stored division" in text and "Drift factors, mgcs SGR" in text
+    assert "no stored division" in text
 
 
 def test_a_run_in_progress(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,19 +121,6 @@ def test_without_pictures(runs: list[Path], tmp_path: Path) -> None:
     assert "has no pictures, or none are wanted" in text and "data:image" not in text
 
 
-def test_captions_cannot_run(root: Path, runs: list[Path], tmp_path: Path) -> None:
-    evil = shutil.copytree(root, tmp_path / "evil")
-    for split in ("train", "test"):
-        file = evil / "data" / "tiny_precomp" / f"{split}_caps.txt"
-        lines = file.read_text(encoding="utf-8").splitlines()
-        file.write_text("".join(f"{line} <img src=x onerror=alert(1)>\n" for line in lines), encoding="utf-8")
-    data = ("--data_path", str(evil / "data"))
-    with pytest.raises(SystemExit):  # half of the words are unknown: another data set
-        report.main([str(runs[0]), "--output", str(tmp_path / "no" / "report.html"), *data])
-    text = written([runs[1]], tmp_path / "report.html", *data)
-    assert "<img src=x" not in text
-
-
 WRONG = {
     "no run": ([], "the following arguments are required: RUN"),
     "no folder": (["nowhere"], "there is no such folder"),
@@ -158,21 +144,3 @@ def test_wrong_input_is_one_line(
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and said in err and len(err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("*.html*"))
-
-
-def test_a_picture_index_that_does_not_match(
-    root: Path, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    short = shutil.copytree(root, tmp_path / "short")
-    (short / "data" / "tiny_precomp" / "test_images.txt").write_text("test/0.png\n", encoding="utf-8")
-    with pytest.raises(SystemExit) as stopped:
-        report.main([str(runs[0]), "--output", str(tmp_path / "r.html"), "--data_path", str(short / "data")])
-    assert stopped.value.code == 2 and "has 1 pictures of test, the features have 8 images" in capsys.readouterr().err
-
-
-def test_a_grid_that_does_not_fit_is_told(runs: list[Path], tmp_path: Path) -> None:
-    assert "regions that are a grid (4 of them) are lacking" in written([runs[1]], tmp_path / "r.html", "--grid", "3")
-
-
-def test_sources_default_to_what_the_run_knows() -> None:
-    assert Sources().wants_pictures and Sources().data_path is None

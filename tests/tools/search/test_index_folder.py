@@ -15,7 +15,6 @@ from data_utils.precomputed import PrecomputedSplit
 from models.keys import KeyedMatcher, fit_networks, image_keys
 from models.matcher import Matcher
 from runtime.errors import InputError
-from runtime.files import FolderLock
 from tests.models.splits import small_matcher, small_split
 from tools.search import index_folder
 from tools.search.index_folder import ABOUT, ESTIMATE, KEYS, LISTS, IndexFolder, fill, identity
@@ -67,15 +66,6 @@ def test_the_estimate_is_kept_with_them(name: str, tmp_path: Path, monkeypatch: 
     assert first.slope is not None and second.slope is not None and not second.are_exact
     torch.testing.assert_close(first.slope, second.slope, rtol=0, atol=0)
     torch.testing.assert_close(first.offset, second.offset, rtol=0, atol=0)
-
-
-def test_both_sides(tmp_path: Path) -> None:
-    case = Case(tmp_path)
-    index = case.open()
-    networks = index.networks([case.matcher], case.split, CPU)
-    captions = index.captions(networks, case.split, CPU, lambda rows: None).keys
-    scores = case.images()[0] @ np.array(captions).T
-    assert scores.shape == (7, 35) and np.isfinite(scores).all() and (captions != 0).any(axis=1).all()
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "features", "captions"])
@@ -169,20 +159,3 @@ def test_folders_that_are_no_index(tmp_path: Path) -> None:
     case.index = tmp_path / "c.pth.tar"
     with pytest.raises(InputError, match="is a file; name a folder"):
         case.open()
-
-
-def test_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(tmp_path)
-    case.images()
-    case.checkpoint.write_bytes(b"another")
-    held: list[Path] = []
-
-    class Taken(FolderLock):
-        def __init__(self, folder: Path) -> None:
-            held.append(folder)
-            raise InputError(f"{folder} is being written by process 1")
-
-    monkeypatch.setattr(index_folder, "FolderLock", Taken)
-    with pytest.raises(InputError, match="is being written"):
-        case.images()
-    assert held == [case.index]

@@ -15,6 +15,7 @@ from models.encoded_split import similarities
 from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from tests.tiny import tiny_flags
+from tools.command import parsed
 from tools.search import __main__ as search
 from tools.search.queries import read_queries
 from tools.search.results import Gallery, Result, text_of
@@ -34,9 +35,8 @@ def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def answers(argv: list[str]) -> list[Result]:
     """Return what a command finds."""
-    parser = search.OneLineParser()
-    search.add_flags(parser, "search", search.SearchConfig)
-    return search.search(search.from_namespace(search.SearchConfig, parser.parse_args(argv)))
+    (config,) = parsed("tools.search", "", argv, {"search": search.SearchConfig})
+    return search.search(config)
 
 
 def all_scores(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -87,11 +87,6 @@ def test_an_index_is_kept_and_gives_the_same(checkpoint: Path, tmp_path: Path) -
     assert first.numbers == without.numbers
     (answer,) = answers([*argv[:2], "--image", "1", *argv[3:]])
     assert answer.numbers and (tmp_path / "index" / "captions").is_dir()
-
-
-def test_more_is_asked_than_there_is(checkpoint_path: Path) -> None:
-    (found,) = answers(["--mode_path", str(checkpoint_path), "a red dog", "--top_k", "1000"])
-    assert sorted(found.numbers) == list(range(8))
 
 
 def test_what_is_printed(checkpoint_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,10 +158,6 @@ def test_a_line_of_a_query_file_is_told(
     assert "is empty; it must hold a query a line" in error_of(argv, capsys)
 
 
-def test_the_checkpoint_is_required(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--mode_path is missing" in error_of(["a dog"], capsys)
-
-
 def test_a_picture_file_of_other_features(
     checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +171,7 @@ def test_a_picture_file_of_other_features(
         def maps(self, pixels: np.ndarray) -> np.ndarray:
             return np.ones((len(pixels), 2, 2, self.channels), dtype=np.float32)
 
-    monkeypatch.setattr("tools.search.picture_file.open_backbone", lambda config: Backbone())
+    monkeypatch.setattr("tools.search.queries.open_backbone", lambda *how: Backbone())
     argv = ["--mode_path", str(checkpoint_path), "--image", str(tmp_path / "p.png"), "--grid", "2"]
     text = error_of(argv, capsys)
     assert "gives 4 regions x 5 dimensions, the networks were trained on 4 x 12" in text

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from tools.search import vectors
-from tools.search.vectors import Lists, build_lists, search, search_exactly
+from tools.search import retrieval
+from tools.search.retrieval import Lists, build_lists, search, search_exactly
 
 
 def rows_and_queries(count: int = 3000, size: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -24,8 +24,8 @@ def rows_and_queries(count: int = 3000, size: int = 24) -> tuple[np.ndarray, np.
 @pytest.mark.parametrize("count", [1, 7, 5000])
 @pytest.mark.parametrize("block", [11, 16_384])
 def test_exact_search_as_its_twin(count: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "ROWS", block)
-    monkeypatch.setattr(vectors, "QUERIES", 4)
+    monkeypatch.setattr(retrieval, "ROWS", block)
+    monkeypatch.setattr(retrieval, "QUERIES", 4)
     rows, queries = rows_and_queries(300)
     found = search_exactly(rows, queries, count)
     products = queries.astype(np.float64) @ rows.astype(np.float64).T
@@ -53,13 +53,6 @@ def test_lists_find_most_of_the_best_with_exact_scores(tmp_path: Path) -> None:
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-def test_the_same_rows_give_the_same_file(tmp_path: Path) -> None:
-    rows, _ = rows_and_queries(500)
-    for name in ("a", "b"):
-        build_lists(rows, tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
 def test_lists_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:
     rows, _ = rows_and_queries(500)
     path = tmp_path / "lists.faiss"
@@ -69,8 +62,3 @@ def test_lists_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="cannot be read .* delete it"):
         Lists(path, rows)
-
-
-def test_lists_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
-        build_lists(rows_and_queries(100)[0], tmp_path / "nowhere" / "lists.faiss")
