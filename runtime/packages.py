@@ -39,20 +39,22 @@ class StandIn(metaclass=_StandsFor):
     """Any class, function or number of torch."""
 
 
-class _EmptyTorch(ModuleType):
-    """Any module of torch, and what finds them; it stays loaded, since the process ends with its help."""
-
-    __path__: list[str] = []
+class _Empty(ModuleType):
+    """Any module of torch."""
 
     def __getattr__(self, name: str) -> Any:
         return _StandsFor.__getattr__(StandIn, name)
+
+
+class _Finder:
+    """Finds torch and all its modules, empty; they stay loaded, since the process ends with its help."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         is_torch = name.partition(".")[0] == "torch"
         return ModuleSpec(name, cast(Any, self), is_package=True) if is_torch else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _EmptyTorch(spec.name)
+        return _Empty(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave it empty."""
@@ -65,7 +67,7 @@ def begin(arguments: Sequence[str]) -> None:
         arguments: of the command line.
     """
     if {"-h", "--help", "--help_all"} & set(arguments):
-        sys.meta_path.insert(0, cast(Any, _EmptyTorch("torch")))
+        sys.meta_path.insert(0, _Finder())
     elif os.environ.get("RANK", "0") == "0":
         print("starting ...", flush=True)
 
