@@ -93,12 +93,6 @@ def test_large_numbers_are_finite(tmp_path: Path, value: float) -> None:
         assert RegionStore(tmp_path, "train").read(np.arange(3)).min() == np.float32(value)
 
 
-def test_large_hdf5_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(store(tmp_path, "int8")._array, np.ndarray)
-    monkeypatch.setattr(regions, "IN_MEMORY_BYTES", 4 * FEATURES.size - 1)
-    assert isinstance(store(tmp_path, "int8")._array, h5py.Dataset)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["npy", "h5"])
 def test_a_value_that_is_no_number_names_its_row(
@@ -155,16 +149,6 @@ def test_other_hdf5_is_refused(tmp_path: Path, content: dict[str, np.ndarray], m
         RegionStore(tmp_path, "train")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 0.99])
-@pytest.mark.parametrize("kind", ["npy", "float16", "int8"])
-def test_truncated_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
-    path = store(tmp_path, kind).path
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=path.name):
-        RegionStore(tmp_path, "train").read(np.arange(7))
-
-
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("missing", [1, 100])
 def test_a_cut_npy_says_how_much_is_missing(tmp_path: Path, version: tuple[int, int], missing: int) -> None:
@@ -201,15 +185,6 @@ def test_a_damaged_chunk_is_told(tmp_path: Path) -> None:
     for rows in ([3, 4], [1, 4, 6]):
         with pytest.raises(InputError, match="train_ims.h5 is damaged; copy it again"):
             opened.read(np.array(rows))
-
-
-@pytest.mark.parametrize("kind", [*LAYOUTS, "float16", "int8"])
-def test_a_file_by_its_path_stays_on_disk(tmp_path: Path, kind: str) -> None:
-    store(tmp_path, kind)
-    opened = RegionFile(next(tmp_path.iterdir()))
-    assert isinstance(opened._array, (np.memmap, h5py.Dataset)) and opened.block_rows == 1
-    assert opened.dtype == LAYOUTS.get(kind, kind)
-    np.testing.assert_array_equal(opened.read(np.arange(7)), FEATURES)
 
 
 def test_rows_that_are_stored_together(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -24,7 +23,6 @@ import torch
 
 from benchmarks import robustness
 from data_utils.captions import read_caption_file, read_captions, read_tokens
-from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseReport, disagreements, measure, read_index, read_sidecar, save_index
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
@@ -32,15 +30,12 @@ from evaluation import ground_truth
 from models.restored import restore
 from runtime.checkpoint import FORMAT, description, load_checkpoint, provenance, provenance_lines
 from runtime.errors import InputError
-from runtime.files import FolderLock
 from runtime.legacy import misfits, to_legacy
 from runtime.log import RunLog
 from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
 from tests.tools.convert.bottom_up_files import write_tsv
 from tests.tools.test_table import evaluation_record, run_record
-from tools.check.__main__ import check, show
-from tools.convert.bottom_up import BottomUpFile, read_ids
-from tools.convert.conversion import Plan
+from tools.convert.bottom_up import BottomUpFile
 from tools.table import FORMATS, TableConfig, build
 from training.checkpointing import STATES, SavedState
 from training.config import RunConfig, parse_args
@@ -136,18 +131,6 @@ def _captions(folder: Path, *, tsv: bool = False) -> Prepared:
     return Prepared([("\n".join(lines) + "\n").encode(), ("\ufeff" + "\r\n".join(lines)).encode()], _use_split)
 
 
-def _check(folder: Path) -> Prepared:
-    """A whole data set with a caption file that is broken."""
-    for split in ("train", "dev", "test"):
-        (folder / f"{split}_caps.txt").write_text(LINES, encoding="utf-8")
-        np.save(folder / f"{split}_ims.npy", FEATURES)
-    (folder / "tiny").symlink_to(folder)
-    VOCABULARY.save(folder / "tiny_vocab.json")
-    (folder / "train_ids.txt").write_text("1\n2\n3\n", encoding="utf-8")
-    config = DataConfig(data_name="tiny", data_path=str(folder), vocab_path=str(folder))
-    return Prepared([LINES.encode()], lambda path: show(check(config), config))
-
-
 def _vocabulary(folder: Path) -> Prepared:
     VOCABULARY.save(folder / "first.json")
 
@@ -224,24 +207,6 @@ def _bottom_up(folder: Path) -> Prepared:
         opened.read(np.arange(len(opened)))
 
     return Prepared([sample, sample.replace(b"\n", b"\r\n")], read)
-
-
-def _row_order(folder: Path) -> Prepared:
-    """The ids that order a TSV's rows."""
-    place, samples = (
-        write_tsv(folder / "whole.tsv", FEATURES),
-        [b"100\n102\n101\n", b"\xef\xbb\xbf100\r\n100\r\n101\r\n"],
-    )
-    return Prepared(samples, lambda path: BottomUpFile(place, read_ids(path)))
-
-
-def _progress(folder: Path) -> Prepared:
-    """How far a conversion is."""
-    source: Any = SimpleNamespace(shape=(5, 2, 4), path=folder / "in.npy", dtype=np.dtype("f4"), block_rows=1)
-    plan = Plan(source, folder / "out.npy", np.dtype("f4"), {"input": "in.npy", "shape": [5, 2, 4]})
-    plan.part.touch()
-    told = json.dumps({**plan.identity, "rows_done": 3}).encode()
-    return Prepared([told], lambda path: np.arange(plan.rows_done()))
 
 
 def _tokens(folder: Path) -> Prepared:
@@ -356,16 +321,6 @@ def _results(folder: Path, *, config: bool = False) -> Prepared:
     return Prepared([told] if config else [json.dumps(record, indent=2).encode() for record in records], read)
 
 
-def _robustness_rows(folder: Path) -> Prepared:
-    rows = Path(robustness.__file__).with_name("robustness_vse.csv").read_bytes().splitlines(keepends=True)[:6]
-
-    def read(path: Path) -> None:
-        found = robustness.read_rows(path)
-        print(robustness.summary(found, list(dict.fromkeys(row["row"] for row in found))))
-
-    return Prepared([b"".join(rows)], read)
-
-
 def _arguments(folder: Path) -> Prepared:
     """An argument file, `@FILE`."""
     recipes = Path(robustness.__file__).parents[1] / "recipes"
@@ -383,17 +338,11 @@ def _arguments(folder: Path) -> Prepared:
     return Prepared([(recipes / name).read_bytes() for name in ("emoji_mgcs_0.4.args", "f30k_scan_i2t.args")], read)
 
 
-def _lock(folder: Path) -> Prepared:
-    """The lock of a folder, left behind by a process that is dead."""
-    return Prepared([b"4711\n", b""], lambda path: FolderLock(path.parent).release())
-
-
 SUITE_READERS = [
     Reader("regions_npy", "train_ims.npy", "npy", _npy),
     Reader("regions_hdf5", "train_ims.h5", "hdf5", _hdf5),
     Reader("captions_txt", "train_caps.txt", "text", _captions),
     Reader("captions_tsv", "train_caps.tsv", "text", partial(_captions, tsv=True)),
-    Reader("check", "dev_caps.txt", "text", _check),
     Reader("vocabulary", "tiny_vocab.json", "json", _vocabulary),
     Reader("word_vectors", "vectors.txt", "text", _word_vectors),
     Reader("noise_index", "noise.npy", "npy", _noise_index),
@@ -403,8 +352,6 @@ SUITE_READERS = [
     Reader("relevance_json", "pairs.json", "json", partial(_relevance, texts=RELEVANCE["json"])),
     Reader("image_ids", "train_ids.txt", "text", _ids, where=""),
     Reader("bottom_up", "features.tsv", "text", _bottom_up),
-    Reader("row_order", "ids.txt", "text", _row_order, where="--ids"),
-    Reader("conversion_state", "out.npy.part.json", "json", _progress),
     Reader("token_cache", "tokens.npz", "zip", _tokens, cost=2),
     Reader("checkpoint", "net.pth.tar", "zip", _checkpoint, cost=4),
     Reader("lineage", "ncr.pth.tar", "zip", partial(_lineage, old=False), cost=4),
@@ -412,7 +359,5 @@ SUITE_READERS = [
     Reader("run_state", STATES[1], "state", _run_state, where="", cost=2),
     Reader("results", "results.json", "json", _results),
     Reader("run_config", "config.json", "json", partial(_results, config=True)),
-    Reader("robustness_rows", "rows.csv", "text", _robustness_rows, where=""),
     Reader("argument_file", "run.args", "text", _arguments, where=""),
-    Reader("lock", "lock", "text", _lock),
 ]
