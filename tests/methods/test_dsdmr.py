@@ -143,6 +143,12 @@ def test_a_warning_of_the_filter_is_said(tiny_root: Path, tmp_path: Path, capsys
     assert "  warning: " in said and "one mode" in said and "share clean 1.000" in said
 
 
+def test_the_filters_flags_reach_the_fit() -> None:
+    assert "less than 1" in fitted(min_separation=100.0).findings().warning
+    with pytest.raises(InputError, match="--mode_starts 0"):
+        fitted(mode_starts=0)
+
+
 def test_without_the_filter_modes_set_the_margins_only() -> None:
     method = DSDMR(DSDMRConfig(no_filter=True))
     assert method.divide(method.clean_probability(-modes_of(400, 600))).all()

@@ -387,3 +387,16 @@ def test_a_fit_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(modes, "ROUNDS", 1)
     found = fit_similarity_modes(mixture(0.4, 3000)[0])
     assert found.is_split and not found.has_converged and "did not converge" in found.note
+
+
+def test_groups_do_not_move_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 15 groups only the last steps, on all pairs, can bring it there."""
+    similarity = apart(2.2, 0.3, 1.0, size=20_000)
+    expected = fit_similarity_modes(similarity)
+    monkeypatch.setattr(modes, "GROUPS", 15)
+    np.testing.assert_allclose(parameters(fit_similarity_modes(similarity)), parameters(expected), rtol=0, atol=2e-3)
+
+
+def test_of_few_pairs_modes_must_lie_farther_apart() -> None:
+    found = fit_similarity_modes(one_mode("beta(5, 2)", 300))
+    assert modes.MIN_SEPARATION < found.separation and not found.is_split and "deviations apart" in found.note
