@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
 from runtime.errors import InputError
-from runtime.stored_settings import from_stored
+from runtime.flags import from_stored
 
 
 def restore(checkpoint: dict[str, Any], path: str) -> list[Matcher]:

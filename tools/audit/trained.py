@@ -21,8 +21,8 @@ from models.encoded_split import image_blocks
 from models.keys import KeyedMatcher, caption_keys, fit_networks, image_keys
 from models.listed import EncodedFile, score_listed
 from models.matcher import Matcher
+from runtime.checkpoint import epoch_title
 from runtime.log import percent
-from runtime.provenance import epoch_title
 from tools.audit.opinions import ask_networks, stored_method
 from tools.audit.partners import (
     Partners,

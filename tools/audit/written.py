@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.noise_index import measure, save_index
-from data_utils.pictures import Pictures
-from runtime.extras import require
+from data_utils.noise import measure, save_index
+from runtime.packages import require
 from tools.audit.partners import NOBODY
 from tools.audit.subject import Ordered, group_sizes
+from tools.picture_files import Pictures
 
 try:
     import pyarrow as pa

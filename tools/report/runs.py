@@ -294,7 +294,6 @@ def data_config(run: Run, sources: Sources) -> DataConfig:
         data_name=stored["data_name"],
         data_path=sources.data_path or stored.get("data_path"),
         vocab_path=sources.vocab_path or stored.get("vocab_path"),
-        token_cache=stored.get("token_cache"),
     )
 
 
