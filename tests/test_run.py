@@ -13,8 +13,8 @@ import torch
 import evaluation
 import run
 from data_utils import catalog
-from evaluation import retrieval
 from methods import known_methods
+from models.ranks import retrieval
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import Stopped
 from tests.tiny import make_tiny_data, tiny_flags

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data_utils.precomputed import MANY_UNKNOWN
-from evaluation import Retrieval
+from models.ranks import Retrieval
 from runtime.log import RunLog
 from training.config import RunConfig
 from training.data import RunData

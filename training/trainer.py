@@ -23,9 +23,11 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH
 from data_utils.precomputed import PrecomputedSplit
-from evaluation import Retrieval, result_table, retrieval, similarities, with_mean
+from evaluation import result_table
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
+from models.encoded_split import similarities, with_mean
 from models.matcher import prepare_scoring
+from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError, Stopped

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from evaluation import Ranks, Retrieval
 from methods.blocks.method import SoftLabels
-from models.dropout import set_generator
+from models.encoders import set_generator
+from models.ranks import Ranks, Retrieval
 from runtime.checkpoint import load_checkpoint
 from tests.models.networks import dense_scores
 from tests.training.trainers import make_trainer
