@@ -190,9 +190,11 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     prepare_scoring(list(matchers.values()), scoring, device)
     fold = protocol(loaded.data_name).folds(split.name)
     fold = fold if fold is not None and split.num_images > fold else None
+
     with array_file(None if config.save_sims is None else Path(config.save_sims)) as keep:
         scores = scores_in_turn(matchers, split, device)
         found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=truth, keep=keep)
+
     record: dict[str, Any] = {
         "data_name": loaded.data_name,
         "split": split.name,
