@@ -27,7 +27,7 @@ from data_utils.noise import NoiseReport, disagreements, measure, read_index, re
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
 from evaluation import ground_truth
-from models.restored import restore
+from models.ensemble import restore
 from runtime.checkpoint import FORMAT, description, load_checkpoint, provenance, provenance_lines
 from runtime.errors import InputError
 from runtime.legacy import misfits, to_legacy
@@ -316,7 +316,7 @@ def _results(folder: Path, *, config: bool = False) -> Prepared:
 
     def read(path: Path) -> None:
         for form in FORMATS:
-            print(build(TableConfig(format=form, each=True), [folder, folder / "results.json"]))
+            print(build(TableConfig(format=form), [folder, folder / "results.json"]))
 
     return Prepared([told] if config else [json.dumps(record, indent=2).encode() for record in records], read)
 

@@ -226,7 +226,7 @@ class Recorded(RunLog):
 def test_what_a_division_leaves(tiny_root: Path, tmp_path: Path) -> None:
     """A file, written again by a resumed run, and captions with their probability."""
     (tmp_path / "run").mkdir()
-    trainer = make_trainer(tiny_root, tmp_path / "run", "--method", "bicro", "--seed", "4")
+    trainer = make_trainer(tiny_root, tmp_path / "run")
     signal = np.random.RandomState(0).rand(200)
     fitted = fit(signal, "gmm")
     division = Division(

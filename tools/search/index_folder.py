@@ -23,11 +23,12 @@ import torch
 
 from data_utils.captions import captions_file
 from data_utils.precomputed import PrecomputedSplit
-from models.keys import KeyedMatcher, Keys, caption_keys, fit_networks, image_keys
+from models.keys import Keys
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.files import LOCK, FolderLock, array_file, write_json
 from tools.search.retrieval import EXACT_ROWS, LISTS, Side, build_lists
+from tools.search.scores import KeyedMatcher, caption_keys, fit_networks, image_keys
 
 FORMAT = 2
 """Raised whenever the same files give other keys, or the index has another layout."""

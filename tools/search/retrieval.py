@@ -3,7 +3,8 @@
 Keys of largest product with a query are found exactly up to EXACT_ROWS rows, a block of rows at a time. Above, faiss
 looks in the lists nearest to the query (models/inverted_lists.py), and what it finds is put in order by the rows
 themselves. Where keys are exact (VSE, GPO) the first stage is all there is.
-Legend: N rows, K dimensions, Q queries, P pairs of a query and a candidate, k results."""
+Legend: N rows, K dimensions, Q queries, P pairs of a query and a candidate, k results.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +20,18 @@ import torch
 from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import Split
 from models.inverted_lists import learn_lists, read_lists
-from models.keys import KeyedMatcher, caption_keys, image_keys
-from models.listed import Captions, EncodedFile, ImagesOf, images_from, score_listed
 from runtime.errors import InputError
 from tools.filter.filtering import Rows
+from tools.search.scores import (
+    Captions,
+    EncodedFile,
+    ImagesOf,
+    KeyedMatcher,
+    caption_keys,
+    image_keys,
+    images_from,
+    score_listed,
+)
 
 EXACT_ROWS, LISTS = 200_000, "lists.faiss"
 """Above so many rows an index has inverted lists, in a file of this name."""
