@@ -26,17 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_utils.catalog import REAL_NOISE, protocol
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.relevance import read_image_ids, read_relevance
 from data_utils.stored import open_for_all
-from models.encoded_split import similarities, with_mean
-from models.ensemble import rank_scores, scores_in_turn
+from models.ensemble import rank_scores, restore, scores_in_turn
 from models.matcher import Matcher, ScoringConfig, prepare_scoring
-from models.ranks import RECALLS, Ranks, Retrieval, retrieval
+from models.ranks import RECALLS, Retrieval
 from models.relevance import GroundTruth, Relevance, RelevanceResult
-from models.restored import restore
 from runtime.arrays import ArrayFile
 from runtime.checkpoint import load_checkpoint, write_json
 from runtime.device import choose_device
@@ -44,9 +43,6 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace, require
 from runtime.log import table
 from runtime.provenance import provenance, provenance_lines
-
-__all__ = ["Ranks", "restore", "retrieval", "similarities", "with_mean"]
-"""What others import from here, though it lives below."""
 
 
 def result_table(title: str, results: dict[str, Retrieval]) -> str:
@@ -127,11 +123,19 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class LoadedNetworks:
-    """Networks by name (`A`, `B`, of a second checkpoint `A1`, `B1`) and the split they are evaluated on."""
+    """Networks by name (`A`, `B`, of a second checkpoint `A1`, `B1`) and the split they are evaluated on.
+
+    Attributes:
+        matchers: on the device where they are evaluated.
+        origin: what the checkpoints say of the networks, for the record, and `lines`, the same in words.
+        truth: of `--relevance`.
+    """
 
     matchers: dict[str, Matcher]
     split: PrecomputedSplit
     data_name: str
+    origin: dict[str, Any]
+    lines: list[str]
     truth: GroundTruth | None = None
 
 
@@ -153,60 +157,62 @@ def ground_truth(path: Path, split: PrecomputedSplit) -> GroundTruth:
     return GroundTruth(Relevance.of(image, numbers[caption]), Relevance.of(numbers[read], shown))
 
 
-def open_all(config: EvaluationConfig, paths: list[str], checkpoints: list[dict[str, Any]]) -> LoadedNetworks:
-    """Restore the networks and open the split.
+def load_networks(config: EvaluationConfig, device: torch.device) -> LoadedNetworks:
+    """Load the checkpoints and open the split.
 
     Raises:
         InputError: checkpoints, data and flags do not fit together.
     """
+    paths = config.paths()
+    print(f"reading {', '.join(paths)} ...", flush=True)
+    checkpoints = [load_checkpoint(path) for path in paths]
     matchers: dict[str, Matcher] = {}
+    owners = []
     for number, (path, checkpoint) in enumerate(zip(paths, checkpoints, strict=True)):
-        matchers |= {f"{chr(ord('A') + k)}{number or ''}": m for k, m in enumerate(restore(checkpoint, path))}
+        named = {f"{chr(ord('A') + k)}{number or ''}": m.to(device) for k, m in enumerate(restore(checkpoint, path))}
+        matchers |= named
+        owners.append(list(named))
     places = {"data_name": config.data_name, "data_path": config.data_path, "vocab_path": config.vocab_path}
     stored = open_for_all(checkpoints, paths, config.split, **places)
-    split = stored.split
-    truth = ground_truth(Path(config.relevance), split) if config.relevance else None
-    return LoadedNetworks(matchers, split, stored.data_name, truth)
+    truth = ground_truth(Path(config.relevance), stored.split) if config.relevance else None
+    origin = provenance(checkpoints, paths, REAL_NOISE)
+    return LoadedNetworks(matchers, stored.split, stored.data_name, origin, provenance_lines(origin, owners), truth)
 
 
 def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None = None) -> dict[str, Any]:
     """Evaluate checkpoints as the flags say, print the tables, write what was asked for; return the record."""
-    scoring, paths = scoring or ScoringConfig(), config.paths()
+    scoring = scoring or ScoringConfig()
     for target in (config.output, config.save_sims):
         if target is not None and (Path(target).is_dir() or not Path(target).resolve().parent.is_dir()):
             raise InputError(f"{target} cannot be written: it is a folder, or its folder does not exist")
     device = choose_device(config.gpu)
-    print(f"reading {', '.join(paths)} ...", flush=True)
-    checkpoints = [load_checkpoint(path) for path in paths]
-    opened = open_all(config, paths, checkpoints)
-    split, matchers = opened.split, opened.matchers
-    fold = protocol(opened.data_name).folds(split.name)
-    fold = fold if fold is not None and split.num_images > fold else None
-    for matcher in matchers.values():
-        matcher.to(device)
+    loaded = load_networks(config, device)
+    split, matchers, truth = loaded.split, loaded.matchers, loaded.truth
     prepare_scoring(list(matchers.values()), scoring, device)
+    fold = protocol(loaded.data_name).folds(split.name)
+    fold = fold if fold is not None and split.num_images > fold else None
+
     with ArrayFile(None if config.save_sims is None else Path(config.save_sims)) as sims_file:
         scores = scores_in_turn(matchers, split, device)
-        found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=opened.truth, keep=sims_file.write)
+        found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=truth, keep=sims_file.write)
+
     record: dict[str, Any] = {
-        "data_name": opened.data_name,
+        "data_name": loaded.data_name,
         "split": split.name,
         "images": split.num_images,
         "captions": len(split),
-        **provenance(checkpoints, paths, REAL_NOISE),
+        **loaded.origin,
         "num_networks": len(matchers),
         "precision": scoring.precision,
         "results": _as_dicts(found.whole),
     }
-    names = iter(matchers)
-    owners = [[next(names) for _ in checkpoint["networks"]] for checkpoint in checkpoints]
-    print(f"{opened.data_name} {split.name}, {split.num_images} images x {len(split)} captions")
-    print("\n".join([*provenance_lines(record, owners), result_table(split.name, found.whole)]))
+    print(f"{loaded.data_name} {split.name}, {split.num_images} images x {len(split)} captions")
+    print("\n".join([*loaded.lines, result_table(split.name, found.whole)]))
     if fold is not None:
         print(result_table(f"{fold}-image\nfolds, mean", found.folds))
         record |= {"fold_images": fold, "fold_results": _as_dicts(found.folds)}
-    if opened.truth is not None:
-        sizes = (opened.truth.i2t.num_queries, opened.truth.t2i.num_queries)
+    if truth is not None:
+        sizes = (truth.i2t.num_queries, truth.t2i.num_queries)
         print(f"{config.relevance}: {sizes[0]} images and {sizes[1]} captions have something relevant")
         print(relevance_table("network", found.relevance))
         record["relevance"] = {"file": config.relevance, "results": _as_dicts(found.relevance)}

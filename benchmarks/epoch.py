@@ -25,7 +25,6 @@ from data_utils.catalog import locate, protocol
 from data_utils.noise import inject
 from data_utils.precomputed import PrecomputedSplit
 from models.attention import l2norm
-from models.dropout import Rows
 from models.encoders import CaptionEncoder
 from models.matcher import PRECISIONS, Embeddings, Matcher
 from runtime.device import choose_device
@@ -64,8 +63,8 @@ class EpochConfig:
 class PublishedEncoder(CaptionEncoder):
     """A caption encoder that lets torch differentiate its GRU."""
 
-    def forward(self, tokens: Tensor, lengths: Tensor, part: Rows | None = None) -> Tensor:
-        vectors = self.dropout(self.embed(tokens), part)
+    def forward(self, tokens: Tensor, lengths: Tensor, mask: Tensor | None = None) -> Tensor:
+        vectors = self.embed(tokens) if mask is None else self.embed(tokens) * mask
         packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
         forward, backward = states.chunk(2, dim=2)
@@ -75,15 +74,7 @@ class PublishedEncoder(CaptionEncoder):
 class PublishedMatcher(Matcher):
     """A matcher that scores one caption at a time, all pairs whatever is wanted."""
 
-    def score(
-        self,
-        embeddings: Embeddings,
-        *,
-        sparse: bool = False,
-        wanted: Tensor | None = None,
-        known: Tensor | None = None,
-        exact: bool = False,
-    ) -> Tensor:
+    def score(self, embeddings: Embeddings) -> Tensor:
         captions = embeddings.captions
         encoded = published.Encoded(embeddings.images.regions, captions.words, captions.lengths.tolist())
         return published.score(self, encoded)

@@ -1,17 +1,14 @@
 """How fast is an evaluation? The published formulation against ours, in turn in one process, at published sizes.
 
     python -m benchmarks.evaluation --json evaluation.json
-    python -m benchmarks.evaluation --mode_path output/RUN/checkpoint_dev_best.pth.tar --split dev
 
 Both encode, score and rank a whole split: 36 regions x 2,048 dimensions, embedding 1,024, similarity vectors of 256 and
-Flickr30K's lengths of captions, all made up. The published one scores one caption at a time. Recalls mean nothing on
-made-up data: with `--mode_path` a trained network is evaluated as well, and the sums of its recalls are printed.
+Flickr30K's lengths of captions, all made up. The published one scores one caption at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,11 +19,9 @@ from benchmarks import published
 from benchmarks.measure import Results, Row, check_target, compare_all, result_rows, write_rows
 from benchmarks.published_sizes import published_matcher, published_split
 from data_utils.precomputed import PrecomputedSplit
-from evaluation import EvaluationConfig, open_all
 from models.encoded_split import similarities
 from models.matcher import Matcher, bf16_is_supported
 from models.ranks import retrieval
-from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 
@@ -45,10 +40,6 @@ class BenchmarkConfig:
     images: int = flag(200, "images of the made-up split")
     captions_per_image: int = flag(5, "captions of each of them")
     embed_size: int = flag(1024, "dimensions of the joint space")
-    mode_path: str | None = flag(
-        None, "checkpoint of a trained network to be evaluated as well (its first network)", metavar="FILE"
-    )
-    split: str = flag("test", "split that it is evaluated on")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -67,45 +58,24 @@ def _in_bf16(matcher: Matcher, split: PrecomputedSplit, device: torch.device) ->
         matcher.similarity.scoring_dtype = None
 
 
-@contextmanager
-def made_up(config: BenchmarkConfig) -> Iterator[tuple[Matcher, PrecomputedSplit]]:
-    """Yield an untrained network of published sizes and a split for it."""
-    matcher = published_matcher(config.module_name, embed_size=config.embed_size)
-    with published_split(config.images, config.captions_per_image) as split:
-        yield matcher.to(config.device), split
-
-
-@contextmanager
-def trained(config: BenchmarkConfig) -> Iterator[tuple[Matcher, PrecomputedSplit]]:
-    """Yield the first network of a checkpoint and the split it is to be evaluated on."""
-    assert config.mode_path is not None
-    checkpoint = load_checkpoint(config.mode_path)
-    wanted = EvaluationConfig(mode_path=config.mode_path, split=config.split)
-    opened = open_all(wanted, [config.mode_path], [checkpoint])
-    yield opened.matchers["A"].to(config.device), opened.split
-
-
-def measure(config: BenchmarkConfig, title: str, matcher: Matcher, split: PrecomputedSplit) -> list[Row]:
-    """Compare every scoring with the published one on one network and split, and print the sums of recalls."""
+def measure(config: BenchmarkConfig, matcher: Matcher, split: PrecomputedSplit) -> list[Row]:
+    """Compare every scoring with the published one on one network and split."""
     device = torch.device(config.device)
-    r_sums: dict[str, float] = {}
 
-    def evaluate(name: str, scoring: Scoring) -> Results:
+    def evaluate(scoring: Scoring) -> Results:
         sims = scoring(matcher, split, device)
-        r_sums[name] = retrieval(sims, split.image_of_caption).r_sum
+        retrieval(sims, split.image_of_caption)
         return {"scores": torch.from_numpy(sims)}
 
     ours: dict[str, Scoring] = {"exact": similarities}
     if bf16_is_supported(device):
         ours["bf16"] = _in_bf16
-    rows = compare_all(
-        partial(evaluate, "published", lambda m, s, _: published.evaluate(m, s)),
-        {f"{title}, {name}": partial(evaluate, name, scoring) for name, scoring in ours.items()},
+    return compare_all(
+        partial(evaluate, lambda m, s, _: published.evaluate(m, s)),
+        {f"{split.num_images} x {len(split)}, {name}": partial(evaluate, own) for name, own in ours.items()},
         repeats=config.repeats,
         device=device,
     )
-    print(f"{title}: rSum " + ", ".join(f"{name} {value:.2f}" for name, value in r_sums.items()))
-    return rows
 
 
 @exit_on_input_error
@@ -114,12 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m benchmarks.evaluation", description="Published against our evaluation.")
     add_flags(parser, "benchmark", BenchmarkConfig)
     config = from_namespace(BenchmarkConfig, parser.parse_args(argv))
-    splits = [made_up] if config.mode_path is None else [made_up, trained]
-    rows = []
-    for source in splits:
-        with source(config) as (matcher, split):
-            title = f"{source.__name__.replace('_', ' ')} {split.num_images} x {len(split)}"
-            rows += measure(config, title, matcher, split)
+    matcher = published_matcher(config.module_name, embed_size=config.embed_size).to(config.device)
+    with published_split(config.images, config.captions_per_image) as split:
+        rows = measure(config, matcher, split)
     print(result_rows(rows))
     if config.json is not None:
         write_rows(config.json, rows)

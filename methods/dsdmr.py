@@ -20,10 +20,8 @@ from torch import Tensor
 from methods.blocks.choices import OWN
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.method import DivisionReport, Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
-from methods.blocks.modes import SimilarityModes
-from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_similarity_modes, select
-from models.contrastive import HINGE
-from models.losses import Margins
+from methods.blocks.modes import RefitConfig, SimilarityModes, clean_posterior, fit_similarity_modes, select
+from models.losses import HINGE, Margins
 from runtime.errors import InputError
 from runtime.flags import flag
 

@@ -5,7 +5,7 @@ Legend: I images, C captions, R regions, D embed size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,14 +56,6 @@ class EncodedSplit:
         """(I, C)."""
         return len(self.images.regions), sum(len(c) for c in self.columns)
 
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        """Return what the similarity pools, next to the plain mean: (I, 2 D) of images and (C, 2 D) of captions."""
-        images = image_vectors(self.images)
-        captions = images.new_empty(self.shape[1], images.shape[1])
-        for block, columns in zip(self.blocks, self.columns, strict=True):
-            captions[columns.to(images.device)] = caption_vectors(block)
-        return images, captions
-
 
 def image_vectors(images: EncodedImages) -> Tensor:
     """Return what the similarity pools of images, next to the plain mean of their regions: (I, 2 D)."""
@@ -88,12 +80,16 @@ def evaluating(matcher: Matcher) -> Iterator[None]:
         matcher.train(was_training)
 
 
-def _encoded_images(matcher: Matcher, split: Split, device: torch.device) -> EncodedImages:
+def encoded_images(
+    matcher: Matcher, split: Split, device: torch.device, numbers: np.ndarray | None = None
+) -> EncodedImages:
+    """Encode image numbers (n,), a block at a time; None: all images of the split."""
+    numbers = np.arange(split.num_images) if numbers is None else numbers
     images: EncodedImages | None = None
-    for rows in image_blocks(split.num_images):
-        part = matcher.encode_images(split.read_images(rows).to(device))
+    for rows in image_blocks(len(numbers)):
+        part = matcher.encode_images(split.read_images(numbers[rows]).to(device))
         if images is None:  # filled in place: joining blocks at the end would hold them twice
-            images = EncodedImages(*(t.new_empty(split.num_images, *t.shape[1:]) for t in (part.regions, part.pooled)))
+            images = EncodedImages(*(t.new_empty(len(numbers), *t.shape[1:]) for t in (part.regions, part.pooled)))
         place = slice(int(rows[0]), int(rows[-1]) + 1)
         images.regions[place], images.pooled[place] = part.regions, part.pooled
     assert images is not None
@@ -123,7 +119,7 @@ def encoded_captions(
 def encode_split(matcher: Matcher, split: Split, device: torch.device) -> EncodedSplit:
     """Encode a whole split and keep it."""
     with evaluating(matcher):
-        images = _encoded_images(matcher, split, device)
+        images = encoded_images(matcher, split, device)
         captions = list(encoded_captions(matcher, split, device))
     return EncodedSplit(images, [side for _, side in captions], [torch.from_numpy(chosen) for chosen, _ in captions])
 
@@ -135,15 +131,10 @@ def similarities(matcher: Matcher, split: Split, device: torch.device, processes
     """
     sims = np.zeros((split.num_images, len(split.lengths)), dtype=np.float32)
     with evaluating(matcher):
-        images = _encoded_images(matcher, split, device)
+        images = encoded_images(matcher, split, device)
         for chosen, captions in encoded_captions(matcher, split, device, processes=processes):
             sims[:, chosen] = matcher.similarity(images, captions).cpu().numpy()
     return processes.summed_array(sims)
-
-
-def similarities_by_name(matchers: Mapping[str, Matcher], split: Split, device: torch.device) -> dict[str, np.ndarray]:
-    """Return all scores of each network and, of several, their `mean`."""
-    return with_mean({name: similarities(matcher, split, device) for name, matcher in matchers.items()})
 
 
 def with_mean(sims: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,9 +5,8 @@ Legend: I images, C captions, R regions, W words, D embed size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,16 +15,31 @@ from torch.utils.checkpoint import checkpoint
 
 from data_utils.batch import Batch
 from models.attention import masked_mean, word_mask
-from models.dropout import Draws, Rows
 from models.encoders import CaptionEncoder, RegionEncoder
-from models.scan import POOLINGS
-from models.similarity import SIMILARITIES, EncodedCaptions, EncodedImages
-from models.tiled import TiledSimilarity
+from models.scan import POOLINGS, SCAN
+from models.sgraf import SAF, SGR
+from models.similarity import CrossAttention, EncodedCaptions, EncodedImages, Similarity
+from models.vse import GPO, VSE
 from runtime.distributed import Share
 from runtime.errors import InputError
 from runtime.flags import check_choices, check_range, flag
 
 PRECISIONS = ("fp32", "bf16")
+
+
+def _scan(c: MatcherConfig, direction: str) -> SCAN:
+    return SCAN(direction, pooling=c.scan_pooling, softmax_factor=c.scan_softmax, lse_factor=c.scan_lse)
+
+
+SIMILARITIES: dict[str, Callable[[MatcherConfig, int], Similarity]] = {
+    "SGR": lambda c, num_regions: SGR(c.embed_size, c.sim_dim, num_regions, c.dropout, c.sgr_step),
+    "SAF": lambda c, num_regions: SAF(c.embed_size, c.sim_dim, num_regions, c.dropout),
+    "SCAN_t2i": lambda c, num_regions: _scan(c, "t2i"),
+    "SCAN_i2t": lambda c, num_regions: _scan(c, "i2t"),
+    "VSE": lambda c, num_regions: VSE(),
+    "GPO": lambda c, num_regions: GPO(),
+}
+"""`--module_name`: name -> similarity, made from the architecture flags and the number of regions of an image."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +115,17 @@ class Embeddings:
     def part(self, index: slice) -> Embeddings:
         """Return some of the pairs."""
         assert self.share is None
-        captions = self.captions
         return Embeddings(
-            self.images[index],
-            EncodedCaptions(captions.words[index], captions.lengths[index], captions.pooled[index]),
-            self.image_global[index],
-            self.caption_global[index],
+            self.images[index], self.captions[index], self.image_global[index], self.caption_global[index]
         )
 
 
 class Matcher(nn.Module):
-    """Encode images and captions, score them against each other."""
+    """Encode images and captions, score them against each other.
+
+    Attributes:
+        accumulate: in training, batches are encoded in so many parts; the derivative encodes each part again.
+    """
 
     def __init__(self, config: MatcherConfig, shape: MatcherShape) -> None:
         super().__init__()
@@ -127,7 +141,6 @@ class Matcher(nn.Module):
         )
         self.similarity = SIMILARITIES[config.module_name](config, shape.num_regions)
         self.accumulate = 1
-        """In training, batches are encoded in so many parts; the derivative encodes each part again."""
 
     def encode_images(self, regions: Tensor) -> EncodedImages:
         """Encode (I, R, img_dim)."""
@@ -135,7 +148,7 @@ class Matcher(nn.Module):
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> EncodedCaptions:
         """Encode token ids (C, W) of `lengths` (C,)."""
-        return self.similarity.pool_captions(self.caption_encoder(tokens, lengths), lengths)
+        return self.similarity.pool_captions(self._words(tokens, lengths), lengths)
 
     def image_means(self, regions: Tensor) -> Tensor:
         """Return the mean region vector (I, D) of regions (I, R, img_dim)."""
@@ -143,7 +156,7 @@ class Matcher(nn.Module):
 
     def caption_means(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the mean word vector (C, D) of token ids (C, W) of `lengths` (C,)."""
-        words = self.caption_encoder(tokens, lengths)
+        words = self._words(tokens, lengths)
         return masked_mean(words, word_mask(lengths, words.shape[1], words.device))
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -152,10 +165,10 @@ class Matcher(nn.Module):
         What the similarity prepares (batch norms over all images, dropout) every process prepares of the whole batch.
         """
         share = batch.share
-        regions = self._regions(batch)
+        regions = self._in_parts(self.region_encoder, len(batch.regions), batch.regions)
         regions = regions if share is None else share.gathered(regions)
         images = self.similarity.pool_images(regions)
-        words = self._words(batch)
+        words = self._words(batch.tokens, batch.lengths, share)
         words = words if share is None else share.gathered(words)
         captions = self.similarity.pool_captions(words, batch.lengths)
         image_global = regions.mean(dim=1)
@@ -164,71 +177,41 @@ class Matcher(nn.Module):
             image_global, caption_global = share.owned(image_global), share.owned(caption_global)
         return Embeddings(images, captions, image_global, caption_global, share)
 
-    def _parts(self, count: int) -> list[slice]:
-        """Cut `count` rows into what is encoded at a time."""
-        num_parts = min(self.accumulate, count) if self.training and torch.is_grad_enabled() else 1
-        ends = np.linspace(0, count, max(1, num_parts) + 1).astype(int).tolist()
-        return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    def _words(self, tokens: Tensor, lengths: Tensor, share: Share | None = None) -> Tensor:
+        """Encode the words (B, W, D) of captions, or of this process's share of them; all draw the whole mask."""
+        mask = self.caption_encoder.dropout_mask(tokens)
+        if share is not None:
+            tokens, lengths = tokens[share.rows], lengths[share.rows]
+            mask = None if mask is None else mask[share.rows]
+        if not len(tokens):
+            return self.region_encoder.fc.weight.new_zeros(0, tokens.shape[1], self.region_encoder.fc.out_features)
+        return self._in_parts(self.caption_encoder, len(tokens), tokens, lengths, mask)
 
-    def _regions(self, batch: Batch) -> Tensor:
-        """Encode the regions (B, R, D) of a batch, or of this process's share of it."""
-        parts = self._parts(len(batch.regions))
-        if len(parts) == 1:
-            return self.region_encoder(batch.regions)
-        return torch.cat([checkpoint(self.region_encoder, batch.regions[own], use_reentrant=False) for own in parts])
+    def _in_parts(self, encode: Callable[..., Tensor], count: int, *inputs: Tensor | None) -> Tensor:
+        """Encode `count` rows of the inputs, in training in as many parts as `accumulate` says."""
+        num_parts = max(1, min(self.accumulate, count)) if self.training and torch.is_grad_enabled() else 1
+        if num_parts == 1:
+            return encode(*inputs)
+        ends = np.linspace(0, count, num_parts + 1).astype(int).tolist()
+        parts = [[None if x is None else x[a:b] for x in inputs] for a, b in zip(ends, ends[1:], strict=False)]
+        return torch.cat([checkpoint(encode, *part, use_reentrant=False) for part in parts])
 
-    def _words(self, batch: Batch) -> Tensor:
-        """Encode the words (B, W, D) of a batch, or of this process's share of it."""
-        total = len(batch)
-        rows = range(total)[batch.share.rows if batch.share else slice(None)]
-        if not rows:
-            return batch.regions.new_zeros(0, batch.tokens.shape[1], self.region_encoder.fc.out_features)
-        parts = [slice(rows.start + own.start, rows.start + own.stop) for own in self._parts(len(rows))]
-        if len(parts) == 1:
-            return _encode_rows(self.caption_encoder, batch, parts[0])
-        draws, encode = (
-            Draws(self.caption_encoder.dropout.generator),
-            partial(_encode_rows, self.caption_encoder, batch),
-        )
-        return torch.cat([checkpoint(encode, own, use_reentrant=False, context_fn=draws.contexts) for own in parts])
-
-    def score(
-        self,
-        embeddings: Embeddings,
-        *,
-        sparse: bool = False,
-        wanted: Tensor | None = None,
-        known: Tensor | None = None,
-        exact: bool = False,
-    ) -> Tensor:
-        """Score every image against every caption, (I, C); of a shared batch the own rows, and gather the others'.
-
-        Args:
-            embeddings: encoded images and captions.
-            sparse, wanted, known, exact: as `Similarity.forward` takes them.
-        """
+    def score(self, embeddings: Embeddings) -> Tensor:
+        """Score every image against every caption, (I, C); of a shared batch the own rows, and gather the others'."""
         images, captions, share = embeddings.images, embeddings.captions, embeddings.share
         if share is None:
-            return self.similarity(images, captions, wanted, exact=exact, sparse=sparse, known=known)
+            return self.similarity(images, captions)
         if self.similarity.couples_pairs:  # columns are independent, rows are not
-            sims = self.similarity(images, captions, wanted, exact=exact, sparse=True, known=known)
-            return share.owned(sims.t()).t()
+            return share.owned(self.similarity(images, captions).t()).t()
         rows = share.rows
         if rows.start == rows.stop:
-            own = images.pooled.new_zeros(0, len(captions.lengths))
-        else:
-            wanted, known = (None if given is None else given[rows] for given in (wanted, known))
-            own = self.similarity(images[rows], captions, wanted, exact=exact, sparse=sparse, known=known)
-        return share.joined(own)
+            return share.joined(images.pooled.new_zeros(0, len(captions.lengths)))
+        return share.joined(self.similarity(images[rows], captions))
 
     def score_given(self, embeddings: Embeddings) -> Tensor:
         """Score every image against its own caption, (B,)."""
         own = torch.arange(len(embeddings.image_global), device=embeddings.image_global.device)
         return self.similarity.score_pairs(embeddings.images, embeddings.captions, own, own)
-
-
-def _encode_rows(encoder: CaptionEncoder, batch: Batch, rows: slice) -> Tensor:
-    return encoder(batch.tokens[rows], batch.lengths[rows], Rows(rows, len(batch)))
 
 
 def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:
@@ -269,7 +252,7 @@ def prepare_scoring(matchers: Sequence[Matcher], config: ScoringConfig, device: 
     if not bf16_is_supported(device):
         raise InputError(f"--precision bf16: {device} has no bfloat16 products; use fp32")
     for matcher in matchers:
-        if isinstance(matcher.similarity, TiledSimilarity):  # others are one product
+        if isinstance(matcher.similarity, CrossAttention):  # others are one product
             matcher.similarity.scoring_dtype = torch.bfloat16
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32

@@ -135,25 +135,11 @@ def mean_retrieval(parts: Sequence[Retrieval]) -> Retrieval:
     return Retrieval(average([p.i2t for p in parts]), average([p.t2i for p in parts]))
 
 
-def difference(a: Retrieval, b: Retrieval) -> dict[str, Any]:
-    """Return every number of a minus that of b, by name as in `Retrieval.as_dict`."""
-    first, second = a.as_dict(), b.as_dict()
-    ways = {way: {name: value - second[way][name] for name, value in first[way].items()} for way in ("i2t", "t2i")}
-    return {**ways, "rSum": a.r_sum - b.r_sum}
-
-
-def fold_members(
-    image_of_caption: np.ndarray, num_images: int, fold_images: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return image and caption numbers of consecutive folds of `fold_images` images (COCO's 1K protocol)."""
-    starts = range(0, num_images, fold_images)
-    images = [np.arange(start, min(start + fold_images, num_images)) for start in starts]
-    return [(own, np.flatnonzero(np.isin(image_of_caption, own))) for own in images]
-
-
 def folds_of(sims: np.ndarray, image_of_caption: np.ndarray, fold_images: int) -> list[Retrieval]:
-    """Rank within consecutive folds of `fold_images` images and their captions."""
-    return [
-        retrieval(sims[np.ix_(images, captions)], image_of_caption[captions] - images[0])
-        for images, captions in fold_members(image_of_caption, len(sims), fold_images)
-    ]
+    """Rank within consecutive folds of `fold_images` images and their captions (COCO's 1K protocol)."""
+    found = []
+    for start in range(0, len(sims), fold_images):
+        images = np.arange(start, min(start + fold_images, len(sims)))
+        captions = np.flatnonzero(np.isin(image_of_caption, images))
+        found.append(retrieval(sims[np.ix_(images, captions)], image_of_caption[captions] - start))
+    return found

@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.attention import EPSILON, TINY, masked_mean, word_mask
-from models.sides import EncodedCaptions, EncodedImages
-from models.tiled import TiledSimilarity
-from models.word_similarity import gram
+from models.attention import EPSILON, TINY, gram, masked_mean, word_mask
+from models.similarity import Block, CrossAttention, EncodedCaptions, EncodedImages
 
 SOFTMAX_FACTORS = {"t2i": 9.0, "i2t": 4.0}
 LSE_FACTORS = {"t2i": 6.0, "i2t": 5.0}
@@ -65,19 +63,18 @@ def attended_cosines(
     return along.view(shape) / size.clamp(min=EPSILON)
 
 
-class SCAN(TiledSimilarity):
+class SCAN(CrossAttention):
     """Stacked cross attention, from words to regions (t2i) or from regions to words (i2t). No parameters."""
 
     def __init__(
         self,
-        embed_size: int,
         direction: str,
         *,
         pooling: str = "lse",
         softmax_factor: float | None = None,
         lse_factor: float | None = None,
     ) -> None:
-        super().__init__(embed_size)
+        super().__init__()
         self._words_ask = direction == "t2i"
         self._pooling = pooling
         self._softmax_factor = SOFTMAX_FACTORS[direction] if softmax_factor is None else softmax_factor
@@ -89,34 +86,27 @@ class SCAN(TiledSimilarity):
     def pool_captions(self, words: Tensor, lengths: Tensor) -> EncodedCaptions:
         return EncodedCaptions(words, lengths, masked_mean(words, word_mask(lengths, words.shape[1], words.device)))
 
-    def tile_parameters(self) -> list[Tensor]:
+    def block_weights(self, dtype: torch.dtype) -> list[Tensor]:
         return []
 
-    def tile_weights(self, dtype: torch.dtype) -> list[Tensor]:
-        return []
-
-    def score_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        regions, products, _, words, _ = share
+    def score_block(self, weights: list[Tensor], block: Block) -> Tensor:
+        regions, products, _, words, _, mask = block
         full = words.to(products.dtype)
-        mask = None if mask is None else mask[..., 1:]  # node 0 is no word
         if self._words_ask:
             cosines = attended_cosines(regions, products, words, full.square().sum(dim=-1), self._softmax_factor)
             return self._pool(cosines, mask)
         squares = products.diagonal(dim1=1, dim2=2)
         is_paired = words.dim() == 4
         if is_paired:
-            words, full, regions, squares = words.squeeze(1), full.squeeze(1), regions[:, None], squares[:, None]
-            mask = None if mask is None else mask.squeeze(1)
+            words, full, mask = words.squeeze(1), full.squeeze(1), mask.squeeze(1)
+            regions, squares = regions[:, None], squares[:, None]
         cosines = attended_cosines(words, gram(full), regions, squares, self._softmax_factor, mask)
-        scores = self._pool(cosines, None)  # (C, I) or, of single pairs, (I, 1)
+        scores = self._pool(cosines, torch.ones_like(squares, dtype=torch.bool))  # (C, I) or, of single pairs, (I, 1)
         return scores if is_paired else scores.t()
 
-    def _pool(self, cosines: Tensor, mask: Tensor | None) -> Tensor:
+    def _pool(self, cosines: Tensor, mask: Tensor) -> Tensor:
         """Pool cosines (S, Q, K), of which `mask`, to (S, Q, K), names those there, to (S, Q)."""
         if self._pooling == "lse":
-            scaled = self._lse_factor * cosines
-            scaled = scaled if mask is None else scaled.masked_fill(~mask, float("-inf"))
+            scaled = (self._lse_factor * cosines).masked_fill(~mask, float("-inf"))
             return scaled.logsumexp(dim=2) / self._lse_factor
-        if mask is None:
-            return cosines.mean(dim=2)
         return cosines.masked_fill(~mask, 0.0).sum(dim=2) / mask.sum(dim=-1)

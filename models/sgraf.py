@@ -10,12 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import EPSILON, l2norm, masked_mean, softmax_of_short_rows, unit_rows, word_mask
-from models.dropout import Dropout
-from models.sides import EncodedCaptions, EncodedImages
-from models.tiled import TiledSimilarity
-from models.word_similarity import project_differences
-from models.workspace import WORKSPACE, results_are_kept
+from models.attention import (
+    EPSILON,
+    l2norm,
+    masked_mean,
+    project_differences,
+    softmax_of_short_rows,
+    unit_rows,
+    word_mask,
+)
+from models.encoders import Dropout
+from models.similarity import Block, CrossAttention, EncodedCaptions, EncodedImages
 
 
 class _SelfAttentionPooling(nn.Module):
@@ -46,11 +51,11 @@ class _SelfAttentionPooling(nn.Module):
         return l2norm(torch.einsum("bk,bkd->bd", torch.softmax(logits, dim=1), elements))
 
 
-class SimilarityVectors(TiledSimilarity):
+class SimilarityVectors(CrossAttention):
     """What SGR and SAF share: a similarity vector for each word and one for the whole pair; subclasses read them."""
 
     def __init__(self, embed_size: int, sim_dim: int, num_regions: int, dropout: float) -> None:
-        super().__init__(embed_size)
+        super().__init__()
         self.v_global_w = _SelfAttentionPooling(embed_size, dropout, num_regions)
         self.t_global_w = _SelfAttentionPooling(embed_size, dropout)
         self.sim_tranloc_w = nn.Linear(embed_size, sim_dim)
@@ -71,47 +76,27 @@ class SimilarityVectors(TiledSimilarity):
         mask = word_mask(lengths, words.shape[1], words.device)
         return EncodedCaptions(words, lengths, self.t_global_w(words, masked_mean(words, mask), mask))
 
-    def tile_parameters(self) -> list[Tensor]:
-        parts = (self.sim_tranloc_w, self.sim_tranglo_w, self.sim_eval_w, self.reader())
-        return [p for part in parts for p in part.parameters()]
-
-    def reader(self) -> nn.Module:
-        """Return the module that reads the similarity vectors."""
-        raise NotImplementedError
-
     def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
         """Return what `read` needs of the reader's parameters."""
         raise NotImplementedError
 
-    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor | None) -> Tensor:
+    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor) -> Tensor:
         """Turn nodes (I, C, N, S) into vectors (I, C, S) that `sim_eval_w` scores; mask, to (I, C, N): those there."""
         raise NotImplementedError
 
-    def tile_weights(self, dtype: torch.dtype) -> list[Tensor]:
+    def block_weights(self, dtype: torch.dtype) -> list[Tensor]:
         maps = (self.sim_tranloc_w, self.sim_tranglo_w)
         projections = [t.to(dtype) for linear in maps for t in (linear.weight, linear.bias)]
         return [*projections, self.sim_eval_w.weight, self.sim_eval_w.bias, *self.reader_weights(dtype)]
 
-    def score_tile(self, weights: list[Tensor], share: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        regions, products, image_pooled, words, caption_pooled = share
-        local = project_differences(regions, products, words, *weights[:2])  # (I, C, W, S)
-        squares = (image_pooled[:, None] - caption_pooled).square().to(local.dtype)  # (I, C, D)
-        pooled = F.linear(squares, *weights[2:4])
-        vectors = self.read(_join(pooled, local), weights[6:], mask)
-        return torch.sigmoid(F.linear(vectors.to(image_pooled.dtype), *weights[4:6])).squeeze(-1)
-
-
-def _join(pooled: Tensor, local: Tensor) -> Tensor:
-    """Return the nodes [s_0, s_1 .. s_W], (I, C, N, S), each l2-normalised."""
-    pooled = unit_rows(pooled)[:, :, None]
-    if results_are_kept():
-        return torch.cat([pooled, unit_rows(local)], dim=2)
-    shape = (*local.shape[:2], local.shape[2] + 1, local.shape[3])
-    nodes = WORKSPACE.empty("nodes", shape, local)
-    nodes[:, :, :1] = pooled
-    norms = torch.linalg.vector_norm(local, dim=-1, keepdim=True).add_(EPSILON)
-    torch.div(local, norms, out=nodes[:, :, 1:])
-    return nodes
+    def score_block(self, weights: list[Tensor], block: Block) -> Tensor:
+        local = project_differences(block.regions, block.products, block.words, *weights[:2])  # (I, C, W, S)
+        squares = (block.image_pooled[:, None] - block.caption_pooled).square().to(local.dtype)  # (I, C, D)
+        pooled = F.linear(squares, *weights[2:4])[:, :, None]
+        nodes = torch.cat([unit_rows(pooled), unit_rows(local)], dim=2)  # s_0, s_1 .. s_W
+        mask = F.pad(block.mask, (1, 0), value=True)
+        vectors = self.read(nodes, weights[6:], mask)
+        return torch.sigmoid(F.linear(vectors.to(block.image_pooled.dtype), *weights[4:6])).squeeze(-1)
 
 
 class GraphReasoning(nn.Module):
@@ -134,17 +119,15 @@ class GraphReasoning(nn.Module):
         return [merged.to(dtype), offset.to(dtype), self.sim_graph_w.weight.to(dtype), self.sim_graph_w.bias.to(dtype)]
 
 
-def reason(nodes: Tensor, weights: list[Tensor], mask: Tensor | None = None, *, first_only: bool = False) -> Tensor:
+def reason(nodes: Tensor, weights: list[Tensor], mask: Tensor, *, first_only: bool = False) -> Tensor:
     """Take one reasoning step: nodes (X, N, S) to (X, N, S), or to the new node 0 alone, (X, 1, S).
 
     What becomes of a node that `mask` (X, 1, N) says is not there has no meaning, and goes nowhere.
     """
     merged, offset, graph, bias = weights
-    asking = nodes[:, :1] if first_only else nodes
-    query = WORKSPACE.linear("query", asking.flatten(0, 1), merged, offset).view_as(asking)
-    edges = softmax_of_short_rows(WORKSPACE.bmm("edges", query, nodes.transpose(1, 2)), mask)
-    mixed = WORKSPACE.bmm("mixed", edges, nodes)
-    return WORKSPACE.linear("reasoned", mixed.flatten(0, 1), graph, bias).relu_().view_as(asking)
+    query = F.linear(nodes[:, :1] if first_only else nodes, merged, offset)
+    edges = softmax_of_short_rows(torch.bmm(query, nodes.transpose(1, 2)), mask)
+    return F.linear(torch.bmm(edges, nodes), graph, bias).relu_()
 
 
 class SGR(SimilarityVectors):
@@ -155,15 +138,12 @@ class SGR(SimilarityVectors):
         self.SGR_module = nn.ModuleList(GraphReasoning(sim_dim) for _ in range(num_steps))
         self._initialise()
 
-    def reader(self) -> nn.Module:
-        return self.SGR_module
-
     def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
         return [w for step in self.SGR_module for w in step.weights(dtype)]  # type: ignore[operator]
 
-    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor | None) -> Tensor:
+    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor) -> Tensor:
         x = nodes.flatten(0, 1)  # (pairs, N, S)
-        keys = None if mask is None else mask.expand(nodes.shape[:3]).reshape(len(x), 1, -1)
+        keys = mask.expand(nodes.shape[:3]).reshape(len(x), 1, -1)
         for k in range(0, len(weights), 4):  # only node 0 is read after the last step
             x = reason(x, weights[k : k + 4], keys, first_only=k + 4 == len(weights))
         return x[:, 0].view(*nodes.shape[:2], -1)
@@ -196,19 +176,9 @@ class SAF(SimilarityVectors):
         """In training, where a caption's statistics run over all images."""
         return self.training
 
-    def forward(
-        self,
-        images: EncodedImages,
-        captions: EncodedCaptions,
-        wanted: Tensor | None = None,
-        *,
-        exact: bool = False,
-        sparse: bool = False,
-        known: Tensor | None = None,
-    ) -> Tensor:
-        assert known is None or not self.training, "running statistics need all scores"
+    def forward(self, images: EncodedImages, captions: EncodedCaptions) -> Tensor:
         self._seen = []
-        sims = super().forward(images, captions, wanted, exact=exact, sparse=sparse, known=known)
+        sims = super().forward(images, captions)
         if self.training and torch.is_grad_enabled():  # a pass that only looks leaves no trace
             self._update_running_statistics(captions.lengths)
         return sims
@@ -222,7 +192,7 @@ class SAF(SimilarityVectors):
         bn = self.SAF_module.bn
         assert bn.momentum is not None and bn.running_mean is not None and bn.running_var is not None
         assert bn.num_batches_tracked is not None
-        order = torch.argsort(lengths, stable=True)  # in which tiles take the captions
+        order = torch.argsort(lengths, stable=True)  # in which chunks take the captions
         back = torch.argsort(order).to(bn.running_mean.device)
         keep = 1 - bn.momentum
         weights = bn.momentum * keep ** torch.arange(len(order) - 1, -1, -1, device=back.device)
@@ -232,29 +202,24 @@ class SAF(SimilarityVectors):
         bn.num_batches_tracked += len(order)
         self._seen = []
 
-    def reader(self) -> nn.Module:
-        return self.SAF_module
-
     def reader_weights(self, dtype: torch.dtype) -> list[Tensor]:
         attention = self.SAF_module
         linear = [attention.attn_sim_w.weight.to(dtype), attention.attn_sim_w.bias.to(dtype)]
         return [*linear, attention.bn.weight, attention.bn.bias]
 
-    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor | None) -> Tensor:
+    def read(self, nodes: Tensor, weights: list[Tensor], mask: Tensor) -> Tensor:
         bn = self.SAF_module.bn
         logits = F.linear(nodes, *weights[:2]).squeeze(-1).to(weights[2].dtype)  # (I, C, N)
         if self.training:
-            assert mask is None, "padding would enter the statistics"
-            count = logits.shape[0] * logits.shape[2]
-            variance, mean = torch.var_mean(logits, dim=(0, 2), correction=0)  # (C,)
-            self._seen.append((mean.detach(), variance.detach() * count / max(count - 1, 1)))
+            count = len(logits) * mask.sum(dim=1)  # (C,)
+            mean = (logits * mask).sum(dim=(0, 2)) / count
+            variance = ((logits - mean[:, None]) * mask).square().sum(dim=(0, 2)) / count
+            self._seen.append((mean.detach(), variance.detach() * count / (count - 1).clamp(min=1)))
             mean, variance = mean[:, None], variance[:, None]
         else:
             assert bn.running_mean is not None and bn.running_var is not None
             mean, variance = bn.running_mean, bn.running_var
         scaled = (logits - mean) * torch.rsqrt(variance + bn.eps) * weights[2] + weights[3]
-        gates = torch.sigmoid(scaled)
-        if mask is not None:
-            gates = gates * mask
+        gates = torch.sigmoid(scaled) * mask
         gates = gates / (gates.sum(dim=-1, keepdim=True) + EPSILON)
         return l2norm(gates.to(nodes.dtype)[:, :, None] @ nodes).squeeze(2)

@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from evaluation import RECALLS, Ranks, retrieval
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Scored, StudentAndPeer
 from methods.blocks.mixture import clean_probability, fit_bmm, min_max
 from methods.blocks.targets import most_trusted, predicted_correspondence
-from models.gpo import RankPooling
 from models.losses import hardest_negative, mean_over_negatives, pair_costs
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.ranks import RECALLS, Ranks, retrieval
 from models.scan import SCAN
 from models.similarity import EncodedCaptions, EncodedImages
+from models.vse import RankPooling
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser
 
@@ -189,7 +189,6 @@ def compare_scan(golden: Golden) -> Iterator[Comparison]:
         factors = [float(value) for value in named.removeprefix("softmax").split("_lse")]
         lse_factor = factors[1] if len(factors) > 1 else None
         similarity = SCAN(
-            regions.shape[2],
             direction,
             pooling=POOLING_NAMES[pooling],
             softmax_factor=factors[0],

@@ -19,7 +19,6 @@ from models.ranks import RECALLS, Ranks, Retrieval, folds_of, mean_retrieval, re
 from models.relevance import GroundTruth, Relevance, RelevanceRanks, RelevanceResult, relevance_result
 from runtime import checkpoint as checkpoint_tool
 from runtime.errors import InputError
-from tests.models.test_ranks import HAND_MADE, OWNERS
 from tests.test_run import train
 from tests.tiny import make_tiny_data
 from vocab.vocabulary import Vocabulary
@@ -46,13 +45,6 @@ class Evaluated:
         self.record: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
         with np.load(saved) as content:
             self.sims = dict(content)
-
-
-def test_the_table_shows_every_network() -> None:
-    result = retrieval(HAND_MADE, OWNERS)
-    lines = evaluation.result_table("test", {"A": result, "mean": result}).splitlines()
-    rows = [line for line in lines if line.split()[0] in ("A", "mean")]
-    assert len(rows) == 2 and all("400" in row and "75" in row for row in rows)
 
 
 def test_the_widest_tables_fit_a_terminal() -> None:

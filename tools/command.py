@@ -16,8 +16,8 @@ import torch
 from data_utils.catalog import DataConfig
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.stored import StoredData, open_split, stored_data
+from models.ensemble import restore
 from models.matcher import Matcher
-from models.restored import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError

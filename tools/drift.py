@@ -14,8 +14,8 @@ from typing import Any
 
 from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseConfig
-from evaluation import restore
 from methods.mgcs import MGCS, MGCSConfig
+from models.ensemble import restore
 from models.matcher import MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.device import choose_device

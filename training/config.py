@@ -13,7 +13,7 @@ from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
 from methods.blocks.choices import OWN
-from models.contrastive import HINGE
+from models.losses import HINGE
 from models.matcher import MatcherConfig, ScoringConfig
 from runtime.errors import InputError
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from methods import Method
-from models.dropout import set_generator
+from models.encoders import set_generator
 from models.matcher import Matcher, MatcherShape, build_matcher
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.contrastive import BOUND, HINGE, LOSSES, SMALLEST_BOUND, ContrastiveConfig
+from models.losses import BOUND, HINGE, LOSSES, SMALLEST_BOUND, ContrastiveConfig
 from runtime.flags import check_range, flag
 
 OWN = "method"

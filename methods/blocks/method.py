@@ -19,11 +19,12 @@ from torch import Tensor
 from data_utils.batch import Batch
 from methods.blocks.choices import LABELS, ChoiceConfig, Choices
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
-from models.contrastive import HINGE, contrastive_costs
 from models.encoded_split import evaluating
 from models.losses import (
+    HINGE,
     SOFT_MARGINS,
     Margins,
+    contrastive_costs,
     hardest_negative,
     mean_over_negatives,
     negatives,

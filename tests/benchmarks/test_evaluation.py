@@ -26,7 +26,7 @@ def test_the_rows(module_name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "6 x 12, exact" in exact["name"]
     assert exact["max_diff"] < 1e-5, "both formulations compute the same scores"
     text = capsys.readouterr().out
-    assert "rSum published" in text and exact["name"] in text
+    assert exact["name"] in text
 
 
 @pytest.mark.parametrize(

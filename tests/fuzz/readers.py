@@ -30,7 +30,7 @@ from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
 from data_utils.tokens import cache_folder, read_tokens
 from evaluation import ground_truth
-from models.restored import restore
+from models.ensemble import restore
 from runtime.checkpoint import FORMAT, load_checkpoint
 from runtime.errors import InputError
 from runtime.inspection import description, request_lines

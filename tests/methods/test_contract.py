@@ -14,7 +14,7 @@ from torch import Tensor
 from methods import Method, MethodConfig, known_methods
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from methods.blocks.mixture import FITS, clean_probability
-from models.similarity import SIMILARITIES
+from models.matcher import SIMILARITIES
 from runtime.errors import InputError
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
 from training.network import Network

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.batch import Batch
-from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
-from models.similarity import SIMILARITIES
-from models.tiled import TiledSimilarity
-from models.word_similarity import gram
+from models.attention import gram
+from models.matcher import SIMILARITIES, Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.similarity import Block, CrossAttention
 
 VOCABULARY, REGIONS, REGION_DIM = 11, 3, 5
 LENGTHS = (3, 2, 5, 3)
@@ -59,18 +58,16 @@ def make_batch(
 
 
 def dense_scores(matcher: Matcher, embeddings: Embeddings) -> Tensor:
-    """Score a batch without tiles: one caption at a time, one graph for everything."""
+    """Score a batch without chunks: one caption at a time, one graph for everything."""
     similarity = matcher.similarity
-    if not isinstance(similarity, TiledSimilarity):
+    if not isinstance(similarity, CrossAttention):
         return matcher.score(embeddings)
     images, captions = embeddings.images, embeddings.captions
-    weights = similarity.tile_weights(captions.words.dtype)
-    columns = [
-        similarity.score_tile(
-            weights, [images.regions, gram(images.regions), images.pooled, words[None, :length], pooled[None]]
-        )
-        for words, length, pooled in zip(captions.words, captions.lengths.tolist(), captions.pooled, strict=True)
-    ]
+    weights, columns = similarity.block_weights(captions.words.dtype), []
+    for words, length, pooled in zip(captions.words, captions.lengths.tolist(), captions.pooled, strict=True):
+        mask = torch.ones(1, length, dtype=torch.bool)
+        block = Block(images.regions, gram(images.regions), images.pooled, words[None, :length], pooled[None], mask)
+        columns.append(similarity.score_block(weights, block))
     return torch.cat(columns, dim=1)
 
 
@@ -97,5 +94,5 @@ def assert_same(ours: Tensor, twin: Tensor, inputs: Iterable[Tensor], *, toleran
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
 
 
-TILED = [name for name in SIMILARITIES if isinstance(make_matcher(name).similarity, TiledSimilarity)]
-"""Similarities that score tile by tile."""
+CROSS = [name for name in SIMILARITIES if isinstance(make_matcher(name).similarity, CrossAttention)]
+"""Similarities that look at every image beside every caption, a chunk at a time."""

@@ -1,12 +1,11 @@
-"""Region and caption encoders against their slow twins."""
+"""Region and caption encoders against their slow twins, dropout, pretrained word vectors."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.encoders import CaptionEncoder, RegionEncoder
+from models.encoders import CaptionEncoder, Dropout, RegionEncoder
 from tests import reference
 from tests.models.networks import assert_same, make_batch, make_matcher, tensors_of
 
@@ -50,20 +49,6 @@ def test_caption_encoder_is_its_twin_for_any_lengths(lengths: tuple[int, ...]) -
         torch.testing.assert_close(encoder(batch.tokens, batch.lengths), twin, rtol=1e-9, atol=1e-9)
 
 
-def test_dropout_is_drawn_for_the_padded_word_vectors() -> None:
-    """The same seed drops the same numbers as the plain formulation, padding included."""
-    encoder = CaptionEncoder(11, 3, 4, dropout=0.5)
-    batch = make_batch((3, 1, 5), width=6)
-    torch.manual_seed(0)
-    words = encoder(batch.tokens, batch.lengths)
-    torch.manual_seed(0)
-    vectors = encoder.dropout(encoder.embed(batch.tokens))
-    packed = pack_padded_sequence(vectors, batch.lengths, batch_first=True, enforce_sorted=False)
-    states, _ = pad_packed_sequence(encoder.cap_rnn(packed)[0], batch_first=True, total_length=6)
-    twin = reference.l2norm((states[:, :, :4] + states[:, :, 4:]) / 2, dim=2)
-    torch.testing.assert_close(words, twin)
-
-
 def test_words_beyond_the_end_are_zero_and_do_not_matter() -> None:
     encoder = CaptionEncoder(11, 3, 4, dropout=0.0)
     batch = make_batch((3, 1, 5))
@@ -77,13 +62,28 @@ def test_words_beyond_the_end_are_zero_and_do_not_matter() -> None:
     assert again.shape == (3, 9, 4) and torch.equal(again[:, :5], words) and not again[:, 5:].any()
 
 
-def test_word_dropout_acts_in_training_only() -> None:
-    encoder = CaptionEncoder(11, 3, 4, dropout=0.5)
-    batch = make_batch()
-    torch.manual_seed(0)
-    assert not torch.equal(encoder(batch.tokens, batch.lengths), encoder(batch.tokens, batch.lengths))
-    encoder.eval()
-    assert torch.equal(encoder(batch.tokens, batch.lengths), encoder(batch.tokens, batch.lengths))
+def test_word_dropout_is_of_word_vectors_and_acts_in_training_only() -> None:
+    encoder, batch = CaptionEncoder(11, 3, 4, dropout=0.5), make_batch()
+    mask = encoder.dropout_mask(batch.tokens)
+    assert mask is not None and mask.shape == (*batch.tokens.shape, 3) and mask.unique().tolist() == [0.0, 2.0]
+    dropped, whole = encoder(batch.tokens, batch.lengths, mask), encoder(batch.tokens, batch.lengths)
+    assert not torch.equal(dropped, whole)
+    torch.testing.assert_close(encoder(batch.tokens, batch.lengths, torch.ones_like(mask)), whole)
+    assert encoder.eval().dropout_mask(batch.tokens) is None
+
+
+@pytest.mark.parametrize("encodes", ["embed", "encode_captions"])
+def test_a_matcher_drops_word_vectors_in_training(encodes: str) -> None:
+    matcher, batch = make_matcher("VSE", dropout=0.5), make_batch()
+
+    def words() -> torch.Tensor:
+        if encodes == "embed":
+            return matcher.embed(batch).captions.words
+        return matcher.encode_captions(batch.tokens, batch.lengths).words
+
+    assert not torch.equal(words(), words())
+    matcher.eval()
+    assert torch.equal(words(), words())
 
 
 def test_pooled_vectors_are_plain_means_over_regions_and_valid_words() -> None:
@@ -96,3 +96,70 @@ def test_pooled_vectors_are_plain_means_over_regions_and_valid_words() -> None:
     cut = embeddings.detach()
     tensors = (cut.image_global, cut.caption_global, cut.images.regions, cut.captions.words, cut.captions.pooled)
     assert not any(t.requires_grad for t in tensors)
+
+
+# -- dropout ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.05, 0.4, 0.9])
+def test_share_scale_and_gradient(p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(300, 401, requires_grad=True)  # not a multiple of four
+    y = Dropout(p)(x)
+    kept = y.detach() > 0
+    assert float(kept.float().mean()) == pytest.approx(1 - p, abs=0.005)
+    torch.testing.assert_close(y.detach()[kept].unique(), torch.tensor([1 / (1 - round(p * 65536) / 65536)]))
+    y.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, y.detach())
+
+
+def test_elements_are_independent() -> None:
+    """Each of the four that share a random number has the right share, and no two go together."""
+    torch.manual_seed(0)
+    kept = (Dropout(0.4)(torch.ones(40_000, 4)) > 0).double()
+    torch.testing.assert_close(kept.mean(dim=0), torch.full((4,), 0.6, dtype=torch.float64), rtol=0, atol=0.01)
+    correlation = torch.corrcoef(torch.cat([kept.t(), kept.roll(1, dims=0).t()]))
+    assert (correlation - torch.eye(8, dtype=torch.float64)).abs().max() < 0.03
+
+
+def test_evaluation_and_zero_drop_nothing() -> None:
+    x = torch.randn(3, 4)
+    assert Dropout(0.5).eval()(x) is x and Dropout(0.0)(x) is x
+
+
+def test_same_seed_same_mask() -> None:
+    masks = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        masks.append(Dropout(0.4)(torch.ones(50)))
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+
+
+# -- pretrained vectors ------------------------------------------------------------------------------------------
+
+
+def fresh() -> CaptionEncoder:
+    torch.manual_seed(0)
+    return CaptionEncoder(6, 3, 4)
+
+
+def test_given_words_start_from_their_vectors_and_others_as_before() -> None:
+    encoder, twin = fresh(), fresh()
+    state = torch.get_rng_state()
+    rows = torch.arange(18, dtype=torch.float64).view(6, 3)
+    encoder.set_word_vectors(rows, torch.tensor([False, True, False, False, True, False]))
+    assert torch.equal(torch.get_rng_state(), state), "nothing is drawn: the networks after this one start as without"
+    for word in range(6):
+        expected = rows[word].float() if word in (1, 4) else twin.embed.weight[word]
+        assert torch.equal(encoder.embed.weight[word], expected)
+    assert encoder.embed.weight.dtype == torch.float32
+    others = [name for name, _ in encoder.named_parameters() if name != "embed.weight"]
+    assert all(torch.equal(encoder.get_parameter(name), twin.get_parameter(name)) for name in others)
+
+
+def test_given_words_are_trained_further() -> None:
+    encoder = fresh()
+    encoder.set_word_vectors(torch.ones(6, 3), torch.ones(6, dtype=torch.bool))
+    encoder(torch.tensor([[1, 2]]), torch.tensor([2]))[..., 0].sum().backward()
+    assert encoder.embed.weight.requires_grad and encoder.embed.weight.grad is not None
+    assert encoder.embed.weight.grad[1].any() and not encoder.embed.weight.grad[0].any()

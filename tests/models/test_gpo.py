@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import gpo
-from models.gpo import GPO, RankPooling
+from models import vse
 from models.gru import run_gru
+from models.vse import GPO, RankPooling
 from tests import golden, reference
 from tests.models.networks import LENGTHS, assert_same, gradients, make_matcher, randomise, tensors_of
 
@@ -71,23 +71,10 @@ def test_each_length_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(batch_sizes.tolist())
         return run_gru(gru, codes, batch_sizes)
 
-    monkeypatch.setattr(gpo, "run_gru", spy)
+    monkeypatch.setattr(vse, "run_gru", spy)
     pooling = make_pooling()
     pooling(draw((2, 4, 2, 4, 4, 1)), torch.tensor((2, 4, 2, 4, 4, 1)))
     assert seen == [[3, 2, 1, 1]]
-
-
-def test_a_mean_and_a_maximum_are_special_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    elements, lengths = draw((3, 2, 4)), torch.tensor((3, 2, 4))
-    pooling = make_pooling()
-    with torch.no_grad():
-        pooling.linear.weight.zero_()
-    there = [e[:n] for e, n in zip(elements, lengths.tolist(), strict=True)]
-    torch.testing.assert_close(pooling(elements, lengths), torch.stack([e.mean(dim=0) for e in there]))
-    first = torch.zeros(3, 4, dtype=torch.float64)
-    first[:, 0] = 1.0
-    monkeypatch.setattr(RankPooling, "rank_weights", lambda self, lengths: first)
-    assert torch.equal(pooling(elements, lengths), torch.stack([e.amax(dim=0) for e in there]))
 
 
 def test_order_and_padding_do_not_matter() -> None:

@@ -74,29 +74,6 @@ def test_single_precision_stays_single_and_differs_by_rounding() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_gradients_are_those_of_finite_differences(bidirectional: bool) -> None:
-    gru, lengths = make_gru(bidirectional=bidirectional), (3, 1)
-    names = [name for name, _ in gru.named_parameters()]
-
-    def states(vectors: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        substitutes = {f"gru.{name}": p for name, p in zip(names, parameters, strict=True)}
-        return torch.func.functional_call(Runner(gru), substitutes, (vectors, batch_sizes_of(lengths)))
-
-    assert torch.autograd.gradcheck(states, (make_vectors(lengths), *gru.parameters()))
-
-
-class Runner(nn.Module):
-    """`run_gru` as a module, so that its parameters can be replaced."""
-
-    def __init__(self, gru: nn.GRU) -> None:
-        super().__init__()
-        self.gru = gru
-
-    def forward(self, vectors: Tensor, batch_sizes: Tensor) -> tuple[Tensor, ...]:
-        return tuple(run_gru(self.gru, vectors, batch_sizes))
-
-
 def test_inputs_without_gradient_and_an_unused_direction() -> None:
     gru, lengths = make_gru(), LENGTHS["ragged"]
     vectors = make_vectors(lengths).detach()
@@ -107,14 +84,6 @@ def test_inputs_without_gradient_and_an_unused_direction() -> None:
     for (name, _), ours, theirs in zip(gru.named_parameters(), *found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
         assert ours.any() != name.endswith("_reverse")
-
-
-def test_a_second_backward_pass_finds_what_the_first_one_found() -> None:
-    gru, lengths = make_gru(), LENGTHS["ragged"]
-    states = run_gru(gru, make_vectors(lengths), batch_sizes_of(lengths))
-    total = torch.cat(states).square().sum()
-    first, second = (torch.autograd.grad(total, gru.parameters(), retain_graph=True) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_a_second_derivative_and_weights_changed_meanwhile_are_refused() -> None:
@@ -195,7 +164,3 @@ def test_mirrored_positions_are_their_twin(lengths: tuple[int, ...]) -> None:
     found = mirrored_positions(batch_sizes_of(lengths))
     assert found.tolist() == twin
     assert found[found].tolist() == list(range(sum(lengths)))
-
-
-def test_mirrored_positions_by_hand() -> None:
-    assert mirrored_positions(torch.tensor([2, 1, 1])).tolist() == [3, 1, 2, 0]

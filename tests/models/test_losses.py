@@ -1,18 +1,25 @@
-"""Hinge costs, reductions and soft margins against their slow twins, and at their edges."""
+"""Hinge costs, soft margins and contrastive losses against their slow twins, their bounds and their edges."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from models.losses import (
+    CONTRASTIVE,
     SOFT_MARGINS,
+    ContrastiveConfig,
+    contrastive_costs,
     hardest_negative,
     mean_over_negatives,
+    negatives,
     pair_costs,
     soft_margin,
 )
+from runtime.errors import InputError
 from tests import reference
 from tests.models.networks import assert_same
 
@@ -56,15 +63,6 @@ def test_the_margin_belongs_to_the_anchor() -> None:
     assert costs.t2i.tolist() == [[0.0, 0.0], [pytest.approx(0.3), 0.0]]
 
 
-@pytest.mark.parametrize("image_id", IMAGE_IDS, ids=str)
-@pytest.mark.parametrize("margin", [0.2, draw_margins()], ids=["scalar", "each"])
-def test_t2i_is_the_transpose_of_i2t(margin: float | Tensor, image_id: list[int] | None) -> None:
-    scores = draw()
-    straight, turned = pair_costs(scores, margin, ids(image_id)), pair_costs(scores.t(), margin, ids(image_id))
-    assert straight.t2i.sum() != straight.i2t.sum() or not straight.i2t.any()
-    assert torch.equal(straight.t2i, turned.i2t.t()) and torch.equal(straight.i2t, turned.t2i.t())
-
-
 def test_a_satisfied_batch_costs_exactly_nothing() -> None:
     scores = (0.1 + 0.8 * torch.eye(4)).requires_grad_()
     for reduced in (mean_over_negatives, hardest_negative):
@@ -85,14 +83,6 @@ def test_a_batch_of_one_has_no_negative() -> None:
     assert hardest_negative(costs).tolist() == mean_over_negatives(costs).tolist() == [0.0]
 
 
-def test_margins_of_the_wrong_shape_are_refused() -> None:
-    for wrong in (torch.zeros(3), torch.zeros(6, 6), torch.tensor(0.2)):
-        with pytest.raises(AssertionError):
-            pair_costs(draw(), wrong)
-    with pytest.raises(AssertionError):
-        pair_costs(torch.zeros(2, 3), 0.2)
-
-
 @pytest.mark.parametrize("kind", SOFT_MARGINS)
 def test_soft_margins_are_the_twins_and_rise_from_nothing_to_the_whole(kind: str) -> None:
     labels = torch.linspace(0, 1, 21, dtype=torch.float64, requires_grad=True)
@@ -102,6 +92,85 @@ def test_soft_margins_are_the_twins_and_rise_from_nothing_to_the_whole(kind: str
     assert (margins.diff() > 0).all()
 
 
-def test_soft_margins_want_one_label_a_pair() -> None:
-    with pytest.raises(AssertionError):
-        soft_margin(torch.zeros(3, 3), 0.2, "linear")
+# -- contrastive ----------------------------------------------------------------------------------------------------
+
+CONFIG = {"temperature": 0.3, "bound": 0.4}
+every_loss = pytest.mark.parametrize("name", CONTRASTIVE)
+
+
+def anchor_cost(row: list[Tensor], own: int, others: list[int], name: str) -> Tensor:
+    """Return f of one anchor: `row` its scores, `own` its partner's place, `others` those of its negatives."""
+    exponents = {j: torch.exp(row[j] / CONFIG["temperature"]) for j in [own, *others]}
+    total = sum(exponents.values())
+    p = {j: e / total for j, e in exponents.items()}
+    if name == "contrastive":
+        return -torch.log(p[own])
+    if name == "bounded":
+        return (1 - p[own] ** CONFIG["bound"]) / CONFIG["bound"]
+    if name == "complementary":
+        without = [sum(e for k, e in exponents.items() if k != j) for j in others]  # 1 - p_j = without_j / total
+        return -sum(torch.log(rest / total) for rest in without) if others else 0 * p[own]
+    tangents = sum(torch.tan(p[j]) for j in p)
+    return -torch.log(p[own]) + sum(torch.tan(p[j]) for j in others) / tangents ** CONFIG["bound"]
+
+
+def twin(scores: Tensor, name: str, is_negative: Tensor, hardness: float) -> Tensor:
+    """Return the costs (B,), pair by pair."""
+    costs = []
+    for i in range(len(scores)):
+        both = []
+        for matrix, mask in ((scores, is_negative), (scores.t(), is_negative.t())):
+            row = [matrix[i, j] for j in range(len(matrix))]
+            others = [j for j in range(len(matrix)) if mask[i, j]]
+            hardest = sorted(others, key=lambda j: -float(row[j].detach()))[:1]
+            parts = [anchor_cost(row, i, chosen, name) for chosen in (others, hardest)]
+            both.append((1 - hardness) * parts[0] + hardness * parts[1])
+        costs.append((both[0] + both[1]) / 2)
+    return torch.stack(costs)
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("image_id", [None, (0, 1, 0, 2, 3, 1)])
+@every_loss
+def test_costs_and_gradients_are_the_twins(name: str, image_id: tuple[int, ...] | None, hardness: float) -> None:
+    scores = draw(6)
+    ids = None if image_id is None else torch.tensor(image_id)
+    is_negative = negatives(6, ids, scores.device)
+    weights = torch.arange(1.0, 7.0, dtype=torch.float64)
+    found = contrastive_costs(scores, name, is_negative, **CONFIG, hardness=hardness)
+    expected = twin(scores, name, is_negative, hardness)
+    torch.testing.assert_close(found, expected)
+    gradients = [
+        torch.autograd.grad((costs * weights).sum(), scores, retain_graph=True)[0] for costs in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@every_loss
+def test_a_pair_without_negatives_costs_nothing(name: str) -> None:
+    for size, ids in ((1, None), (4, torch.zeros(4, dtype=torch.long))):
+        scores = draw(size)
+        for hardness in (0.0, 0.5, 1.0):
+            costs = contrastive_costs(scores, name, negatives(size, ids, scores.device), **CONFIG, hardness=hardness)
+            assert costs.tolist() == pytest.approx([0.0] * size)
+            (gradient,) = torch.autograd.grad(costs.sum(), scores)
+            assert torch.isfinite(gradient).all()
+
+
+@every_loss
+def test_extreme_scores_stay_finite(name: str) -> None:
+    scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    for sign in (1, -1):
+        extreme = (sign * 1e4 * scores).requires_grad_()
+        costs = contrastive_costs(extreme, name, negatives(2, None, scores.device), **CONFIG)
+        (gradient,) = torch.autograd.grad(costs.sum(), extreme)
+        assert torch.isfinite(costs).all() and torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", 0.0), ("temperature", math.inf), ("temperature", math.nan), ("bound", 0.0), ("bound", 1.1)],
+)
+def test_values_out_of_range_name_their_flag(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{name}"):
+        ContrastiveConfig(**{name: value})

@@ -62,11 +62,6 @@ def test_hand_made_case() -> None:
     )
 
 
-def test_the_example_of_the_docstring() -> None:
-    found = rank_relevance(np.array([[0.9, 0.8, 0.7, 0.6]]), relevance_of((0, 0), (0, 2)))
-    assert (found.recall[1], found.r_precision, found.map_at_r) == (100.0, 50.0, 50.0)
-
-
 def test_a_perfect_model_has_everything() -> None:
     random = np.random.RandomState(0)
     is_relevant = random.rand(6, 9) < 0.4

@@ -1,23 +1,27 @@
-"""SGR, SAF and VSE against their slow twins; tiles, single pairs, padding of every similarity."""
+"""SGR, SAF and VSE against their slow twins; chunks, lists of pairs, padding of every similarity."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks import published
-from models import attention, sgraf, tiles
-from models.sgraf import GraphReasoning, reason
-from models.sides import EncodedCaptions, EncodedImages, Similarity
-from models.similarity import SIMILARITIES
+from models import attention, sgraf, similarity
+from models.matcher import SIMILARITIES, ScoringConfig, prepare_scoring
+from models.sgraf import SGR, GraphReasoning, reason
+from models.similarity import EncodedCaptions, EncodedImages, Similarity, split_by_length
 from tests import reference
 from tests.models.networks import (
+    CROSS,
     LENGTHS,
-    TILED,
     assert_same,
+    dense_scores,
     gradients,
     make_batch,
     make_matcher,
@@ -101,68 +105,115 @@ def test_saf_statistics_follow_the_order_of_the_captions() -> None:
     assert not torch.allclose(results[0], results[1])
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 40))
+def test_captions_are_split_by_length(lengths: list[int], words: int) -> None:
+    """Every caption once, shorter ones first; no part is longer or emptier than allowed, or smaller than need be."""
+
+    def fits(part: list[int]) -> bool:
+        padded = len(part) * max(part)
+        return padded <= words and padded - sum(part) <= similarity.PADDING * padded
+
+    parts = list(split_by_length(torch.tensor(lengths), words))
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
+    own = [[lengths[k] for k in part.tolist()] for part in parts]
+    assert [n for part in own for n in part] == sorted(lengths)
+    assert all(len(part) == 1 or fits(part) for part in own)
+    assert not any(fits([*part, following[0]]) for part, following in zip(own, own[1:], strict=False))
+
+
+@pytest.fixture(params=["one graph", "small chunks", "one image a chunk"])
+def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How pairs are cut: chunks that hold all, or so small that captions of several lengths share few."""
+    images, words = {"one graph": (16, 64), "small chunks": (3, 6), "one image a chunk": (1, 1)}[request.param]
+    monkeypatch.setattr(similarity, "FEWEST_IMAGES", images)
+    monkeypatch.setattr(similarity, "FEWEST_WORDS", words)
+    if request.param != "one graph":
+        monkeypatch.setitem(similarity.CHUNK_NUMBERS, "cpu", 100)
+        monkeypatch.setattr(similarity, "COUPLED_NUMBERS", 0)
+    return request.param
+
+
+def weights_of(kind: str, size: int) -> Tensor:
+    """Draw what the scores are multiplied by, so that all, most, few or none of them have gradient."""
+    random = torch.Generator().manual_seed(0)
+    weights = torch.randn(size, size, generator=random, dtype=torch.float64)
+    share = {"all": 1.0, "most": 0.85, "few": 0.2, "none": 0.0}[kind]
+    return weights * (torch.rand(size, size, generator=random) < share)
+
+
+@pytest.mark.parametrize("kind", ["all", "most", "few", "none"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", CROSS)
+def test_chunks_do_not_matter(name: str, training: bool, kind: str, chunked: str) -> None:
+    """Scores, gradients and statistics are those of one caption after the other in one graph."""
+    matcher, twin = (make_matcher(name).train(training) for _ in range(2))
+    batch = make_batch((3, 2, 5, 3, 3, 2, 3, 1, 4, 3))
+    sims, dense = matcher.score(matcher.embed(batch)), dense_scores(twin, twin.embed(batch))
+    torch.testing.assert_close(sims, dense, rtol=1e-10, atol=1e-12)
+    weights = weights_of(kind, len(batch))
+    found = gradients((sims * weights).sum(), list(matcher.parameters()))
+    expected = gradients((dense * weights).sum(), list(twin.parameters()))
+    assert (max(float(g.abs().max()) for g in expected) > 1e-3) == (kind != "none")
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(matcher.score(matcher.embed(batch)), dense, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_single_pairs_are_entries_of_the_whole(name: str) -> None:
+def test_single_pairs_are_entries_of_the_whole(name: str, chunked: str) -> None:
+    """In any order, some twice, some without gradient."""
     module, inputs = make(name), draw()
     images, captions = sides(module, inputs)
-    image, caption = torch.tensor([2, 0, 0, 1, 2, 1]), torch.tensor([3, 2, 0, 1, 2, 1])
-    chosen = module.score_pairs(images, captions, image, caption)
-    assert_same(chosen, module(images, captions)[image, caption], [*inputs[:2], *module.parameters()])
-
-
-@pytest.mark.parametrize(("shape", "cost"), [((3, 6), 0), ((2, 1), 0), ((1, 4), 0), ((3, 6), 60), ((7, 99), 10**6)])
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", TILED)
-def test_tiles_do_not_matter(
-    name: str, training: bool, shape: tuple[int, int], cost: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither their size, nor whether lengths are put together, against one graph of equal lengths."""
-    monkeypatch.setattr(tiles, "TILE_COST", 0)
-    inputs = draw((3, 2, 5, 3, 3, 2, 3, 1), images=7)
-    wanted = torch.rand(7, 8, generator=torch.Generator().manual_seed(0)) < 0.4
-
-    def everything() -> tuple[Tensor, Tensor, dict[str, Tensor], Similarity]:
-        module = make(name).train(training)
-        images, captions = sides(module, inputs)
-        buffers = dict(module.named_buffers())
-        sims = module(images, captions)
-        buffers = {key: value.clone() for key, value in buffers.items()}
-        return sims, module(images, captions, wanted)[wanted], buffers, module
-
-    calls = count_tiles(monkeypatch, type(make(name)))
-    sims, chosen, buffers, module = everything()
-    before = calls[0]
-    monkeypatch.setattr(tiles, "tile_shape", lambda *_: shape)
-    monkeypatch.setattr("models.tiled.fits_one_graph", lambda *_, **__: False)
-    monkeypatch.setattr(tiles, "TILE_COST", cost)
-    tiled, tiled_chosen, tiled_buffers, tiled_module = everything()
-    assert calls[0] > 2 * before or cost, "nothing was cut into tiles"
-    assert calls[0] < 2 * before or cost < 10**6 or name == "SAF", "no lengths were put together"
-    torch.testing.assert_close(tiled, sims, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(chosen, sims[wanted], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(tiled_chosen, chosen, rtol=1e-12, atol=1e-12)
-    for key, value in buffers.items():
-        torch.testing.assert_close(tiled_buffers[key], value, rtol=1e-12, atol=1e-12)
-    own = zip(
-        gradients(sims, [*inputs[:2], *module.parameters()]),
-        gradients(tiled, [*inputs[:2], *tiled_module.parameters()]),
-        strict=True,
+    image, caption = torch.tensor([2, 0, 0, 1, 2, 1, 2]), torch.tensor([3, 2, 0, 1, 2, 1, 3])
+    factors = torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 1.0, 3.0])
+    found = module.score_pairs(images, captions, image, caption)
+    assert_same(
+        found * factors, module(images, captions)[image, caption] * factors, [*inputs[:2], *module.parameters()]
     )
-    for whole, cut in own:
-        torch.testing.assert_close(cut, whole, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(module.score_pairs(images, captions, image, caption), found)
 
 
-def count_tiles(monkeypatch: pytest.MonkeyPatch, kind: type[Similarity]) -> list[int]:
-    """Count how often tiles are scored."""
-    calls = [0]
-    inner = kind.score_tile  # type: ignore[attr-defined]
+@pytest.mark.parametrize("images", [12, 20])
+def test_only_touched_pairs_are_scored_again_and_no_activations_are_kept(
+    images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(similarity.CHUNK_NUMBERS, "cpu", 0)
+    matcher, batch = make_matcher("SGR").train(), make_batch((3,) * images)
+    embeddings, sizes, scored = matcher.embed(batch), [], []
 
-    def call(*args: object, **named: object) -> Tensor:
-        calls[0] += 1
-        return inner(*args, **named)
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
 
-    monkeypatch.setattr(kind, "score_tile", call)
-    return calls
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sims = matcher.score(embeddings)
+    assert sum(sizes) < 1500, "what is kept grows with the square of the batch"
+    original = SGR.score_block
+
+    def count(self: SGR, *arguments: Any) -> Tensor:
+        scores = original(self, *arguments)
+        scored.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(SGR, "score_block", count)
+    (sims.diagonal().sum() + sims[0, 5]).backward()
+    assert sum(scored) == images + 1
+
+
+@pytest.mark.parametrize("name", CROSS)
+def test_lower_precision_is_near_and_never_in_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.matcher.bf16_is_supported", lambda device: True)
+    matcher = make_matcher(name).eval()
+    embeddings = matcher.embed(make_batch())
+    with torch.no_grad():
+        full = matcher.score(embeddings)
+        prepare_scoring([matcher], ScoringConfig("bf16"), torch.device("cpu"))
+        low = matcher.score(embeddings)
+        torch.testing.assert_close(matcher.score_given(embeddings), full.diagonal())
+    assert low.dtype == full.dtype and 0 < (low - full).abs().max() < 0.05
+    torch.testing.assert_close(matcher.score(embeddings).detach(), full, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["SGR", "SAF"])
@@ -224,31 +275,10 @@ def test_merged_query_and_key_maps_are_the_separate_ones(first_only: bool) -> No
     nodes = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     edges = torch.softmax(step.graph_query_w(nodes) @ step.graph_key_w(nodes).transpose(1, 2), dim=-1)
     twin = torch.relu(step.sim_graph_w(edges @ nodes))
+    there = torch.ones(3, 1, 4, dtype=torch.bool)
     assert twin.abs().max() > 0.1
-    found = reason(nodes, step.weights(torch.float64), first_only=first_only)
+    found = reason(nodes, step.weights(torch.float64), there, first_only=first_only)
     assert_same(found, twin[:, :1] if first_only else twin, [nodes, *step.parameters()])
     with torch.no_grad():
-        found = reason(nodes, step.weights(torch.float64), first_only=first_only)
+        found = reason(nodes, step.weights(torch.float64), there, first_only=first_only)
     torch.testing.assert_close(found, twin[:, :1] if first_only else twin)
-
-
-@pytest.mark.parametrize("name", TWINS)
-def test_float32_is_close_to_float64(name: str) -> None:
-    """Gradients in the precision that training uses."""
-    found = []
-    for dtype in (torch.float64, torch.float32):
-        matcher, batch = make_matcher(name).to(dtype).train(), make_batch()
-        images = matcher.encode_images(batch.regions.to(dtype))
-        sims = matcher.similarity(images, matcher.encode_captions(batch.tokens, batch.lengths))
-        sims.square().sum().backward()
-        parts = [p.grad.double().flatten() for p in matcher.parameters() if p.grad is not None]
-        found.append((sims.detach().double(), torch.cat(parts)))
-    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-5)
-    assert (found[1][1] - found[0][1]).norm() < 1e-4 * found[0][1].norm()
-
-
-def test_a_matcher_is_drawn_from_the_seed() -> None:
-    first, second, other = make_matcher("SAF"), make_matcher("SAF"), make_matcher("SAF", seed=1)
-    pairs = list(zip(first.parameters(), second.parameters(), other.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b, _ in pairs)
-    assert not any(torch.equal(a, c) for a, _, c in pairs)

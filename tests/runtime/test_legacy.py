@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.matcher import Matcher, MatcherConfig
-from models.restored import restore
-from models.similarity import SIMILARITIES
+from models.ensemble import restore
+from models.matcher import SIMILARITIES, Matcher, MatcherConfig
 from runtime import checkpoint as tool
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError

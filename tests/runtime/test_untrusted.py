@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.restored import restore
+from models.ensemble import restore
 from runtime import lock
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError, exit_on_input_error, one_line

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from methods import known_methods
-from models.contrastive import LOSSES
+from models.losses import LOSSES
 from runtime.errors import InputError
 from tests.test_run import chance
 from tests.training.trainers import make_trainer, warmed_up

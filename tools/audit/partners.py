@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from models.encoded_split import Split, encoded_captions, evaluating
-from models.listed import ImagesOf
 from models.matcher import Matcher
 from tools.filter.filtering import Rows
+from tools.search.scores import ImagesOf
 
 Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image numbers (a,), caption numbers (b,), scores (a, b)."""

@@ -18,8 +18,6 @@ from data_utils.captions import read_captions
 from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import image_blocks
-from models.keys import KeyedMatcher, caption_keys, fit_networks, image_keys
-from models.listed import EncodedFile, score_listed
 from runtime.log import percent
 from runtime.provenance import epoch_title
 from tools.audit.opinions import ask_networks, stored_method
@@ -33,6 +31,7 @@ from tools.audit.partners import (
 )
 from tools.audit.subject import Audit, Progressing, Subject, near_groups, text_groups
 from tools.command import OpenedCheckpoint
+from tools.search.scores import EncodedFile, KeyedMatcher, caption_keys, fit_networks, image_keys, score_listed
 from vocab.vocabulary import SPECIAL, UNK
 
 NAMES = "AB"

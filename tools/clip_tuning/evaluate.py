@@ -7,7 +7,7 @@ The command ranks the whole of a split, and folds of it where it is larger than 
 the pairs: 1,000 images with 5 captions each (Flickr30K), with one each (CC152K), or 5,000 x 5 (MS-COCO), whole and as
 the mean of five folds of 1,000 images. Of the filter *published* is: the cosines of the given pairs, by the pretrained
 model, are two Gaussian modes; the lower one is dropped; after an epoch of fine-tuning it is fitted again. *Ours* are
-the pools, and what methods/blocks/similarity_modes.py marks so. Legend: I pictures, C captions or pairs, D embed size.
+the pools, and what methods.blocks.modes.py marks so. Legend: I pictures, C captions or pairs, D embed size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.similarity_modes import RefitConfig, pair_similarity
+from methods.blocks.modes import RefitConfig
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.checkpoint import write_json
 from runtime.device import choose_device
@@ -32,6 +32,7 @@ from runtime.flags import check_choices, check_range, flag, require
 from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
 from tools.command import check_writable, parsed
+from tools.filter.cosines import pair_similarity
 from tools.filter.filtering import Filtered, filter_pairs, filter_quality
 
 CHUNK = 256

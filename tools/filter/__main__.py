@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.similarity_modes import check_similarity
+from methods.blocks.modes import check_similarity
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
 from tools.command import check_output, folder_at_once, parsed

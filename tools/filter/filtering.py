@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from methods.blocks.similarity_modes import (
+from methods.blocks.modes import (
     ModesConfig,
     SimilarityModes,
     clean_posterior,
     fit_similarity_modes,
-    pair_similarity,
     select,
 )
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
+from tools.filter.cosines import pair_similarity
 from tools.filter.files import Stored, open_embeddings
 
 

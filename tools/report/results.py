@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from evaluation import RECALLS
+from models.ranks import RECALLS
 from tools.pages.page import DASHES, Cell, Piece, details, figure, heading, note, table
 from tools.report.runs import EPOCHS_DONE, Run
 from tools.result_rows import Section, over_seeds, read_published, read_results, sections

@@ -20,10 +20,9 @@ import torch
 from data_utils.captions import read_captions
 from data_utils.catalog import REAL_NOISE, DataConfig, locate
 from data_utils.noise import NoiseConfig
-from evaluation import restore
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
+from methods.blocks.mixture import Fitted, NormalMixture
 from models.encoded_split import EncodedSplit, encode_split
+from models.ensemble import restore
 from models.matcher import Matcher, MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError

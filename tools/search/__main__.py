@@ -25,7 +25,6 @@ from data_utils.captions import read_captions
 from data_utils.catalog import vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import Split
-from models.keys import SplitSubset
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require, word
 from runtime.progress import Progress
@@ -37,6 +36,7 @@ from tools.search.index_folder import IndexFolder, identity
 from tools.search.queries import OnePicture, read_queries, read_query_file
 from tools.search.results import Gallery, Result, result_page, results_of, text_of
 from tools.search.retrieval import captions_for_images, images_for_texts
+from tools.search.scores import SplitSubset
 from vocab.vocabulary import Vocabulary
 
 

@@ -23,13 +23,14 @@ import torch
 
 from data_utils.captions import captions_file
 from data_utils.precomputed import PrecomputedSplit
-from models.keys import KeyedMatcher, Keys, caption_keys, fit_networks, image_keys
+from models.keys import Keys
 from models.matcher import Matcher
 from runtime import lock
 from runtime.arrays import ArrayFile
 from runtime.checkpoint import write_json
 from runtime.errors import InputError
 from tools.search.retrieval import EXACT_ROWS, LISTS, Side, build_lists
+from tools.search.scores import KeyedMatcher, caption_keys, fit_networks, image_keys
 
 FORMAT = 2
 """Raised whenever the same files give other keys, or the index has another layout."""

@@ -20,10 +20,18 @@ import torch
 from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import Split
 from models.inverted_lists import learn_lists, read_lists
-from models.keys import KeyedMatcher, caption_keys, image_keys
-from models.listed import Captions, EncodedFile, ImagesOf, images_from, score_listed
 from runtime.errors import InputError
 from tools.filter.filtering import Rows
+from tools.search.scores import (
+    Captions,
+    EncodedFile,
+    ImagesOf,
+    KeyedMatcher,
+    caption_keys,
+    image_keys,
+    images_from,
+    score_listed,
+)
 
 EXACT_ROWS, LISTS = 200_000, "lists.faiss"
 """Above so many rows an index has inverted lists, in a file of this name."""

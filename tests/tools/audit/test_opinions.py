@@ -13,7 +13,7 @@ from data_utils.precomputed import PrecomputedSplit
 from data_utils.stored import give_noise, open_for_all
 from methods import known_methods
 from methods.blocks.method import StudentAndPeer
-from models.restored import restore
+from models.ensemble import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.seed import generator

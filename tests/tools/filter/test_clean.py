@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from methods.blocks.similarity_modes import SimilarityModes, clean_posterior
+from methods.blocks.modes import SimilarityModes, clean_posterior
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from models.keys import KeyedMatcher, fit_networks, image_keys
 from models.matcher import Matcher
 from runtime.errors import InputError
 from tests.models.splits import small_matcher, small_split
 from tools.search import index_folder
 from tools.search.index_folder import ABOUT, ESTIMATE, KEYS, LISTS, IndexFolder, fill, identity
+from tools.search.scores import KeyedMatcher, fit_networks, image_keys
 
 CPU = torch.device("cpu")
 

@@ -1,12 +1,15 @@
-"""Real scores of a list of pairs, without a whole split being encoded at a time.
+"""Keys of a split with several networks, and real scores of a list of pairs.
 
-Captions are encoded once each, in blocks of similar length; of images those that a block is paired with are asked for.
-Legend: P pairs.
+Of several networks the keys stand side by side, so that their products are the mean's. For a list of pairs captions are
+encoded once each, in blocks of similar length; of images those that a block is paired with are asked for.
+Legend: P pairs, K dimensions of a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoded_split import Split, evaluating, image_blocks
+from models.encoded_split import Split, encoded_captions, encoded_images, evaluating, image_blocks
+from models.keys import Keys, fit_keys
 from models.matcher import Matcher
 from models.similarity import EncodedImages
 
@@ -37,16 +41,73 @@ class Captions(Protocol):
         """Return token ids (n, W) and lengths (n,) of caption numbers (n,)."""
 
 
+class SplitSubset:
+    """Some images and some captions of a split, numbered anew."""
+
+    def __init__(self, split: Split, images: np.ndarray, captions: np.ndarray) -> None:
+        self._split, self._images, self._captions = split, images, captions
+        self.num_images, self.lengths = len(images), split.lengths[captions]
+
+    def read_images(self, images: np.ndarray) -> Tensor:
+        """Return the features of image numbers (n,)."""
+        return self._split.read_images(self._images[images])
+
+    def tokens(self, captions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return token ids and lengths of caption numbers (n,)."""
+        return self._split.tokens(self._captions[captions])
+
+
+@dataclass(frozen=True)
+class KeyedMatcher:
+    """A network and its keys."""
+
+    matcher: Matcher
+    keys: Keys
+
+
+def fit_networks(matchers: Sequence[Matcher], split: Split, device: torch.device) -> list[KeyedMatcher]:
+    """Return networks with their keys; raises what `fit_keys` raises."""
+    return [KeyedMatcher(matcher, fit_keys(matcher, split, device)) for matcher in matchers]
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> np.ndarray:
+    return torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
+
+
+def image_keys(
+    networks: Sequence[KeyedMatcher], split: Split, device: torch.device, start: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield image numbers (n,) from `start` on, in order, and their keys (n, K) float32; products are the mean's."""
+    for rows in image_blocks(split.num_images, start):
+        regions = split.read_images(rows).to(device)
+        parts = []
+        for network in networks:
+            with evaluating(network.matcher):
+                parts.append(network.keys.of_images(network.matcher.encode_images(regions)) / len(networks))
+        yield rows, _side_by_side(parts)
+
+
+def caption_keys(
+    networks: Sequence[KeyedMatcher], split: Split, device: torch.device, start: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield caption numbers (n,), by length without the first `start`, and their keys (n, K) float32."""
+    encoded = [encoded_captions(network.matcher, split, device, start) for network in networks]
+    while True:
+        parts, numbers = [], None
+        for network, blocks in zip(networks, encoded, strict=True):
+            with evaluating(network.matcher):
+                found = next(blocks, None)
+                if found is None:
+                    return
+                numbers = found[0]
+                parts.append(network.keys.of_captions(found[1]))
+        assert numbers is not None
+        yield numbers, _side_by_side(parts)
+
+
 def images_from(matcher: Matcher, split: Split, device: torch.device) -> ImagesOf:
     """Encode images when they are asked for: for few pairs."""
-
-    def encode(numbers: np.ndarray) -> EncodedImages:
-        parts = [
-            matcher.encode_images(split.read_images(numbers[rows]).to(device)) for rows in image_blocks(len(numbers))
-        ]
-        return EncodedImages(torch.cat([part.regions for part in parts]), torch.cat([part.pooled for part in parts]))
-
-    return encode
+    return partial(encoded_images, matcher, split, device)
 
 
 class EncodedFile:

@@ -9,12 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.encoded_split import EncodedSplit, similarities
-from models.keys import Keys, SplitSubset, caption_keys, fit_estimate, fit_networks, image_keys
-from models.listed import EncodedFile, _blocks, images_from, score_listed
-from models.similarity import EncodedCaptions, EncodedImages, Similarity
+from models.encoded_split import similarities
+from models.keys import fit_estimate
+from models.similarity import CrossAttention, EncodedCaptions, EncodedImages
 from runtime.errors import InputError
 from tests.models.splits import small_matcher, small_split
+from tools.search.scores import (
+    EncodedFile,
+    SplitSubset,
+    caption_keys,
+    fit_networks,
+    image_keys,
+    images_from,
+    score_listed,
+)
 
 CPU = torch.device("cpu")
 
@@ -37,7 +45,7 @@ def test_products_are_the_mean_of_exact_scores(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(products(matchers, split), mean, rtol=1e-5, atol=1e-6)
 
 
-class Metric(Similarity):
+class Metric(CrossAttention):
     """A similarity that is what the estimate supposes."""
 
     def __init__(self, weights: Tensor) -> None:
@@ -45,16 +53,7 @@ class Metric(Similarity):
         self.weights = weights
 
     def score_pairs(self, images: EncodedImages, captions: EncodedCaptions, image: Tensor, caption: Tensor) -> Tensor:
-        return torch.sigmoid(-1 + (images.pooled[image] - captions.pooled[caption]).square() @ self.weights)
-
-
-def fitted_products(weights: Tensor, encoded: EncodedSplit) -> Tensor:
-    random = torch.Generator().manual_seed(0)
-    keys = Keys(*fit_estimate(Metric(weights), encoded, encoded.vectors(), random))
-    captions = torch.empty(encoded.shape[1], 2 * len(weights) + 2)
-    for block, columns in zip(encoded.blocks, encoded.columns, strict=True):
-        captions[columns] = keys.of_captions(block)
-    return keys.of_images(encoded.images) @ captions.t()
+        return -1 + (images.pooled[image] - captions.pooled[caption]).square() @ self.weights
 
 
 def test_a_weighted_distance_is_found() -> None:
@@ -63,18 +62,18 @@ def test_a_weighted_distance_is_found() -> None:
     weights = 0.3 * torch.randn(6, generator=random)
     images = EncodedImages(torch.randn(40, 3, 6, generator=random), torch.randn(40, 6, generator=random))
     words, pooled = torch.randn(50, 4, 6, generator=random), torch.randn(50, 6, generator=random)
-    halves = [torch.arange(1, 50, 2), torch.arange(0, 50, 2)]
-    blocks = [EncodedCaptions(words[h], torch.full((25,), 4), pooled[h]) for h in halves]
+    captions = EncodedCaptions(words, torch.full((50,), 4), pooled)
     true = -1 + (images.pooled[:, None] - pooled).square() @ weights
-    found = fitted_products(weights, EncodedSplit(images, blocks, halves))
-    assert np.corrcoef(found.flatten(), true.flatten())[0, 1] > 0.95
+    keys = fit_estimate(Metric(weights), images, captions, random)
+    assert np.corrcoef((keys.of_images(images) @ keys.of_captions(captions).t()).flatten(), true.flatten())[0, 1] > 0.95
 
 
 def test_vectors_that_are_all_alike_give_an_estimate() -> None:
     """A network that encodes everything alike: nothing is divided by zero."""
+    images = EncodedImages(torch.ones(4, 2, 3), torch.ones(4, 3))
     captions = EncodedCaptions(torch.ones(5, 2, 3), torch.full((5,), 2), torch.zeros(5, 3))
-    encoded = EncodedSplit(EncodedImages(torch.ones(4, 2, 3), torch.ones(4, 3)), [captions], [torch.arange(5)])
-    torch.testing.assert_close(fitted_products(torch.ones(3), encoded), torch.full((4, 5), 2.0))
+    keys = fit_estimate(Metric(torch.ones(3)), images, captions, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(keys.of_images(images) @ keys.of_captions(captions).t(), torch.full((4, 5), 2.0))
 
 
 def test_a_diverged_network_is_told(tmp_path: Path) -> None:
@@ -131,8 +130,8 @@ def test_a_part_of_a_split(tmp_path: Path) -> None:
 def test_listed_scores_are_those_of_the_matrix(
     name: str, pairs_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.listed.PAIRS_AT_ONCE", pairs_at_once)
-    monkeypatch.setattr("models.listed.CAPTIONS_AT_ONCE", 4)
+    monkeypatch.setattr("tools.search.scores.PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr("tools.search.scores.CAPTIONS_AT_ONCE", 4)
     split = small_split(tmp_path)
     matchers = [small_matcher(split, name, seed=seed) for seed in (0, 1)]
     mean = sum(similarities(matcher, split, CPU) for matcher in matchers) / 2
@@ -145,16 +144,3 @@ def test_listed_scores_are_those_of_the_matrix(
         scores = score_listed(matchers, images, split, CPU, (image, caption), told.append)
         np.testing.assert_allclose(scores, mean[image, caption], rtol=1e-4, atol=1e-5)
         assert sum(told) == 60
-
-
-def test_blocks_hold_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.listed.PAIRS_AT_ONCE", 6)
-    monkeypatch.setattr("models.listed.CAPTIONS_AT_ONCE", 2)
-    random = np.random.default_rng(1)
-    caption, lengths = random.integers(0, 9, 50), random.integers(2, 5, 9)
-    blocks = list(_blocks(caption, lengths))
-    assert sorted(np.concatenate(blocks).tolist()) == list(range(50))
-    for block in blocks:
-        assert len(block) <= 6 and len(set(caption[block].tolist())) <= 2
-    along = lengths[caption[np.concatenate(blocks)]]
-    assert (np.diff(along) >= 0).all(), "captions of similar length are together"
