@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.extras import optional, require
+from runtime.packages import optional, require
 
 faiss = optional("faiss")  # without it few rows are compared with all
 
