@@ -1,7 +1,7 @@
 # make run    set up .venv and train MGCS on the embedded pictures with 40 % mismatched pairs
 #             (make run ARGS=--resume goes on after an interruption)
 # make test   set up .venv, lint, type-check and run the tests
-# make soak   what takes minutes: 50 kills, failing writes, a full disk, 10,000 broken inputs a reader
+# make soak   what takes minutes: 50 kills, failing writes, damaged states, 10,000 broken inputs a reader
 # make check  lint and type-check only
 # make format let ruff format the code
 

@@ -20,8 +20,7 @@ from torch import Tensor
 from methods.blocks.choices import OWN
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.method import DivisionReport, Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
-from methods.blocks.modes import SimilarityModes
-from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_similarity_modes, select
+from methods.blocks.modes import RefitConfig, SimilarityModes, clean_posterior, fit_similarity_modes, select
 from models.losses import HINGE, Margins
 from runtime.errors import InputError
 from runtime.flags import flag

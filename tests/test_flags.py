@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -228,3 +229,25 @@ def test_paths_are_told_from_other_texts() -> None:
         assert named == set(PATH_FLAGS) & {n for n, field in parser.declared.items() if "str" in str(field.type)}
         found |= named
     assert found == set(PATH_FLAGS)
+
+
+def test_the_name_of_a_run() -> None:
+    assert parse_args([]).run_name() == "emoji_precomp_mgcs_SGR_0_s0"
+    argv = ["--method", "ncr", "--module_name", "SAF", "--noise_ratio", "0.4", "--seed", "3", "--id", "x"]
+    assert parse_args(argv).run_name() == "emoji_precomp_ncr_SAF_0.4_s3_x"
+
+
+def test_settings_are_plain_values() -> None:
+    config = parse_args(["--method", "bicro"])
+    content = config.as_dict()
+    assert json.loads(json.dumps(content)) == content
+    assert content["method_name"] == "bicro" and content["training"]["batch_size"] == 128
+    assert set(content) == {"data", "noise", "matcher", "method_name", "method", "training", "scoring", "words"}
+
+
+def test_every_method_is_built_with_its_own_config() -> None:
+    for name, method in known_methods().items():
+        config = parse_args(["--method", name, "--p_threshold", "0.3"])
+        built = config.build_method()
+        assert type(built) is method and type(config.method) is method.Config and built.config.p_threshold == 0.3
+        assert config.build_method() is not built, "one object a network"

@@ -163,20 +163,7 @@ def test_training_goes_on_from_a_checkpoint(tiny_root: Path, trained_folder: Pat
     titles = [r["title"] for r in records if r["event"] == "dev"]
     assert titles == ["start", "epoch 1/1"], "no warm-up, and the start is a candidate"
     assert not (folder / "checkpoint_warmup.pth.tar").exists()
-
-
-def test_the_warm_up_checkpoint_is_that_of_the_last_warm_up_epoch(trained_folder: Path) -> None:
-    assert load_checkpoint(trained_folder / "checkpoint_warmup.pth.tar")["epoch"] == 1
-
-
-def test_a_second_run_of_the_same_name_gets_a_number(tiny_root: Path, tmp_path: Path) -> None:
-    flags = ["--warmup_epoch", "0", "--num_epochs", "1", "--no_co_training", "--id", "x"]
-    first = train(tiny_root, tmp_path, *flags)
-    before = (first / "results.json").read_bytes()
-    names = [train(tiny_root, tmp_path, *flags).name for _ in range(2)]
-    assert first.name == "tiny_precomp_mgcs_VSE_0.2_s0_x"
-    assert names == [f"{first.name}-2", f"{first.name}-3"]
-    assert (first / "results.json").read_bytes() == before
+    assert load_checkpoint(start)["epoch"] == 1, "that of the last warm-up epoch"
 
 
 def test_rows_a_caption_and_tsv_train_the_same(tiny_root: Path, tmp_path: Path) -> None:

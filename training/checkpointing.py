@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -334,12 +334,11 @@ def _is_interrupted(folder: Path) -> bool:
 
 def _others(parent: Path, name: str) -> str:
     """Return words about interrupted runs of other names in the same folder, the most alike first; "" without any."""
-    folders = [folder for folder in parent.glob("*") if _is_interrupted(folder)]
-    if not folders:
+    names = [folder.name for folder in parent.glob("*") if _is_interrupted(folder)]
+    if not names:
         return ""
-    folders.sort(key=lambda folder: SequenceMatcher(None, folder.name, name).ratio(), reverse=True)
-    named = ", ".join(folder.name for folder in folders[:SHOWN])
-    more = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
+    named = ", ".join(get_close_matches(name, names, n=SHOWN, cutoff=0.0))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"; interrupted there: {named}{more} (--id, --noise_ratio, --seed and others are part of a run's name)"
 
 

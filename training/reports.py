@@ -116,18 +116,13 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
     return metrics
 
 
-def division_name(step: int, name: str) -> str:
-    """Return what the file of network `name`'s division after `step` epochs is called, without suffix."""
-    return f"epoch_{step:03d}_{name}"
-
-
 def record_division(log: RunLog, step: int, name: str, division: Division, data: RunData) -> None:
     """Say and record how good a division is, with histograms of its signal split by the truth, if it is known.
 
     The division itself goes to `divisions/epoch_{step}_{name}.npz` for tools.report; a resumed run writes it again.
     """
     is_matched = data.train.is_matched if data.truth_is_known else None
-    log.arrays(division_name(step, name), as_arrays(division, is_matched))
+    log.arrays(f"epoch_{step:03d}_{name}", as_arrays(division, is_matched))
     metrics = division_metrics(division, is_matched)
     known = {f"division/{name}/{key}": value for key, value in metrics.items() if value is not None}
     log.scalars(step, known, event="division", network=name)
@@ -157,30 +152,17 @@ def record_samples(log: RunLog, step: int, name: str, division: Division, data: 
     log.samples(f"captions/{name}", ("pair", "caption", "clean probability", "truth"), rows, step)
 
 
-def record_settings(log: RunLog, config: RunConfig) -> None:
-    """Record the run's row of TensorBoard's table of hyper-parameters: every setting but folders and files."""
-    flat: dict[str, bool | int | float | str] = {"method": config.method_name}
-    for section, values in config.as_dict().items():
-        if isinstance(values, dict):
-            named = {f"{section}/{name}": value for name, value in values.items() if not name.endswith(("path", "dir"))}
-            flat |= {name: value for name, value in named.items() if isinstance(value, (bool, int, float, str))}
-    final = "mean" if config.num_networks > 1 else "A"
-    log.settings(flat, (f"dev/{final}/rSum", f"test/{final}/rSum"))
-
-
-def record_validation(
-    log: RunLog, step: int, title: str, ranked: Mapping[str, Retrieval], learning_rate: float
+def record_ranking(
+    log: RunLog,
+    split: str,
+    step: int,
+    ranked: Mapping[str, Retrieval],
+    more: Mapping[str, float] | None = None,
+    **where: Any,
 ) -> None:
-    """Record the dev results after `step` epochs."""
-    values = {f"dev/{name}/rSum": found.r_sum for name, found in ranked.items()} | {"learning_rate": learning_rate}
-    named = {name: found.as_dict() for name, found in ranked.items()}
-    log.scalars(step, values, event="dev", title=title, results=named)
-
-
-def record_test(log: RunLog, step: int, ranked: Mapping[str, Retrieval]) -> None:
-    """Record the test results; they are in results.json too."""
-    values = {f"test/{name}/rSum": found.r_sum for name, found in ranked.items()}
-    log.scalars(step, values, event="test", results={name: found.as_dict() for name, found in ranked.items()})
+    """Record the results of a split after `step` epochs, and `more` numbers."""
+    values = {f"{split}/{name}/rSum": found.r_sum for name, found in ranked.items()} | dict(more or {})
+    log.scalars(step, values, event=split, **where, results={name: found.as_dict() for name, found in ranked.items()})
 
 
 def check_flat(log: RunLog, sims: Mapping[str, np.ndarray]) -> None:

@@ -20,11 +20,11 @@ from runtime.errors import InputError
 from runtime.interruption import Interruption
 from runtime.log import RunLog, SilentLog
 from runtime.seed import generator
-from training.checkpointing import BEST, RunFiles, RunState
+from training.checkpointing import BEST, CONFIG, RunFiles, RunState
 from training.config import RunConfig
 from training.data import RunData
 from training.network import Network, NotFinite
-from training.reports import described
+from training.reports import described, introduction
 from training.schedule import CLEAN, NOISY, WARM_UP, Pace, Pauses, Position, Stage, noisy_side_is_due, stages
 
 T = TypeVar("T")
@@ -63,12 +63,22 @@ class Running:
         self.pace = Pace(kinds, ceil(len(data.train) / self.settings.step_size), turns)
         self._began = time.monotonic()
 
-    def begin(self, log_size: dict[str, int] | None) -> None:
-        """Open the log, of a resumed run with what of it belongs to the state; of several processes one speaks."""
+    def begin(self, remarks: Sequence[str], log_size: dict[str, int] | None) -> None:
+        """Open the log, of a resumed run with what of it belongs to the state, and say the remarks; of several
+        processes one speaks."""
         self._began = time.monotonic() - self.position.seconds
         if self.processes.is_first:
             self.log = RunLog(self.files.folder, log_size)
-        self.files.say = lambda line: self.log.say(line)
+        self.files.say = self.log.say
+        for line in remarks:
+            self.log.say(line)
+
+    def introduce(self) -> None:
+        """Say and save what a new run is."""
+        self.files.json(CONFIG, described(self.config, self.data))
+        for line in introduction(self.config, self.data, self.device, self.files.folder):
+            self.log.say(line)
+        self.save()
 
     def trains_noisy(self, epoch: int) -> bool:
         """Tell whether the noisy side is trained in this epoch, if there is any."""
@@ -178,7 +188,7 @@ class Running:
             network.matcher.train()
         name, log_step = "+".join(n.name for n in networks), self.settings.log_step
         steps = self.position.steps_of(name)
-        left = partial(self.pace.left_in_words, self.position, name)
+        left = partial(self.pace.left_in_words, self.position)
         progress = self.log.progress(title, sum(map(len, batches)), every=log_step, left=left)
         progress.skip(sum(map(len, batches[: steps.batches])))
         self.pace.sizes[kind] = len(batches)
@@ -197,7 +207,7 @@ class Running:
                 self._record_loss(name)
             began, earlier = time.monotonic(), began
             self.pace.stepped(kind, began - earlier)
-            if word := self.pace.first_word(self.position, name, self.config.matcher.module_name):
+            if word := self.pace.first_word(self.position, self.config.matcher.module_name):
                 self.log.say(word)
             progress.advance(len(batch), loss)
             if not is_last and self.pauses.is_due():

@@ -186,13 +186,8 @@ class Pace:
         known = self.taken.get(kind) or next(reversed(self.taken.values()), None)
         return median(known) if known else 0.0
 
-    def left(self, position: Position, name: str) -> tuple[float, float]:
-        """Return about how many seconds are left of the stage in progress, and of the run with its test.
-
-        Args:
-            position: where the run is.
-            name: of the network that works, or both.
-        """
+    def left(self, position: Position) -> tuple[float, float]:
+        """Return about how many seconds are left of the stage in progress, and of the run with its test."""
         ranking, division = self.last.get("ranking", 0.0), self.last.get("division", 0.0)
 
         def of(kind: str) -> float:
@@ -200,30 +195,25 @@ class Pace:
             return steps * self.seconds(kind) + (division if kind in (CLEAN, NOISY) else 0.0) + ranking
 
         kind, later = self._kinds[position.stage], self._kinds[position.stage + 1 :]
-        at_once = self._turns.get(kind) == 1
-        done = sum(steps.batches for own, steps in position.steps.items() if not at_once or own == name)
-        here = of(kind) - done * self.seconds(kind) - (division if position.is_divided else 0.0)
-        return max(here, 0.0), max(here, 0.0) + sum(map(of, later)) + ranking
+        done = sum(steps.batches for steps in position.steps.values())
+        here = max(0.0, of(kind) - done * self.seconds(kind) - (division if position.is_divided else 0.0))
+        return here, here + sum(map(of, later)) + ranking
 
-    def left_in_words(self, position: Position, name: str) -> str:
-        """Return what `left` does, for people."""
-        of_stage, of_run = self.left(position, name)
-        return f"{duration(of_stage)} of the epoch, {self._at_least()}{duration(of_run)} of the run"
+    def left_in_words(self, position: Position, about: str = "") -> str:
+        """Return what `left` does, for people; `about` stands before the run's seconds if all of its work is known."""
+        of_stage, of_run = self.left(position)
+        how = about if {"division", "ranking"} <= self.last.keys() else "at least "
+        return f"{duration(of_stage)} of the epoch, {how}{duration(of_run)} of the run"
 
-    def _at_least(self, else_: str = "") -> str:
-        """Return what to say before the run's seconds: some of its work has not been done yet, or `else_`."""
-        return else_ if {"division", "ranking"} <= self.last.keys() else "at least "
-
-    def first_word(self, position: Position, name: str, module: str) -> str:
+    def first_word(self, position: Position, module: str) -> str:
         """Return a line on what a step takes and what that means for the run, once after some steps; else ""."""
         count, seconds = sum(map(len, self.taken.values())), sum(map(sum, self.taken.values()))
         is_due = (count >= FIRST_STEPS and seconds >= FIRST_SECONDS) or seconds >= LONGEST_WAIT
         if self._is_told or not is_due:
             return ""
         self._is_told = True
-        of_run = self.left(position, name)[1]
         step = duration(self.seconds(self._kinds[position.stage]))
-        line = f"a step takes about {step} here, what is left of the run {self._at_least('about ')}{duration(of_run)}"
-        if of_run > LONG and module not in ("VSE", "GPO"):
+        line = f"a step takes about {step} here; left are {self.left_in_words(position, 'about ')}"
+        if self.left(position)[1] > LONG and module not in ("VSE", "GPO"):
             line += "; much faster: a GPU, --module_name VSE or GPO, or a recipe of the embedded data (recipes/)"
         return line

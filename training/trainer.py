@@ -34,7 +34,7 @@ from runtime.errors import InputError
 from runtime.interruption import Stopped
 from runtime.log import RunLog
 from training import reports
-from training.checkpointing import BEST, CONFIG, RESULTS, WARMED, RunFiles, RunState
+from training.checkpointing import BEST, RESULTS, WARMED, RunFiles, RunState
 from training.config import RunConfig, TrainingConfig
 from training.data import RunData
 from training.division import Division, decide, epoch_pairs
@@ -79,9 +79,7 @@ class Trainer:
         else:
             remarks, log_size = load_start(self.networks, data, config), None
         prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
-        self.running.begin(log_size)
-        for line in remarks:
-            self.log.say(line)
+        self.running.begin(remarks, log_size)
 
     @property
     def position(self) -> Position:
@@ -102,7 +100,7 @@ class Trainer:
         with self.running.interruption.caught():
             try:
                 if not self.files.saved.exists():
-                    self._introduce()
+                    self.running.introduce()
                 for stage in stages(self.settings)[self.position.stage :]:
                     self.do(stage)
                 return self.test()
@@ -110,20 +108,14 @@ class Trainer:
                 self.running.save()
                 raise
 
-    def _introduce(self) -> None:
-        self.files.json(CONFIG, reports.described(self.config, self.data))
-        for line in reports.introduction(self.config, self.data, self.device, self.folder):
-            self.log.say(line)
-        reports.record_settings(self.log, self.config)
-        self.running.save()
-
     def do(self, stage: Stage) -> None:
         """Do a stage, or what is left of it, and save."""
         if not self.position.is_trained:
             if stage.kind == WARM_UP:
                 self.warm_up(stage.epoch)
             elif stage.kind == "epoch":
-                self.set_learning_rate(stage.epoch)
+                for network in self.networks:
+                    network.set_learning_rate(learning_rate(self.settings, stage.epoch))
                 if not self.position.is_divided:
                     self.divide(stage.epoch)
                     self.position.is_divided = True
@@ -205,14 +197,8 @@ class Trainer:
         """Yield every network in training with its peer, which is itself without co-training."""
         yield from zip(self.networks, reversed(self.networks), strict=True)
 
-    def set_learning_rate(self, epoch: int) -> None:
-        """Apply `--lr_rule`."""
-        for network in self.networks:
-            network.set_learning_rate(learning_rate(self.settings, epoch))
-
     def train_epochs(self, epoch: int, divisions: dict[str, Division]) -> None:
-        """Train every network for one epoch on the division of its peer; the second learns from what the first has
-        become."""
+        """Train every network for one epoch on the division of its peer; the second asks what the first has become."""
 
         def train(pair: tuple[Network, Network]) -> bool:
             return self.train_epoch(*pair, epoch, divisions.get(pair[1].name))
@@ -264,7 +250,8 @@ class Trainer:
         self.position.epochs_done += 1
         done, ranked = self.position.epochs_done, self.evaluate(self.data.dev)
         self.log.say(f"{title} ({self.running.seconds:.0f} s)\n{result_table('dev', ranked)}")
-        reports.record_validation(self.log, done, title, ranked, self.networks[0].learning_rate)
+        rate = {"learning_rate": self.networks[0].learning_rate}
+        reports.record_ranking(self.log, "dev", done, ranked, rate, title=title)
         r_sum = list(ranked.values())[-1].r_sum
         if self.state.best is None or r_sum > self.state.best["rSum"]:
             named = {name: r.as_dict() for name, r in ranked.items()}
@@ -286,7 +273,7 @@ class Trainer:
                 f"{', '.join(unsaved)} cannot be written to {self.folder}, so that the results above are not saved; "
                 "make room, then --resume"
             )
-        reports.record_test(self.log, best["epoch"], ranked)
+        reports.record_ranking(self.log, "test", best["epoch"], ranked)
         record = reports.results(self.config, self.data, best, ranked, seconds=self.running.seconds)
         self.log.close()  # before the results: with them the run is finished, whatever happens then
         self.files.json(RESULTS, record)

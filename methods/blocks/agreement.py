@@ -118,8 +118,8 @@ class Agreement:
 
     def __init__(self, bank: PairBank, *, count: int = 10, votes: int = 2, space: Tensor | None = None) -> None:
         self._bank, self._votes = bank, votes
-        self._near = nearest(bank.images if space is None else space, count, group=bank.picture).numbers
-        self._read = nearest(bank.captions, count, group=bank.picture[bank.image_of_pair]).numbers
+        self._near = nearest(bank.images if space is None else space, count, group=bank.picture)
+        self._read = nearest(bank.captions, count, group=bank.picture[bank.image_of_pair])
         self._given = captions_given(bank.image_of_pair, len(bank.images))
 
     @property

@@ -72,7 +72,7 @@ def _witnesses(bank: PairBank, trusted: Tensor) -> Tensor:
     """
     nobody = len(bank.images)
     given = captions_given(bank.image_of_pair.masked_fill(~trusted, nobody), nobody + 1)[:-1]
-    near = nearest(bank.images, NEIGHBOURS, group=bank.picture).numbers  # (V, k)
+    near = nearest(bank.images, NEIGHBOURS, group=bank.picture)  # (V, k)
     lent = given[near.clamp(min=0), :LENT].masked_fill(near[:, :, None] < 0, -1)
     return torch.cat([given, lent.flatten(1)], dim=1)
 

@@ -357,7 +357,7 @@ def _results(folder: Path, *, config: bool = False) -> Prepared:
 
     def read(path: Path) -> None:
         for form in FORMATS:
-            print(build(TableConfig(format=form, each=True), [folder, folder / "results.json"]))
+            print(build(TableConfig(format=form), [folder, folder / "results.json"]))
 
     return Prepared([told] if config else [json.dumps(record, indent=2).encode() for record in records], read)
 

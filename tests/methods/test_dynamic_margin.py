@@ -15,8 +15,7 @@ from methods.blocks.dynamic_margin import (
     MarginConfig,
     dynamic_margins,
 )
-from methods.blocks.modes import Mode, SimilarityModes, bhattacharyya
-from methods.blocks.similarity_modes import fit_similarity_modes
+from methods.blocks.modes import Mode, SimilarityModes, bhattacharyya, fit_similarity_modes
 from models.losses import Margins, hardest_negative, pair_costs
 from runtime.errors import InputError
 from tests import reference

@@ -225,16 +225,6 @@ def test_splits_hold_their_promises(seed: int) -> None:
         make_splits(pictures, [f"c{k}" for k in range(40)], pairs, SplitRule(20, 40, "x"))
 
 
-def test_twins_of_what_is_held_out_leave_training() -> None:
-    """Each picture of concept k has a twin among those of concept k + 1, so that none can be held out alone."""
-    pictures = [Picture(k, str(a), f"{3 * k + a}") for k in range(4) for a in range(3)]
-    pairs = np.array([(3 * k + a, 3 * (k + 1) + a) for k in (0, 2) for a in range(3)])
-    splits = make_splits(pictures, list("abcd"), pairs, SplitRule(1, 1, "x"))
-    held = splits["dev"] + splits["test"]
-    gone = {j for pair in pairs.tolist() for i, j in (pair, pair[::-1]) if i in held}
-    assert len(held) == len(gone) == 2 and set(splits["train"]) == set(range(12)) - gone - set(held)
-
-
 def test_grey_images_are_means_of_squares() -> None:
     pixels = np.random.RandomState(0).randint(0, 256, (2, 192, 192, 3)).astype(np.uint8)
     grey = grey_thumbnails(pixels)

@@ -73,14 +73,6 @@ def test_a_sidecar_that_disagrees(root: Path, tmp_path: Path, capsys: pytest.Cap
     assert "measured_mismatch is 0.394 beside it, 0.195 in the index" in line
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
-def test_a_sidecar_that_is_none(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
-    np.save(tmp_path / "n.npy", published("rcl"))
-    (tmp_path / "n.json").write_bytes(content)
-    assert run(root, "inspect", tmp_path / "n.npy") == 2
-    assert "n.json, beside the index," in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.batch import Batch
 from methods import known_methods
 from methods.blocks.method import Bank
 from methods.ncr import NCR
 from runtime.checkpoint import as_bytes
-from runtime.errors import InputError
 from runtime.torch_file import read_torch_file
 from tests.training.trainers import make_trainer
 from training import evidence as look_module
-from training import trainer as trainer_module
 from training.division import Division
 from training.trainer import Trainer
 
@@ -142,28 +139,3 @@ def test_the_look_trusts_the_pairs_that_the_method_calls_clean(
     division = trainer.divide(0)["A"]
     assert np.array_equal(trusted[0], division.is_clean) or trusted[0].all(), "of all clean pairs NCR takes 1 % out"
     assert np.array_equal(trusted[0], division.probability > float(threshold))
-
-
-@pytest.mark.parametrize("on_nan", ["skip", "stop"])
-@pytest.mark.parametrize("module", ["SGR", "SAF"])
-def test_a_batch_that_is_not_finite_leaves_no_trace(
-    module: str, on_nan: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Running statistics are updated by the forward pass, before anyone knows that the loss is NaN."""
-    trainer = make_trainer(tiny_root, tmp_path, "--module_name", module, "--method", "baseline", "--on_nan", on_nan)
-    original, calls = trainer_module.warm_up_step, itertools.count(1)
-
-    def with_a_broken_batch(networks: Any, batch: Batch, settings: Any) -> float:
-        if next(calls) == 3:
-            batch = dataclasses.replace(batch, regions=batch.regions * float("inf"))
-        return original(networks, batch, settings)
-
-    monkeypatch.setattr(trainer_module, "warm_up_step", with_a_broken_batch)
-    if on_nan == "stop":
-        with pytest.raises(InputError, match="batch 3"):
-            trainer.warm_up(0)
-        weights = torch.load(tmp_path / "not_finite.pth.tar", weights_only=True)["networks"][0]["weights"]
-    else:
-        trainer.warm_up(0)
-        weights = trainer.networks[0].matcher.state_dict()
-    assert all(torch.isfinite(value).all() for value in weights.values())

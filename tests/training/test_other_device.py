@@ -43,7 +43,6 @@ def test_a_run_keeps_to_its_device(
         np.testing.assert_allclose(found["A"].signal, there.signal, atol=1e-6)
         before = [p.detach().cpu().clone() for p in trainer.networks[0].matcher.parameters()]
         trainer.warm_up(0)
-        trainer.position.batches.clear()
         trainer.train_epochs(0, found)
         after = [p.detach().cpu() for p in trainer.networks[0].matcher.parameters()]
         assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -21,21 +21,21 @@ def test_what_is_left_is_the_sum_of_what_is_to_come() -> None:
     for seconds in (7.0, 1.0, 1.0):
         pace.stepped(WARM_UP, seconds)
     assert pace.seconds(WARM_UP) == pace.seconds(NOISY) == 1.0, "the slow first step is left out, others are taken"
-    assert pace.left(position, "A") == (8.0, 32.0)
-    assert pace.left_in_words(position, "A") == "8 s of the epoch, at least 32 s of the run"
+    assert pace.left(position) == (8.0, 32.0)
+    assert pace.left_in_words(position) == "8 s of the epoch, at least 32 s of the run"
     pace.last = {"ranking": 10.0, "division": 3.0}
-    assert pace.left(position, "A") == (18.0, 32.0 + 5 * 10 + 3 * 3)
-    assert pace.left_in_words(position, "A") == "18 s of the epoch, 91 s of the run"
+    assert pace.left(position) == (18.0, 32.0 + 5 * 10 + 3 * 3)
+    assert pace.left_in_words(position) == "18 s of the epoch, 91 s of the run"
     pace.stepped(NOISY, 4.0)
     pace.sizes[NOISY] = 3
     position = Position(stage=2, is_divided=True, steps={"A": Steps(3), "B": Steps(1)})
-    assert pace.left(position, "B") == (2 * 4.0 + 10, 2 * 4.0 + 10 + (6 * 4.0 + 3 + 10) + 10)
+    assert pace.left(position) == (2 * 4.0 + 10, 2 * 4.0 + 10 + (6 * 4.0 + 3 + 10) + 10)
 
 
 def test_networks_that_step_together_take_one_turn() -> None:
     pace = Pace([WARM_UP], 4, {WARM_UP: 1})
     pace.stepped(WARM_UP, 2.0)
-    assert pace.left(Position(steps={"A+B": Steps(1)}), "A+B") == (6.0, 6.0)
+    assert pace.left(Position(steps={"A+B": Steps(1)})) == (6.0, 6.0)
 
 
 def test_a_run_tells_how_long_it_takes(
@@ -46,7 +46,7 @@ def test_a_run_tells_how_long_it_takes(
     run.main(tiny_flags(tiny_root, tmp_path, "--log_step", "1"))
     lines = capfd.readouterr().out.splitlines()
     (word,) = [number for number, line in enumerate(lines) if line.startswith("a step takes about ")]
-    assert re.fullmatch(r"a step takes about \S+ s here, what is left of the run at least .+", lines[word])
+    assert re.fullmatch(r"a step takes about \S+ s here; left are .+ of the epoch, at least .+ of the run", lines[word])
     assert word < 10
     said = [line for line in lines if line.endswith(" of the run left")]
     for title in ("warm-up 1 A", "warm-up 1 B", "epoch 2 A"):

@@ -56,7 +56,7 @@ RUNS = {
         "--method consensus --loss bounded --signal consensus --refine rematch --mask_same_image "
         "--fit_type gmm --warmup_epoch 4 --seed 2",
         "2.203848 2.145527 2.046817 2.061903 1.973281 1.916981 1.919792 1.872569 "
-        "1.434315 1.305662 1.119764 1.0727 0.794942 0.8184",
+        "1.434315 1.305662 1.119764 1.0727 0.79519 0.818758",
     ),
     "consensus, few mismatches": (
         "--method consensus --loss bounded --signal consensus --refine rematch --mask_same_image "

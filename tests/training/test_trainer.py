@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import run
 from data_utils.batch import Batch
 from methods.blocks.method import SoftLabels
 from models.encoders import set_generator
 from models.ranks import Ranks, Retrieval
 from runtime.checkpoint import load_checkpoint
 from tests.models.networks import dense_scores
-from tests.tiny import tiny_flags
 from tests.training.trainers import make_trainer
 from training import trainer as trainer_module
 from training.checkpointing import BEST
-from training.config import LR_RULES, TrainingConfig
+from training.config import LR_RULES, TrainingConfig, parse_args
 from training.division import Division
 from training.network import Network
-from training.schedule import hardness
+from training.schedule import hardness, stages
 from training.trainer import LabelledBatch, Trainer, part_loss, soft_labels, train_step, warm_up_losses, warm_up_step
 
 Weights = list[dict[str, Tensor]]
@@ -64,8 +61,7 @@ def loss_and_gradients(
     return loss.detach(), [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
 
-@pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("hardness", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize(("hardness", "kept"), [(1.0, True), (1.0, False), (0.5, True), (0.0, False)])
 @pytest.mark.parametrize("mask", ["--mask_same_image", "--no-mask_same_image"])
 @pytest.mark.parametrize(
     ("module", "method", "low"),
@@ -199,29 +195,6 @@ def test_warm_up_takes_the_mean_hinge_of_uncorrected_scores(tiny_root: Path, tmp
     torch.testing.assert_close(warm_up_losses(network, batch), expected, rtol=1e-4, atol=1e-6)
 
 
-# -- seeds ----------------------------------------------------------------------------------------------------------
-
-
-def run_and_read(root: Path, output: Path, *extra: str) -> tuple[list[dict[str, Any]], Weights]:
-    run.main(tiny_flags(root, output, "--log_step", "3", *extra))
-    (folder,) = output.iterdir()
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines], load_checkpoint(folder / BEST)["networks"]
-
-
-def test_same_seed_same_bits(tiny_root: Path, tmp_path: Path) -> None:
-    """And workers change nothing."""
-    flags = ("--module_name", "SGR", "--noisy_start", "0", "--num_epochs", "1", "--warmup_epoch", "1")
-    first, weights = run_and_read(tiny_root, tmp_path / "a", *flags)
-    assert {record["event"] for record in first} == {"loss", "division", "dev", "test"}
-    again, same_weights = run_and_read(tiny_root, tmp_path / "b", *flags)
-    assert again == first and are_equal(weights, same_weights)
-    helped, helped_weights = run_and_read(tiny_root, tmp_path / "c", *flags, "--workers", "1")
-    assert helped == first and are_equal(weights, helped_weights), "workers change nothing"
-    other, other_weights = run_and_read(tiny_root, tmp_path / "d", *flags, "--seed", "1")
-    assert other != first and not are_equal(weights, other_weights)
-
-
 # -- schedules ------------------------------------------------------------------------------------------------------
 
 
@@ -250,14 +223,17 @@ def test_factors_on_the_learning_rate(rule: str, num_epochs: int, lr_update: int
         (["--negatives", "mean"], [0] * 6),
     ],
 )
-def test_hardness(tiny_root: Path, tmp_path: Path, flags: list[str], expected: list[float]) -> None:
-    trainer = make_trainer(tiny_root, tmp_path, *flags)
-    assert [hardness(trainer.settings, epoch) for epoch in range(6)] == expected
+def test_hardness(flags: list[str], expected: list[float]) -> None:
+    assert [hardness(parse_args(flags).training, epoch) for epoch in range(6)] == expected
 
 
-def test_the_learning_rate_reaches_both_optimisers(tiny_root: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_reaches_both_optimisers(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--num_epochs", "8", "--lr_update", "3", "--lr_rule", "mgcs")
-    trainer.set_learning_rate(4)
+    monkeypatch.setattr(trainer, "divide", lambda epoch: {})
+    monkeypatch.setattr(trainer, "train_epochs", lambda epoch, divisions: None)
+    trainer.do(stages(trainer.settings)[1 + 4])
     rates = [group["lr"] for n in trainer.networks for group in n.optimiser.param_groups]
     assert rates == pytest.approx([0.01 * 0.05] * 2)
 

@@ -4,9 +4,9 @@
     python -m tools.audit --images I.npy --captions C.npy --texts captions.txt --output audit
 
 From a trained run, or from any paired embeddings by DSDMR's filter. Writes `audit.csv`, `audit.parquet` and
-`audit.html` (the most suspicious pair first), `summary.json`, `cleaned_index.npy` for run.py's `--noise_file`, and
-files for cleanlab and FiftyOne. Where it is known which pairs are mismatched, precision at 100, 500 and 1,000 is told.
-Nothing needs a matrix of all scores: 29,000 images x 145,000 captions fit a small memory.
+`audit.html` (the most suspicious pair first), `cleaned_index.npy` for run.py's `--noise_file`, and files for cleanlab.
+Where it is known which pairs are mismatched, precision at 100, 500 and 1,000 is told. Nothing needs a matrix of all
+scores: 29,000 images x 145,000 captions fit a small memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from data_utils.counts import number_images
 from data_utils.noise_index import sidecar_of
 from data_utils.pictures import Pictures
 from data_utils.stored import give_noise
-from runtime.checkpoint import write_json
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
 from runtime.log import table
@@ -36,7 +35,6 @@ from tools.audit.subject import Audit, Ordered
 from tools.audit.trained import audit_run, subject_of
 from tools.audit.written import (
     CSV,
-    FIFTYONE,
     LABELS,
     PARQUET,
     PRED_PROBS,
@@ -46,16 +44,15 @@ from tools.audit.written import (
     cleaned_index,
     write_cleaned,
     write_cleanlab,
-    write_fiftyone,
     write_tables,
 )
-from tools.command import PlacesConfig, open_checkpoint, parsed
-from tools.filter.files import check_output, folder_at_once, read_truth
+from tools.command import PlacesConfig, check_output, folder_at_once, open_checkpoint, parsed
+from tools.filter.files import read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.pages.pictures import Thumbnails, find_pictures
 
-CLEANED, SUMMARY = "cleaned_index.npy", "summary.json"
-WRITTEN = (CSV, PARQUET, PAGE, SUMMARY, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS, FIFTYONE)
+CLEANED = "cleaned_index.npy"
+WRITTEN = (CSV, PARQUET, PAGE, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS)
 EMBEDDINGS_ONLY = ("captions_per_image", "texts", "truth")
 RUN_ONLY = ("vocab_path", "noise_file", "shortlist")
 
@@ -182,23 +179,6 @@ def audit_of_embeddings(config: AuditConfig, filtering: FilterConfig) -> tuple[A
     return audit, pictures
 
 
-def summary(ordered: Ordered, cleaned: Cleaned, config: AuditConfig) -> dict[str, object]:
-    """Return what the audit comes to, for JSON."""
-    audit, truth = ordered.audit, ordered.audit.subject.is_mismatched
-    return {
-        "pairs": len(ordered.order),
-        "images": len(audit.subject.image_group),
-        "judged_by": audit.judged_by,
-        "ranked_over": audit.ranked_over,
-        "suspects": int(cleaned.is_suspect.sum()),
-        "moved": int(cleaned.is_moved.sum()),
-        "unread": None if audit.subject.is_unread is None else int(audit.subject.is_unread.sum()),
-        "mismatched": None if truth is None else int(truth.sum()),
-        "precision_at": {str(k): share for k, share in ordered.precisions().items()},
-        "flags": asdict(config),
-    }
-
-
 def say(ordered: Ordered, cleaned: Cleaned) -> None:
     """Print what was found."""
     count = len(ordered.order)
@@ -234,13 +214,10 @@ def audit(config: AuditConfig, filtering: FilterConfig) -> None:
         thumbnails = None if pictures is None else Thumbnails(pictures)
         audit_page(ordered, cleaned, thumbnails, num_pairs=config.page_pairs).write(folder / PAGE)
         write_cleanlab(folder, found.probability)
-        if pictures is not None:
-            write_fiftyone(folder / FIFTYONE, columns, pictures, filtering.p_threshold, output / FIFTYONE)
         if subject.has_real_noise:
             print(f"no {CLEANED}: run.py takes no --noise_file for {subject.name}, whose noise is real")
         else:
             write_cleaned(folder / CLEANED, cleaned, subject.image_of_caption)
-        write_json(folder / SUMMARY, summary(ordered, cleaned, config))
         written = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"{output}: {written}")
 

@@ -64,7 +64,7 @@ def audit_embeddings(
         InputError: rows without a direction, NaN, or fewer than 10 pairs.
     """
     similarity = pairs.similarity()
-    found = filter_pairs(similarity, filtering)
+    found = filter_pairs(similarity, filtering, filtering.p_threshold, filtering.seed)
     images, captions = UnitRows(pairs.images), UnitRows(pairs.captions)
     subject = Subject(
         name=name,

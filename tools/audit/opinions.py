@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from data_utils.batch import Batch
 from data_utils.loaders import MIN_BATCH, covering_batches
 from data_utils.precomputed import PrecomputedSplit
 from methods import Method, known_methods
@@ -30,6 +30,8 @@ FALLBACK = "baseline"
 """What audits a checkpoint that does not record its method: its signal is the mean hinge."""
 
 DEFAULT_BATCH = 128
+
+Network = tuple[Matcher, Method]
 
 
 @dataclass(frozen=True)
@@ -97,64 +99,50 @@ def ask_networks(
     networks = list(zip(matchers, methods, strict=True))
     opinions = []
     for k, own in enumerate(divisions):
-        peer = len(networks) - 1 - k
-        labeller = _Labeller(networks[k], networks[peer], split, device, batch_size, seed)
-        labels = labeller.labels(divisions[peer] if kind.divides else None, advance)
-        opinions.append(Opinion(own.signal, own.probability, labels))
+        pair = networks[k], networks[-1 - k]
+        division = divisions[-1 - k] if kind.divides else None
+        batches = partial(_batches, batch_size=batch_size, seed=seed)
+        opinions.append(Opinion(own.signal, own.probability, _labels(*pair, split, division, batches, device, advance)))
     return opinions
 
 
-class _Labeller:
-    """Asks one network's method for the labels of all pairs."""
+def _batches(pairs: np.ndarray, side: str, *, batch_size: int, seed: int) -> list[torch.Tensor]:
+    """Return batches that cover the pairs; too few to make one are none."""
+    return covering_batches(pairs, batch_size, generator(seed, "audit", side)) if len(pairs) >= MIN_BATCH else []
 
-    def __init__(
-        self,
-        student: tuple[Matcher, Method],
-        peer: tuple[Matcher, Method],
-        split: PrecomputedSplit,
-        device: torch.device,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self._student, self._peer, self._split = student, peer, split
-        self._device, self._batch_size, self._seed = device, batch_size, seed
 
-    def labels(self, division: Division | None, advance: Callable[[int], None]) -> np.ndarray:
-        """Return (N,) labels by a division; without one all pairs are clean with probability 1."""
-        count = len(self._split)
-        probability = np.ones(count) if division is None else division.probability
-        is_clean = np.ones(count, dtype=bool) if division is None else division.is_clean
-        labels = np.zeros(count)
-        clean = self._batches(np.flatnonzero(is_clean), "clean")
-        noisy = self._batches(np.flatnonzero(~is_clean), "noisy") if self._student[1].wants_noisy else []
-        if not clean:
-            return labels
-        for step in range(max(len(clean), len(noisy))):
-            batch = self._read(clean[step % len(clean)])
-            other = self._read(noisy[step]) if step < len(noisy) else None
-            views = [
-                None if b is None else StudentAndPeer(*(Scored(*n, b) for n in (self._student, self._peer)))
-                for b in (batch, other)
-            ]
-            assert views[0] is not None
-            chances = torch.from_numpy(probability[batch.index.cpu().numpy()]).float().to(self._device)
-            with torch.no_grad():
-                found = self._student[1].labels(views[0], views[1], chances)
-            if step < len(clean):
-                labels[batch.index.cpu().numpy()] = found.clean.double().cpu().numpy()
-                advance(len(batch))
-            if other is not None:
-                advance(len(other))
-                if found.noisy is not None and found.noisy_kept is not None:
-                    kept = torch.where(found.noisy_kept, found.noisy, torch.zeros_like(found.noisy))
-                    labels[other.index.cpu().numpy()] = kept.double().cpu().numpy()
-        return labels
-
-    def _batches(self, pairs: np.ndarray, side: str) -> list[torch.Tensor]:
-        """Return batches that cover the pairs; too few to make one are none."""
-        if len(pairs) < MIN_BATCH:
-            return []
-        return covering_batches(pairs, self._batch_size, generator(self._seed, "audit", side))
-
-    def _read(self, numbers: torch.Tensor) -> Batch:
-        return self._split[numbers].to(self._device)
+def _labels(
+    student: Network,
+    peer: Network,
+    split: PrecomputedSplit,
+    division: Division | None,
+    batches: Callable[[np.ndarray, str], list[torch.Tensor]],
+    device: torch.device,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Return (N,) labels by a division; without one all pairs are clean with probability 1."""
+    probability = np.ones(len(split)) if division is None else division.probability
+    is_clean = np.ones(len(split), dtype=bool) if division is None else division.is_clean
+    labels = np.zeros(len(split))
+    clean = batches(np.flatnonzero(is_clean), "clean")
+    noisy = batches(np.flatnonzero(~is_clean), "noisy") if student[1].wants_noisy else []
+    for step in range(max(len(clean), len(noisy)) if clean else 0):
+        numbers = clean[step % len(clean)], noisy[step] if step < len(noisy) else None
+        batch, other = (None if n is None else split[n].to(device) for n in numbers)
+        views = [
+            None if b is None else StudentAndPeer(*(Scored(*network, b) for network in (student, peer)))
+            for b in (batch, other)
+        ]
+        assert batch is not None and views[0] is not None
+        chances = torch.from_numpy(probability[batch.index.cpu().numpy()]).float().to(device)
+        with torch.no_grad():
+            found = student[1].labels(views[0], views[1], chances)
+        if step < len(clean):
+            labels[batch.index.cpu().numpy()] = found.clean.double().cpu().numpy()
+            advance(len(batch))
+        if other is not None:
+            advance(len(other))
+            if found.noisy is not None and found.noisy_kept is not None:
+                kept = torch.where(found.noisy_kept, found.noisy, torch.zeros_like(found.noisy))
+                labels[other.index.cpu().numpy()] = kept.double().cpu().numpy()
+    return labels

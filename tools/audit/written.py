@@ -1,4 +1,4 @@
-"""What an audit leaves for programs: tables, a cleaned noise index, files for cleanlab and FiftyOne.
+"""What an audit leaves for programs: tables, a cleaned noise index, files for cleanlab.
 
 The cleaned index gives every caption an image to train it with, suspects the image that fits them better: a
 `--noise_file` names an image for every caption, so that a pair cannot be dropped by it. A suspect is a pair whose clean
@@ -11,16 +11,11 @@ cleanlab: `cleanlab_labels.npy` (N,) int64 and `cleanlab_pred_probs.npy` (N, 2) 
 "these belong together", which every pair's label claims; column 1 of the probabilities is the clean probability. Use
 `cleanlab.rank.get_label_quality_scores(labels, pred_probs)` (`filter.find_label_issues` wants two classes of labels).
 
-FiftyOne: `labels.json` with `classes` and, by sample name, `label`, `confidence` and `attributes`; `data.json` names
-each sample's picture. A sample is a pair.
-
-    fiftyone.Dataset.from_dir("DIR/fiftyone", fiftyone.types.FiftyOneImageClassificationDataset, data_path="data.json")
-
-Legend: N pairs."""
+Legend: N pairs.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from data_utils.noise_index import measure, save_index
-from data_utils.pictures import Pictures
 from runtime.extras import require
 from tools.audit.partners import NOBODY
 from tools.audit.subject import Ordered, group_sizes
@@ -173,12 +167,6 @@ def write_tables(folder: Path, table: Table) -> None:
 
 
 LABELS, PRED_PROBS = "cleanlab_labels.npy", "cleanlab_pred_probs.npy"
-FIFTYONE = "fiftyone"
-CLASSES = ("mismatched", "matched")
-"""What the numbers of a label mean."""
-
-SUFFIXES = {b"RIFF": ".webp", b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}
-"""First bytes of a picture's file -> what such a file is called."""
 
 
 def write_cleanlab(folder: Path, probability: np.ndarray) -> None:
@@ -191,53 +179,3 @@ def write_cleanlab(folder: Path, probability: np.ndarray) -> None:
     probability = np.clip(probability, 0.0, 1.0)
     np.save(folder / LABELS, np.ones(len(probability), dtype=np.int64))
     np.save(folder / PRED_PROBS, np.stack([1 - probability, probability], axis=1))
-
-
-def _picture_paths(folder: Path, pictures: Pictures, wanted: np.ndarray, place: Path) -> dict[int, str]:
-    """Return where each wanted picture is, by its number; those without a file of their own get one in `folder`.
-
-    Args:
-        folder: where to write.
-        pictures: the data set's.
-        wanted: their numbers.
-        place: where `folder` will be when all is done.
-    """
-    if pictures.paths is not None:
-        return {number: str(Path(pictures.paths[number]).resolve()) for number in wanted.tolist()}
-    folder.mkdir()
-    found = {}
-    for number in wanted.tolist():
-        content = pictures.encoded(number)
-        suffix = next((s for start, s in SUFFIXES.items() if content.startswith(start)), ".img")
-        (folder / f"{number:07d}{suffix}").write_bytes(content)
-        found[number] = str(place / f"{number:07d}{suffix}")
-    return found
-
-
-def write_fiftyone(folder: Path, table: Table, pictures: Pictures, threshold: float, place: Path) -> None:
-    """Write the layout's two files and, where pictures have no files of their own, those.
-
-    Args:
-        folder: where to write; made.
-        table: `tools.audit.columns.audit_table`.
-        pictures: of the images.
-        threshold: a pair is called matched if its clean probability is above this.
-        place: where `folder` will be when all is done; FiftyOne wants absolute paths.
-    """
-    folder.mkdir()
-    images = table.column("image").to_numpy()
-    paths = _picture_paths(folder / "pictures", pictures, np.unique(images), place.resolve() / "pictures")
-    labels: dict[str, Any] = {}
-    data: dict[str, str] = {}
-    for batch in table.to_batches(max_chunksize=65536):
-        for row in batch.to_pylist():
-            name, chance = f"pair_{row['pair']:07d}", row["clean_probability"]
-            is_matched = chance > threshold
-            labels[name] = {
-                "label": int(is_matched),
-                "confidence": chance if is_matched else 1 - chance,
-                "attributes": {key: value for key, value in row.items() if value is not None},
-            }
-            data[name] = paths[row["image"]]
-    (folder / "labels.json").write_text(json.dumps({"classes": CLASSES, "labels": labels}), encoding="utf-8")
-    (folder / "data.json").write_text(json.dumps(data), encoding="utf-8")

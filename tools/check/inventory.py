@@ -1,7 +1,8 @@
 """What the files of a split hold, read as far as they can be: the faults of one file do not hide those of the next.
 
 And what splits share that they should not: feature rows and caption lines, and rows that hold no features. Rows are
-read a block at a time and remembered by a hash of their float32 values. Of a large file a sample is read."""
+read a block at a time and remembered by a hash of their float32 values. Of a large file a sample is read.
+"""
 
 from __future__ import annotations
 
@@ -94,23 +95,11 @@ def take_inventory(
             counts = count(features, len(captions.texts), captions.path, captions.ids)
         except InputError as error:
             findings.faults.append(str(error))
-        _look_at_ids(folder / f"{split}_ids.txt", len(captions.texts), len(features), findings)
     for stem, suffixes in ((f"{split}_ims", FEATURE_SUFFIXES), (f"{split}_caps", CAPTION_SUFFIXES)):
         there = [stem + suffix for suffix in suffixes if (folder / (stem + suffix)).is_file()]
         if len(there) > 1:
             findings.remarks.append(f"{there[0]} and {there[1]} are both there; {there[0]} is read")
     return Inventory(split, features, None if captions is None else captions.texts, path, counts, tokens)
-
-
-def _look_at_ids(path: Path, num_captions: int, num_rows: int, findings: Findings) -> None:
-    """Compare the number of ids, if there are any, with the captions and the feature rows."""
-    if path.is_file():
-        ids = sum(1 for line in path.read_bytes().split(b"\n") if line.strip())
-        if ids not in (num_captions, num_rows):
-            findings.remarks.append(
-                f"{path.name} holds {ids} ids for {num_captions} captions and {num_rows} feature rows; it is not read, "
-                "but belongs to other files"
-            )
 
 
 def word_lengths(inventory: Inventory) -> np.ndarray | None:

@@ -7,7 +7,7 @@ The command ranks the whole of a split, and folds of it where it is larger than 
 the pairs: 1,000 images with 5 captions each (Flickr30K), with one each (CC152K), or 5,000 x 5 (MS-COCO), whole and as
 the mean of five folds of 1,000 images. Of the filter *published* is: the cosines of the given pairs, by the pretrained
 model, are two Gaussian modes; the lower one is dropped; after an epoch of fine-tuning it is fitted again. *Ours* are
-the pools, and what methods/blocks/similarity_modes.py marks so. Legend: I pictures, C captions or pairs, D embed size.
+the pools, and what methods.blocks.modes.py marks so. Legend: I pictures, C captions or pairs, D embed size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.similarity_modes import RefitConfig, clean_posterior, fit_similarity_modes, pair_similarity
+from methods.blocks.modes import RefitConfig
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from runtime.checkpoint import write_json
 from runtime.device import choose_device
@@ -32,7 +32,8 @@ from runtime.flags import check_choices, check_range, flag, require
 from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
 from tools.command import check_writable, parsed
-from tools.filter.filtering import Filtered, filter_quality
+from tools.filter.cosines import pair_similarity
+from tools.filter.filtering import Filtered, filter_pairs, filter_quality
 
 CHUNK = 256
 """Pictures or captions that are embedded at a time."""
@@ -91,24 +92,11 @@ class RefilterConfig(RefitConfig, MarginConfig):
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
 
 
-def filter_again(similarity: np.ndarray, config: RefilterConfig) -> Filtered:
-    """Fit the modes and keep the clean pairs.
-
-    Args:
-        similarity: (C,).
-        config: flags.
-
-    Raises:
-        InputError: too few pairs to fit, or none kept.
-    """
-    modes = fit_similarity_modes(similarity, num_starts=config.mode_starts, min_separation=config.min_separation)
-    return Filtered.above(config.p_threshold, similarity, modes, clean_posterior(similarity, modes, config.mode_prior))
-
-
 def filter_given_pairs(model: Clip, data: PreparedPairs, image_index: np.ndarray, config: RefilterConfig) -> Filtered:
     """Filter captions and the pictures they are trained with, `image_index` (C,), by the model as it is now."""
     pictures, captions = embed(model, data)
-    return filter_again(pair_similarity(pictures[torch.from_numpy(image_index)], captions), config)
+    similarity = pair_similarity(pictures[torch.from_numpy(image_index)], captions)
+    return filter_pairs(similarity, config, config.p_threshold)
 
 
 def filter_figures(found: Filtered, is_matched: np.ndarray | None) -> dict[str, Any]:

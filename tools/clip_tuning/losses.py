@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
-from methods.blocks.similarity_modes import SimilarityModes
+from methods.blocks.modes import SimilarityModes
 from models.losses import Margins, mean_over_negatives, negatives, pair_costs
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -2,7 +2,8 @@
 
 A folder holds config.json, model.safetensors, preprocessor_config.json and tokeniser files; nothing is downloaded. This
 is the one place that imports transformers, an optional extra. Its image processor is the one that works with Pillow
-alone, without torchvision. Legend: B pictures or captions, C captions, D embed size, W tokens, S side of a picture."""
+alone, without torchvision. Legend: B pictures or captions, C captions, D embed size, W tokens, S side of a picture.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from tools.extract.listing import captions_by_picture
 
 SPLITS = ("train", "dev", "test")
 KEPT_BYTES = 2**30
-"""Prepared pictures of a split are kept in memory if all of them need no more."""
+"""Of the prepared pictures of a split so many bytes are kept."""
 ZOOM, TURN, SHIFT = 0.25, 0.25, 0.15
 """Largest zoom (of the side), turn (radians) and shift (of half the side) at strength 1."""
 CONTRAST, TINT = 0.3, 0.3
@@ -139,7 +140,7 @@ def inject_noise(pairs: Pairs, noise: NoiseConfig, data_name: str) -> tuple[np.n
 
 
 class PreparedPictures:
-    """Prepared pictures by number, kept once they were asked for if all of them are small enough together.
+    """Prepared pictures by number; as many as fit `KEPT_BYTES` stay in memory.
 
     Args:
         pictures: I of them.
@@ -149,35 +150,15 @@ class PreparedPictures:
     """
 
     def __init__(
-        self,
-        pictures: Pictures,
-        prepare: Callable[[np.ndarray], Tensor],
-        side: int,
-        *,
-        workers: int = 0,
+        self, pictures: Pictures, prepare: Callable[[np.ndarray], Tensor], side: int, *, workers: int = 0
     ) -> None:
-        self.pictures, self._prepare = pictures, prepare
-        shape = (len(pictures), 3, side, side)
-        self._kept = torch.empty(shape, dtype=torch.uint8) if np.prod(shape) <= KEPT_BYTES else None
-        self._is_kept = np.zeros(len(pictures), dtype=bool)
+        self._one = lru_cache(max(1, KEPT_BYTES // (3 * side**2)))(lambda number: prepare(pictures.pixels(number)))
         self._pool = ThreadPoolExecutor(workers) if workers else None
 
-    def _decode(self, numbers: Iterable[int]) -> Tensor:
-        def one(number: int) -> Tensor:
-            return self._prepare(self.pictures.pixels(number))
-
-        return torch.stack(list(self._pool.map(one, numbers) if self._pool is not None else map(one, numbers)))
-
     def batch(self, numbers: np.ndarray) -> Tensor:
-        """Return pictures (B, 3, S, S) uint8 for numbers (B,); equal numbers are decoded once."""
-        if self._kept is None:
-            unique, inverse = np.unique(numbers, return_inverse=True)
-            return self._decode(unique.tolist())[torch.from_numpy(inverse)]
-        new = np.unique(numbers[~self._is_kept[numbers]])
-        if len(new):
-            self._kept[torch.from_numpy(new)] = self._decode(new.tolist())
-            self._is_kept[new] = True
-        return self._kept[torch.from_numpy(numbers)]
+        """Return pictures (B, 3, S, S) uint8 for numbers (B,)."""
+        over = map if self._pool is None else self._pool.map
+        return torch.stack(list(over(self._one, numbers.tolist())))
 
     def batches(self, parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield each part of numbers with its pictures; with workers, the next part is decoded meanwhile."""

@@ -23,7 +23,7 @@ from torch.optim import AdamW, Optimizer
 
 from data_utils.loaders import MIN_BATCH, shuffled_batches
 from data_utils.noise import NoiseReport
-from methods.blocks.similarity_modes import SimilarityModes
+from methods.blocks.modes import SimilarityModes
 from runtime.checkpoint import save_checkpoint, write_json
 from runtime.device import choose_device
 from runtime.errors import InputError

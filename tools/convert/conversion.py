@@ -3,7 +3,8 @@
 The output is written as OUTPUT.part, and after each block, once that is on the disk, OUTPUT.part.json tells how many
 rows it has. It gets its name when it is whole. Both kinds of file get their whole size and all of their structure when
 they are made, so that rows only fill places that are there: whatever is broken off, the rows written before the last
-`sync` are in the file."""
+`sync` are in the file.
+"""
 
 from __future__ import annotations
 

@@ -94,16 +94,13 @@ def write_thumbnails(path: Path, splits: Splits, pixels: np.ndarray, grey: np.nd
             group.create_dataset("grey16", data=grey[rows], chunks=True, **GZIP)
 
 
-def write_features(
-    folder: Path, cells: np.ndarray, splits: Splits, concepts: np.ndarray, config: BuilderConfig
-) -> dict[str, float]:
+def write_features(folder: Path, cells: np.ndarray, splits: Splits, config: BuilderConfig) -> dict[str, float]:
     """Write the region features of all splits, and return the figures that describe them.
 
     Args:
         folder: Where to.
         cells: Feature maps of all pictures, float32 of shape (pictures, CELLS, CHANNELS).
         splits: Which pictures.
-        concepts: Concept of each picture, shape (pictures,).
         config: The flags.
 
     Returns:
@@ -116,8 +113,6 @@ def write_features(
         exact = projection(cells, np.array(rows))
         if scales is None:
             scales = features.choose_scales(exact, config.step)
-            nearest = features.agreement(exact, concepts[rows])
-            print(f"nearest other training picture shows the same concept: {nearest:.1%}")
         stored, figures[f"snr_{split}"] = features.quantise(exact, scales)
         with h5py.File(folder / f"{split}_ims.h5", "w", track_order=False) as file:
             chunks = tuple(min(a, b) for a, b in zip(CHUNK, stored.shape, strict=True))
@@ -154,8 +149,7 @@ def build(output: Path, work: Path, config: BuilderConfig) -> None:
     texts = {f"{split}_caps.txt": [c for i in rows for c in captions(found[i])] for split, rows in splits.items()}
     write_records(part / "pictures.json", records)
     write_thumbnails(part / "thumbnails.h5", splits, pixels, grey)
-    shown = np.array([picture.concept for picture in found])
-    figures = write_features(part, features.compute_cells(pixels, work), splits, shown, config)
+    figures = write_features(part, features.compute_cells(pixels, work), splits, config)
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     for name, lines in texts.items():
         (part / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")

@@ -122,20 +122,6 @@ def fit_projection(cells: np.ndarray, rows: np.ndarray, dims: int) -> Projection
     return Projection(mean, axes / np.sqrt(kept / dims), kept / float(variances.sum()))
 
 
-def agreement(features: np.ndarray, concepts: np.ndarray) -> float:
-    """Return the share of pictures whose nearest other picture, by mean feature, shows the same concept.
-
-    Args:
-        features: Shape (pictures, cells, dims).
-        concepts: Concept of each picture, shape (pictures,).
-    """
-    mean = features.mean(axis=1)
-    mean = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    likeness = mean @ mean.T
-    np.fill_diagonal(likeness, -np.inf)
-    return float((concepts[likeness.argmax(axis=1)] == concepts).mean())
-
-
 def choose_scales(features: np.ndarray, step: float) -> np.ndarray:
     """Choose the widths of the 8-bit steps, wider than `step` only where they would not reach the largest value.
 

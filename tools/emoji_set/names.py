@@ -1,7 +1,8 @@
 """What the set is made from, its concepts, base emoji, and five captions a picture from what people called them.
 
 Packages have pinned versions; authors and licences are in the set's LICENSES. Families that captions cannot tell apart
-are left out: flags, clock faces, keycaps, boxed letters."""
+are left out: flags, clock faces, keycaps, boxed letters.
+"""
 
 from __future__ import annotations
 

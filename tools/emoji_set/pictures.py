@@ -1,6 +1,7 @@
 """Which picture of which artist shows which concept, its rendering to pixels, its small grey image, and the splits.
 
-Splits hold out concepts and artists, with near-duplicates kept on one side."""
+Splits hold out concepts and artists, with near-duplicates kept on one side.
+"""
 
 from __future__ import annotations
 

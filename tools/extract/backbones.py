@@ -5,7 +5,8 @@ holds config.json, weights and preprocessor_config.json, whatever `AutoModel` op
 DINOv2, Swin, ResNet, ConvNeXt, the picture side of CLIP and SigLIP, and timm's models where timm can be imported.
 Nothing is downloaded. An ONNX file is run by onnxruntime on the processor: its one input is pictures as (B, 3, H, W) or
 (B, H, W, 3), floats or 8 bits; one of its outputs is taken for feature maps.
-Legend: B pictures, H x W pixels, h x w cells, C channels."""
+Legend: B pictures, H x W pixels, h x w cells, C channels.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@
 - CSV and TSV: with a line of column names (a picture, one or several captions, perhaps a split), or picture and
   captions from the left; separated by `|` too, as Flickr30K's results.csv is;
 - txt: `picture TAB caption` or `picture#0 TAB caption`, or one caption a line beside NAME_images.txt with the pictures.
-Where a file tells splits, `--split` chooses; `restval` goes with train, `val` is dev."""
+Where a file tells splits, `--split` chooses; `restval` goes with train, `val` is dev.
+"""
 
 from __future__ import annotations
 

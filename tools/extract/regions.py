@@ -7,7 +7,8 @@
 
 JSON of boxes: {picture: [[x1, y1, x2, y2], ...]}, or [{"image": picture, "x1": .., "y1": .., "x2": .., "y2": ..}, ...].
 CSV and TSV: picture, x1, y1, x2, y2, in any order below a line that names the columns; others are left aside.
-Legend: B pictures, R regions, H x W pixels, h x w cells of a map, C channels."""
+Legend: B pictures, R regions, H x W pixels, h x w cells of a map, C channels.
+"""
 
 from __future__ import annotations
 

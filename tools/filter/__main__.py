@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.similarity_modes import check_similarity
+from methods.blocks.modes import check_similarity
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
-from tools.command import parsed
+from tools.command import check_output, folder_at_once, parsed
 from tools.filter.adapter import (
     ADAPTED_CAPTIONS,
     ADAPTED_IMAGES,
@@ -32,7 +32,7 @@ from tools.filter.adapter import (
     adapt,
     open_test,
 )
-from tools.filter.files import check_output, folder_at_once, read_similarities, read_truth
+from tools.filter.files import read_similarities, read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, filter_pairs, filter_quality
 from tools.filter.report import INDEX, MODES, PAIRS_CSV, PICTURE, PROBABILITY, filter_text, quality_text, write_filter
 
@@ -108,7 +108,7 @@ def clean(files: CleanConfig, filtering: FilterConfig, adapter: AdapterConfig, m
         print(pairs.describe())
     similarity = pair_similarities(files, pairs)
     is_matched = None if files.truth is None else read_truth(files.truth, len(similarity))
-    found = filter_pairs(similarity, filtering)
+    found = filter_pairs(similarity, filtering, filtering.p_threshold, filtering.seed)
     print(filter_text(found, filtering))
     if is_matched is not None:
         print(quality_text({"as given": filter_quality(found.is_clean, found.probability, is_matched)}))

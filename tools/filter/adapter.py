@@ -195,7 +195,9 @@ class AdapterTraining:
         """
         for epoch in range(self.config.num_epochs):
             if epoch % self.config.refit_every == 0:
-                found = filter_pairs(self.similarity()[self.pairs], self.filtering)
+                found = filter_pairs(
+                    self.similarity()[self.pairs], self.filtering, self.filtering.p_threshold, self.filtering.seed
+                )
             margins = dynamic_margins(self.margins, found.modes, torch.ones(1))
             yield EpochRecord(epoch + 1, self._train(epoch, found), found, margins)
 
@@ -389,7 +391,7 @@ def adapt(
     results |= {f"after{name}": members.rank(adapted) for name, members in sets.items()}
     if results:
         say(result_table("adapter", results))
-    last = filter_pairs(training.similarity(), filtering)
+    last = filter_pairs(training.similarity(), filtering, filtering.p_threshold, filtering.seed)
     quality = quality_of(last, slice(None))
     if quality is not None:
         say(quality_text({"adapted, all pairs": quality}))

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from methods.blocks.similarity_modes import (
+from methods.blocks.modes import (
     ModesConfig,
     SimilarityModes,
     clean_posterior,
     fit_similarity_modes,
-    pair_similarity,
     select,
 )
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
+from tools.filter.cosines import pair_similarity
 from tools.filter.files import Stored, open_embeddings
 
 
@@ -179,21 +179,22 @@ class Filtered:
         return cls(similarity, modes, probability, is_clean)
 
 
-def filter_pairs(similarity: np.ndarray, config: FilterConfig) -> Filtered:
-    """Fit the modes and select the clean pairs.
+def filter_pairs(similarity: np.ndarray, config: ModesConfig, threshold: float, seed: int = 0) -> Filtered:
+    """Fit the modes and keep the clean pairs.
 
     Args:
         similarity: (n,) cosines.
-        config: the filter's flags.
+        config: flags of the modes.
+        threshold: pairs of a larger clean probability are kept.
+        seed: of the fit's random starts.
 
     Raises:
         InputError: fewer than 10 pairs, NaN, outside [-1, 1]; or no pair passes the threshold.
     """
     modes = fit_similarity_modes(
-        similarity, seed=config.seed, num_starts=config.mode_starts, min_separation=config.min_separation
+        similarity, seed=seed, num_starts=config.mode_starts, min_separation=config.min_separation
     )
-    probability = clean_posterior(similarity, modes, config.mode_prior)
-    return Filtered.above(config.p_threshold, similarity, modes, probability)
+    return Filtered.above(threshold, similarity, modes, clean_posterior(similarity, modes, config.mode_prior))
 
 
 def filter_quality(is_clean: np.ndarray, values: np.ndarray, is_matched: np.ndarray) -> dict[str, Any]:

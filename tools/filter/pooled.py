@@ -21,8 +21,7 @@ from data_utils.stored import give_noise
 from models.encoded_split import encode_split
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_choices, flag, require
-from tools.command import PlacesConfig, open_checkpoint, parsed
-from tools.filter.files import check_output, folder_at_once
+from tools.command import PlacesConfig, check_output, folder_at_once, open_checkpoint, parsed
 
 IMAGES, CAPTIONS, TRUTH = "images.npy", "captions.npy", "truth.npy"
 

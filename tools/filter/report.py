@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from methods.blocks.similarity_modes import Mode
+from methods.blocks.modes import Mode
 from runtime.checkpoint import write_json
 from runtime.log import table
 from tools.filter.filtering import FilterConfig, Filtered, filter_quality

@@ -1,7 +1,8 @@
 """Self-contained HTML pages: the shell, pieces of text, tables.
 
 The page is one file that opens from disk without a network. Its own content policy forbids every request and every
-script but the two in it, by their digests: what a caption or a file name holds can never run."""
+script but the two in it, by their digests: what a caption or a file name holds can never run.
+"""
 
 from __future__ import annotations
 

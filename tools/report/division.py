@@ -1,7 +1,8 @@
 """Sections: how each network divided the training pairs, epoch by epoch, and whether its clean probability is right.
 
 Histograms of the division signal with both fitted components and, where it is known, the truth; the quality of the
-clean side over the epochs; ROC and calibration of the last division. Legend: N training pairs."""
+clean side over the epochs; ROC and calibration of the last division. Legend: N training pairs.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 The same queries for every run of a data set, drawn with a fixed seed: they are neither the best nor the worst ones.
 Attention needs regions that are cells of a grid, row by row (SGR, SAF, SCAN).
-Legend: Q queries, I images, C captions, N training pairs, R regions, W words, D embed size, G x G cells."""
+Legend: Q queries, I images, C captions, N training pairs, R regions, W words, D embed size, G x G cells.
+"""
 
 from __future__ import annotations
 
@@ -74,11 +75,11 @@ def query_scores(opened: OpenedRun, images: np.ndarray, captions: np.ndarray) ->
     for name, matcher in opened.matchers.items():
         gallery = opened.galleries[name]
         with evaluating(matcher):
-            asked = gallery.images[torch.from_numpy(images).to(opened.sources.device)]
+            asked = gallery.images[torch.from_numpy(images).to(opened.device)]
             for block, columns in zip(gallery.blocks, gallery.columns, strict=True):
                 i2t[:, columns.numpy()] += matcher.similarity(asked, block).cpu().numpy()
             tokens, lengths = split.tokens(captions)
-            side = matcher.encode_captions(tokens.to(opened.sources.device), lengths)
+            side = matcher.encode_captions(tokens.to(opened.device), lengths)
             t2i += matcher.similarity(gallery.images, side).cpu().numpy().T
     return i2t / len(opened.matchers), t2i / len(opened.matchers)
 
@@ -194,10 +195,10 @@ def grid_size(opened: OpenedRun) -> int | None:
         InputError: `--grid` does not fit the number of regions.
     """
     regions = opened.data.shape.num_regions
-    if opened.sources.grid is not None:
-        if opened.sources.grid**2 != regions:
+    if opened.config.grid is not None:
+        if opened.config.grid**2 != regions:
             return None
-        return opened.sources.grid
+        return opened.config.grid
     side = math.isqrt(regions)
     return side if side * side == regions and (opened.folder / THUMBNAILS).is_file() else None
 
@@ -214,7 +215,7 @@ def _factor(opened: OpenedRun) -> float:
 @torch.no_grad()
 def caption_weights(opened: OpenedRun, caption: int) -> tuple[list[str], np.ndarray]:
     """Return the words of a test caption as the network reads them and their weights (W, R), of its first network."""
-    split, device = opened.data.test, opened.sources.device
+    split, device = opened.data.test, opened.device
     matcher = next(iter(opened.matchers.values()))
     tokens, lengths = split.tokens(np.array([caption]))
     regions = split.read_images(split.image_of_caption[[caption]]).to(device)

@@ -1,13 +1,14 @@
 """Folders of runs, read for a report, finished or not; and the networks and data that a report computes with.
 
-Legend: N training pairs."""
+Legend: N training pairs.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +20,15 @@ import torch
 from data_utils.captions import read_captions
 from data_utils.catalog import REAL_NOISE, DataConfig, locate
 from data_utils.noise import NoiseConfig
-from methods.blocks.mixture import Fitted
-from methods.blocks.normal import NormalMixture
+from methods.blocks.mixture import Fitted, NormalMixture
 from models.encoded_split import EncodedSplit, encode_split
 from models.ensemble import restore
 from models.matcher import Matcher, MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
+from runtime.flags import check_range, flag
 from runtime.log import ARRAYS, METRICS
+from tools.command import check_writable
 from tools.pages.pictures import Thumbnails, find_pictures
 from training.checkpointing import RESULTS
 from training.data import RunData, open_data
@@ -233,36 +235,54 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where data and pictures are, and what computes.
+class ReportConfig:
+    """Flags of tools.report."""
 
-    Attributes:
-        data_path, vocab_path: folders, in place of those of the run.
-        pictures: folder that the paths of `{split}_images.txt` start from.
-        wants_pictures: False leaves pictures out.
-        grid: regions are grid x grid cells of the picture; None: told by the data set.
-        device: where the networks run.
-        remarks: gathers what is to be said of pictures.
-    """
+    output: str = flag("report.html", "the file to write (an existing one is replaced)", metavar="FILE")
+    pictures: str | None = flag(
+        None,
+        "folder that the paths in {split}_images.txt start from (default: the data set's, or what was extracted from)",
+        metavar="DIR",
+    )
+    no_pictures: bool = flag(False, "leave out everything with pictures")
+    grid: int | None = flag(
+        None, "regions are grid x grid cells of the picture, row by row (default: so in the embedded set, else boxes)"
+    )
+    queries: int = flag(6, "so many pictures and captions are searched with, and so many pairs shown of each kind")
+    data_path: str | None = flag(
+        None, "folder that holds the data set's folder (default: as in training)", metavar="DIR"
+    )
+    vocab_path: str | None = flag(None, "folder that holds the vocabulary (default: as in training)", metavar="DIR")
+    gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
-    data_path: str | None = None
-    vocab_path: str | None = None
-    pictures: str | None = None
-    wants_pictures: bool = True
-    grid: int | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    remarks: list[str] = field(default_factory=list)
+    def __post_init__(self) -> None:
+        check_range(self, "queries", low=1, high=100)
+        if self.grid is not None:
+            check_range(self, "grid", low=1)
+        check_writable("output", self.output)
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run with its networks by name, its data and, if there are any, its pictures."""
+    """A run with its networks by name, its data and, if there are any, its pictures.
+
+    Attributes:
+        run: its folder.
+        matchers: on the device.
+        data: with the noise that it was trained with.
+        folder: of the data set.
+        config: the report's flags.
+        device: where the networks run.
+        say: told what pictures are missing.
+    """
 
     run: Run
     matchers: dict[str, Matcher]
     data: RunData
     folder: Path
-    sources: Sources
+    config: ReportConfig
+    device: torch.device
+    say: Callable[[str], None]
 
     def captions(self, split: str) -> list[str]:
         """Return the captions of a split's pairs as they were written."""
@@ -272,7 +292,7 @@ class OpenedRun:
     @cached_property
     def galleries(self) -> dict[str, EncodedSplit]:
         """The test split as every network encodes it."""
-        return {name: encode_split(m, self.data.test, self.sources.device) for name, m in self.matchers.items()}
+        return {name: encode_split(m, self.data.test, self.device) for name, m in self.matchers.items()}
 
     def thumbnails(self, split: str) -> Thumbnails | None:
         """Return the pictures of a split, None if there are none or none are wanted.
@@ -280,26 +300,15 @@ class OpenedRun:
         Raises:
             InputError: they do not fit the data.
         """
-        if not self.sources.wants_pictures:
+        if self.config.no_pictures:
             return None
         num_images = getattr(self.data, split).num_images
-        found = find_pictures(self.folder, split, num_images, self.sources.pictures, self.sources.remarks.append)
+        found = find_pictures(self.folder, split, num_images, self.config.pictures, self.say)
         return None if found is None else Thumbnails(found)
 
 
-def data_config(run: Run, sources: Sources) -> DataConfig:
-    """Return where a run's data are: as told by flags, else as in training."""
-    stored = run.config["data"]
-    return DataConfig(
-        data_name=stored["data_name"],
-        data_path=sources.data_path or stored.get("data_path"),
-        vocab_path=sources.vocab_path or stored.get("vocab_path"),
-        token_cache=stored.get("token_cache"),
-    )
-
-
-def open_run(run: Run, sources: Sources) -> OpenedRun:
-    """Restore a run's networks and open its data with its noise.
+def open_run(run: Run, config: ReportConfig, device: torch.device, say: Callable[[str], None]) -> OpenedRun:
+    """Restore a run's networks and open its data, where the flags or the run say, with its noise.
 
     Raises:
         InputError: no checkpoint yet, or data that are missing or not those of the run.
@@ -310,13 +319,18 @@ def open_run(run: Run, sources: Sources) -> OpenedRun:
     if noise.noise_file is not None and not Path(noise.noise_file).is_file():
         raise InputError(f"the noise index {noise.noise_file} of {run.folder} is not there any more")
     checkpoint = load_checkpoint(run.checkpoint)
-    config = data_config(run, sources)
-    data = open_data(config, noise, MatcherConfig(**run.config["matcher"]))
+    stored = run.config["data"]
+    place = DataConfig(
+        data_name=stored["data_name"],
+        data_path=config.data_path or stored.get("data_path"),
+        vocab_path=config.vocab_path or stored.get("vocab_path"),
+    )
+    data = open_data(place, noise, MatcherConfig(**run.config["matcher"]))
     if run.config["training"].get("remove_noise"):
         data = data.without_noise()
     if data.vocabulary.digest() != checkpoint["vocabulary_digest"]:
         raise InputError(f"the vocabulary of {run.data_name} is not the one that {run.folder} was trained with")
     matchers = {chr(ord("A") + k): m for k, m in enumerate(restore(checkpoint, str(run.checkpoint)))}
     for matcher in matchers.values():
-        matcher.to(sources.device).eval()
-    return OpenedRun(run, matchers, data, locate(config), sources)
+        matcher.to(device).eval()
+    return OpenedRun(run, matchers, data, locate(place), config, device, say)

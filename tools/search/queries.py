@@ -1,6 +1,7 @@
 """What is asked: words that the vocabulary knows, or the region features of one picture file.
 
-Features of a picture are computed as the suite's own extraction does. Legend: Q queries, W words of the longest."""
+Features of a picture are computed as the suite's own extraction does. Legend: Q queries, W words of the longest.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Keys of largest product with a query are found exactly up to EXACT_ROWS rows, a block of rows at a time. Above, faiss
 looks in the lists nearest to the query (models/inverted_lists.py), and what it finds is put in order by the rows
 themselves. Where keys are exact (VSE, GPO) the first stage is all there is.
-Legend: N rows, K dimensions, Q queries, P pairs of a query and a candidate, k results."""
+Legend: N rows, K dimensions, Q queries, P pairs of a query and a candidate, k results.
+"""
 
 from __future__ import annotations
 

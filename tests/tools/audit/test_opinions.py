@@ -12,6 +12,7 @@ import torch
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.stored import give_noise, open_for_all
 from methods import known_methods
+from methods.blocks.method import StudentAndPeer
 from models.ensemble import restore
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
@@ -90,3 +91,17 @@ def test_an_index_that_is_gone_is_told_and_not_made(checkpoint_path: Path, tmp_p
     with pytest.raises(InputError, match="--noise_file .*other.npy, which is not there"):
         give_noise(stored, checkpoint, "c", noise_file=str(tmp_path / "other.npy"))
     assert not gone.exists()
+
+
+def test_each_network_is_labelled_beside_its_peer(checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, matchers, split = opened(checkpoint_path)
+    kind, seen = known_methods()["mgcs"], set()
+    original = kind.labels
+
+    def labels(self: Any, views: StudentAndPeer, *others: Any) -> Any:
+        seen.add(tuple(matchers.index(view._matcher) for view in (views.student, views.peer)))
+        return original(self, views, *others)
+
+    monkeypatch.setattr(kind, "labels", labels)
+    ask_networks(checkpoint, matchers, split, CPU)
+    assert seen == {(0, 1), (1, 0)}

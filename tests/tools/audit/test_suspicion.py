@@ -49,6 +49,9 @@ def test_suspects_get_the_image_that_fits_better() -> None:
     assert cleaned.is_suspect.tolist() == [False, True, True, True]
     assert cleaned.is_moved.tolist() == [False, True, False, True]
     assert cleaned.index.tolist() == [0, 1, 1, 0] and cleaned.index.dtype == np.int64
+    unread = np.array([False, True, False, False])
+    cleaned = cleaned_index(np.array([0, 0]), np.zeros(2), np.array([2, 1]), 0.5, unread[:2])
+    assert cleaned.is_suspect.all() and cleaned.index.tolist() == [2, 0], "what nobody can read keeps its image"
 
 
 def test_the_written_index_is_a_noise_file(tmp_path: Path) -> None:

@@ -155,7 +155,6 @@ def two_of_a_kind(folder: Path) -> None:
         file["features"] = np.load(folder / "train_ims.npy")
     (folder / "dev_caps.tsv").write_text("1\ta\n")
     (folder / "test_ims.h5.part").write_bytes(b"")
-    (folder / "train_ids.txt").write_text("1\n2\n")
 
 
 CASES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
@@ -255,7 +254,6 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
             "train_ims.npy and train_ims.h5 are both there; train_ims.npy is read",
             "dev_caps.txt and dev_caps.tsv are both there; dev_caps.txt is read",
             "unfinished files, which nothing reads: test_ims.h5.part",
-            "train_ids.txt holds 2 ids for 200 captions and 40 feature rows",
         ],
     ),
 }

@@ -19,13 +19,13 @@ from tools.clip_tuning.evaluate import (
     PreparedPairs,
     RefilterConfig,
     embed,
-    filter_again,
     filter_figures,
     filter_given_pairs,
     rank,
 )
 from tools.clip_tuning.model import Clip
 from tools.clip_tuning.pairs import Pairs, read_pairs
+from tools.filter.filtering import filter_pairs
 
 CAPTIONS_OF = (2, 1, 3, 1, 2, 2, 1)
 """Captions of each picture."""
@@ -131,7 +131,7 @@ def drawn() -> np.ndarray:
 
 
 def test_the_noisy_mode_is_dropped() -> None:
-    found = filter_again(drawn(), RefilterConfig())
+    found = filter_pairs(drawn(), RefilterConfig(), 0.5)
     figures = filter_figures(found, IS_CLEAN)
     assert figures["is_split"] and figures["residual_noise"] < 0.05 and figures["recall"] > 0.93
     assert figures["auc"] > 0.99 and figures["separation"] == pytest.approx(0.144 / 0.038, rel=0.1)
@@ -139,9 +139,9 @@ def test_the_noisy_mode_is_dropped() -> None:
     kept_noise = (found.is_clean & ~IS_CLEAN).sum() / found.is_clean.sum()
     assert figures["residual_noise"] == pytest.approx(kept_noise)
     assert not {"residual_noise", "recall", "auc"} & set(filter_figures(found, None))
-    counts = [filter_again(drawn(), RefilterConfig(p_threshold=t)).is_clean.sum() for t in (0.01, 0.5, 0.99)]
+    counts = [filter_pairs(drawn(), RefilterConfig(), t).is_clean.sum() for t in (0.01, 0.5, 0.99)]
     assert counts[0] > counts[1] > counts[2]
     with pytest.raises(InputError, match=r"no pair is kept: .* lower --p_threshold 0\.999999"):
-        filter_again(drawn(), RefilterConfig(p_threshold=0.999999, mode_prior="0.001"))
-    whole = filter_again(drawn()[:NUM_CLEAN], RefilterConfig())
+        filter_pairs(drawn(), RefilterConfig(mode_prior="0.001"), 0.999999)
+    whole = filter_pairs(drawn()[:NUM_CLEAN], RefilterConfig(), 0.5)
     assert whole.is_clean.all() and not whole.modes.is_split and "one mode" in whole.modes.note

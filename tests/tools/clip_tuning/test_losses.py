@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from methods.blocks.dynamic_margin import MarginConfig
-from methods.blocks.similarity_modes import Mode, SimilarityModes
+from methods.blocks.modes import Mode, SimilarityModes
 from runtime.seed import generator
 from tests.tools.clip_tuning.made_up import CAPTIONS, SIDE, tiny_clip
 from tools.clip_tuning.losses import contrastive_loss, loss_function

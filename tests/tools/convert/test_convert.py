@@ -92,17 +92,6 @@ def test_hdf5_is_chunked_by_image_and_npy_is_plain(tmp_path: Path) -> None:
     assert (tmp_path / "back.npy").read_bytes() == source.read_bytes()
 
 
-def test_stored_in_8_bits(tmp_path: Path) -> None:
-    codes, scales = (
-        np.random.RandomState(1).randint(-127, 128, (7, 3, 4)).astype(np.int8),
-        np.float32([0.5, 0.25, 1, 2]),
-    )
-    with h5py.File(tmp_path / "in.h5", "w") as file:
-        file["features"], file["scales"] = codes, scales
-    run("--input", tmp_path / "in.h5", "--output", tmp_path / "out.npy")
-    np.testing.assert_array_equal(stored(tmp_path / "out.npy"), codes * scales)
-
-
 # -- interruptions ----------------------------------------------------------------------------------------------------
 
 

@@ -288,11 +288,6 @@ def test_a_grids_cells_are_means_of_the_maps(height: int, width: int, grid: int)
         assert np.array_equal(found, maps.reshape(2, -1, 3)), "nothing is computed"
 
 
-def test_a_map_with_too_few_cells() -> None:
-    with pytest.raises(InputError, match="a map of 2 x 5 cells, --grid 3 asks for more"):
-        grid_of(np.zeros((1, 2, 5, 3), dtype=np.float32), 3, "x")
-
-
 class Pixels:
     """A backbone whose map is the picture."""
 

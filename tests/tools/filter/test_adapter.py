@@ -91,6 +91,7 @@ def test_what_is_written_is_what_was_ranked(tmp_path: Path) -> None:
         np.testing.assert_allclose(adapted, y.numpy(), atol=1e-6)
     owner = np.arange(600) // 2
     held = RankedSet.held_out(owner, 300, AdapterConfig(), 3)
+    assert held.images.tolist() != RankedSet.held_out(owner, 300, AdapterConfig(), 4).images.tolist()
     assert len(held.images) == 30 and len(held.captions) == 60, "images are held out with all their captions"
     twin = retrieval(images[held.images] @ captions[held.captions].T, held.image_of_caption)
     results = json.loads((output / "results.json").read_text())

@@ -56,10 +56,8 @@ def broken(names: dict[str, str], flag: str, array: np.ndarray) -> dict[str, str
             "images.npy has 100 rows, .*captions.npy has 99; expected 1 caption .* same pairs",
         ),
         (np.ones((300, 32)), "if 3 captions in a row belong to each image, give --captions_per_image 3"),
-        (np.ones((0, 32)), "captions.npy is"),
         (np.ones((100, 31)), "images.npy has 32 dimensions, .*captions.npy has 31; both must come from one joint"),
         (np.ones((100, 4, 8)), r"captions.npy has shape \(100, 4, 8\); it must be \(rows, dimensions\)"),
-        (np.ones(()), r"captions.npy has shape \(\)"),
         (np.ones((100, 32), np.int64), "no floating-point numbers"),
     ],
 )
@@ -101,7 +99,6 @@ def test_names_in_files(fails: Fails, names: dict[str, str], tmp_path: Path, suf
         (np.r_[np.full(49, 0.2), np.nan], "pair 49 is nan"),
         (np.linspace(0, 1, 9), "9 pairs are too few"),
         (np.ones((50, 1)), "has shape (50, 1)"),
-        (np.empty(0), "0 pairs are too few"),
     ],
 )
 def test_similarities(fails: Fails, tmp_path: Path, values: np.ndarray, told: str) -> None:
@@ -135,9 +132,7 @@ def test_truths(fails: Fails, names: dict[str, str], truth: np.ndarray, told: st
         (("images", "captions"), ("--mode_prior", "half"), "--mode_prior"),
         (("images", "captions"), ("--adapt", "--holdout", "0.01"), "--holdout 0.01 of 100 images is 1"),
         (("images", "captions"), ("--adapt", "--holdout", "0.95"), "5 pairs are too few"),
-        (("images", "captions"), ("--adapt", "--batch_size", "1"), "--batch_size"),
         (("images", "captions"), ("--adapt", "--learning_rate", "1.5"), "--learning_rate"),
-        (("images", "captions"), ("--captions_per_image", "0"), "--captions_per_image"),
         (("images", "captions"), ("--captions_per_image", "2"), "expected 2 captions an image"),
         *(((), ("--similarities", "s.npy", "--logit_scale", s), "--logit_scale") for s in ("0", "-1", "nan", "inf")),
     ],

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from methods.blocks.similarity_modes import SimilarityModes, clean_posterior
+from methods.blocks.modes import SimilarityModes, clean_posterior
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from tests.tools.filter.made_up import flags, make, save, save_as
+from tools.command import folder_at_once
 from tools.filter import __main__ as clean
 from tools.filter import pooled, report
-from tools.filter.files import folder_at_once
 from tools.filter.filtering import filter_quality
 
 FILES = {"clean_probability.csv", "clean_probability.npy", "clean_index.npy", "modes.json", "modes.png"}
@@ -76,7 +76,9 @@ def test_the_files_agree_with_each_other(tmp_path: Path, monkeypatch: pytest.Mon
     images, captions = made_up.images.astype(np.float64), made_up.captions.astype(np.float64)
     cosine = (images * captions).sum(1) / np.linalg.norm(images, axis=1) / np.linalg.norm(captions, axis=1)
     np.testing.assert_allclose([float(row["similarity"]) for row in rows], cosine, rtol=0, atol=1e-14)
-    lowest = json.loads((output / "modes.json").read_text())["kept_from"]
+    record = json.loads((output / "modes.json").read_text())
+    modes, lowest = SimilarityModes.from_dict(record["modes"]), record["kept_from"]
+    np.testing.assert_allclose(probability, clean_posterior(cosine, modes, "fitted"), atol=1e-9)
     assert kept.tolist() == np.flatnonzero(cosine >= lowest - 1e-12).tolist()
 
 

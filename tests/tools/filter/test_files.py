@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from methods.blocks import similarity_modes
 from runtime.errors import InputError
 from tests.tools.filter.made_up import make, save_as
+from tools.filter import cosines
 from tools.filter.files import open_embeddings, read_similarities, read_truth
 from tools.filter.filtering import EmbeddingPairs
 
@@ -75,7 +75,7 @@ def test_blocks_give_what_the_whole_gives(
     pairs = EmbeddingPairs.open(names[0], names[1], captions_per_image)
     whole = pairs.similarity()
     np.testing.assert_allclose(whole, twin, rtol=0, atol=1e-14)
-    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", 7 * 32)
+    monkeypatch.setattr(cosines, "ROW_CHUNK", 7 * 32)
     assert pairs.similarity().tobytes() == whole.tobytes()
 
 
@@ -88,15 +88,6 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
         read_similarities(str(path))
     with pytest.raises(InputError, match="no column 'x'.*is_clean"):
         read_similarities(f"{path}::x")
-
-
-@pytest.mark.parametrize("values", [[1, 0, 1], [True, False, True], [1.0, 0.0, 1.0], np.array([1, 0, 1], np.uint8)])
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".txt"])
-def test_truths(tmp_path: Path, values: list, suffix: str) -> None:
-    name = save_as(np.array(values), tmp_path / f"t{suffix}")
-    if suffix == ".safetensors":
-        name += "::vectors"
-    assert read_truth(name, 3).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize(

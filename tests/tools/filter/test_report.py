@@ -26,7 +26,7 @@ def share_of(picture: np.ndarray, colour: str) -> float:
 
 def draw(path: Path, similarity: np.ndarray, is_matched: np.ndarray | None = None) -> np.ndarray:
     """Filter, draw, return the pixels (height, width, 3)."""
-    draw_modes(path, filter_pairs(similarity, FilterConfig()), FilterConfig(), is_matched)
+    draw_modes(path, filter_pairs(similarity, FilterConfig(), 0.5), FilterConfig(), is_matched)
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.size[0] >= 800 and picture.size[1] >= 500
         return np.asarray(picture.convert("RGB"), dtype=np.float64)

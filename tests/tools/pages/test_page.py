@@ -83,14 +83,6 @@ def test_the_policy_allows_the_two_scripts_and_no_request() -> None:
     assert "unsafe-eval" not in policy and "script-src 'unsafe-inline'" not in policy
 
 
-def test_anchors_are_unique_and_in_the_contents() -> None:
-    seen = Elements(everything())
-    anchors = [str(a["id"]) for a in seen.all("section")]
-    assert len(set(anchors)) == 2
-    links = [str(a["href"]) for a in seen.all("a")]
-    assert links == ["#content", *(f"#{anchor}" for anchor in anchors)]
-
-
 def test_chart_data_survive_the_escaping() -> None:
     content = re.search(r'<script type="application/json">(.*?)</script>', chart(), flags=re.DOTALL)
     assert content is not None and json.loads(content[1])["data"] == SPEC["data"]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tools.report.division import calibration, chosen_epochs, expected_error, roc_points, threshold
-from tools.report.pictures import draw, extremes, rank, word_weights
-from tools.report.results import thinned
+from tools.report.pictures import extremes, rank, word_weights
 from tools.report.runs import StoredDivision
 
 
@@ -62,29 +61,12 @@ def test_ranking() -> None:
     assert found.first_right.tolist() == [3], "of equal scores the earlier comes first"
 
 
-def test_queries_are_of_different_images_and_stay_the_same() -> None:
-    image_of_caption = np.arange(100) // 5
-    images, captions = draw(20, image_of_caption, 6)
-    again = draw(20, image_of_caption, 6)
-    assert images.tolist() == again[0].tolist() and captions.tolist() == again[1].tolist()
-    assert len({*images.tolist(), *image_of_caption[captions].tolist()}) == 12
-    few, own = draw(3, np.arange(3), 3)
-    assert few.tolist() == [0, 1, 2] and sorted(own.tolist()) == [0, 1, 2]
-
-
 def test_extremes_break_ties_by_the_signal() -> None:
     probability, rank_of_signal = np.array([0.0, 0.0, 1.0, 1.0, 0.5]), np.array([3.0, 4.0, 1.0, 0.0, 2.0])
     found = extremes(probability, rank_of_signal, 2)
     assert found["doubted"].tolist() == [1, 0] and found["trusted"].tolist() == [3, 2]
     among = extremes(probability, rank_of_signal, 2, np.array([True, False, False, False, True]))
     assert among["doubted"].tolist() == [0, 4] and among["trusted"].tolist() == [4, 0]
-
-
-def test_thinning_keeps_the_mean() -> None:
-    steps, values = np.arange(1000.0), np.random.RandomState(0).rand(1000)
-    thin_steps, thin = thinned(steps, values, 100)
-    assert len(thin) == 100 and thin.mean() == pytest.approx(values.mean()) and thin_steps[0] == 4.5
-    assert thinned(steps, values, 1000)[1] is values
 
 
 def test_epochs_that_are_drawn() -> None:

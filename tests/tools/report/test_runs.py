@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from methods.blocks.normal import NormalMixture
+from methods.blocks.mixture import NormalMixture
 from runtime.errors import InputError
 from tests.tools.report.made_up import copied, edit_config
 from tools.report.runs import read_run, read_runs

@@ -17,9 +17,7 @@ from runtime.checkpoint import load_checkpoint
 from tests.tiny import tiny_flags
 from tools.command import parsed
 from tools.search import __main__ as search
-from tools.search.queries import read_queries
-from tools.search.results import Gallery, Result, text_of
-from vocab.vocabulary import SPECIAL, Vocabulary
+from tools.search.results import Result
 
 CPU = torch.device("cpu")
 
@@ -107,32 +105,14 @@ def test_the_page(checkpoint_path: Path, tmp_path: Path) -> None:
     assert page.count("<small>image ") == 8
 
 
-def test_words_are_looked_up() -> None:
-    vocabulary = Vocabulary([*SPECIAL, "a", "dog", "red"])
-    found = read_queries(["A red dog", "a purple purple dog"], vocabulary)
-    assert found.unknown == [[], ["purple"]]
-    assert found.ids == [[1, 4, 6, 5, 2], [1, 4, 3, 3, 5, 2]]
-    tokens, lengths = found.tokens(np.array([1, 0]))
-    assert tokens.tolist() == [[1, 4, 3, 3, 5, 2], [1, 4, 6, 5, 2, 0]] and lengths.tolist() == [6, 5]
-
-
-def test_an_images_own_caption_is_marked() -> None:
-    gallery = Gallery("g", ["one", "two", "three", "four"], np.array([0, 1, 0, 1]), None)
-    text = text_of(Result("image 1", "", 1, [3, 0], [0.5, 0.25]), gallery, is_image=True)
-    assert text.splitlines()[3].split() == ["1", "0.5000", "1", "(its", "own)", "four"]
-    assert text.splitlines()[4].split() == ["2", "0.2500", "0", "one"]
-
-
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
         ([], "give one of: a query in quotes"),
         (["a dog", "--image", "1"], "give one of: a query in quotes"),
         ([""], "the query is empty"),
-        (["  "], "the query is empty"),
         (["xyzzy plugh"], "holds no word that the networks have learnt: xyzzy, plugh"),
         (["a dog", "--top_k", "0"], "--top_k 0 is out of range"),
-        (["a dog", "--split", "nosuch"], "split 'nosuch' has no features"),
         (["a dog", "--split", "tset"], "split 'tset' has no features: did you mean test?"),
         (["--image", "8"], "--image 8 is not in the gallery: test has images 0 to 7"),
         (["--image", "nowhere.png"], "neither a number of the gallery nor a picture file"),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from methods.blocks import similarity_modes
-from methods.blocks.similarity_modes import pair_similarity
 from runtime.errors import InputError
 from tests import reference
+from tools.filter import cosines
+from tools.filter.cosines import pair_similarity
 
 
 def draw_embeddings(size: int = 23, width: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def draw_embeddings(size: int = 23, width: int = 7) -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize("chunk", [1, 21, 2**20])
 def test_cosines_are_their_twin(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", chunk)
+    monkeypatch.setattr(cosines, "ROW_CHUNK", chunk)
     images, captions = draw_embeddings()
     twin = reference.pair_similarity(images, captions)
     np.testing.assert_allclose(pair_similarity(images, captions), twin, rtol=0, atol=1e-14)
@@ -33,8 +33,8 @@ def test_cosines_are_their_twin(chunk: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_cosines_of_parallel_vectors_are_within_one() -> None:
     images, _ = draw_embeddings(2000)
-    cosines = pair_similarity(images, 3 * images)
-    assert cosines.max() <= 1.0 and cosines.min() > 1 - 1e-12
+    found = pair_similarity(images, 3 * images)
+    assert found.max() <= 1.0 and found.min() > 1 - 1e-12
     assert pair_similarity(images, -images).min() >= -1.0
 
 
@@ -45,7 +45,7 @@ def test_lengths_do_not_matter_however_extreme(scale: float) -> None:
 
 
 def test_embeddings_are_read_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", 5 * 7)
+    monkeypatch.setattr(cosines, "ROW_CHUNK", 5 * 7)
     images, captions = draw_embeddings()
     read: list[int] = []
 
@@ -65,7 +65,7 @@ def test_embeddings_are_read_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("chunk", [7, 2**20])
 @pytest.mark.parametrize("side", [0, 1])
 def test_bad_rows_are_named(side: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(similarity_modes, "ROW_CHUNK", chunk)
+    monkeypatch.setattr(cosines, "ROW_CHUNK", chunk)
     name = ("image", "caption")[side]
     for value, message in ((0.0, "is zero"), (np.nan, "NaN"), (np.inf, "infinity")):
         pair = draw_embeddings()
