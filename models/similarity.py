@@ -148,7 +148,7 @@ def split_by_length(lengths: Tensor, words: int) -> Iterator[Tensor]:
         rest = ordered[start:]
         padded = rest * torch.arange(1, len(rest) + 1)
         fits = (padded <= words) & (rest.cumsum(0) >= (1 - PADDING) * padded)
-        end = start + max(1, int(fits.cumprod(0).sum()))
+        end = start + (int(fits.nonzero()[-1]) + 1 if fits.any() else 1)
         yield order[start:end]
         start = end
 
