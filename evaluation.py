@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from runtime.early import begin
+from runtime.packages import begin
 
 if __name__ == "__main__":
     begin(sys.argv[1:])
@@ -36,13 +36,12 @@ from models.ensemble import rank_scores, restore, scores_in_turn
 from models.matcher import Matcher, ScoringConfig, prepare_scoring
 from models.ranks import RECALLS, Retrieval
 from models.relevance import GroundTruth, Relevance, RelevanceResult
-from runtime.arrays import ArrayFile
-from runtime.checkpoint import load_checkpoint, write_json
+from runtime.checkpoint import load_checkpoint, provenance, provenance_lines
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
+from runtime.files import array_file, write_json
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace, require
 from runtime.log import table
-from runtime.provenance import provenance, provenance_lines
 
 
 def result_table(title: str, results: dict[str, Retrieval]) -> str:
@@ -192,9 +191,9 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
     fold = protocol(loaded.data_name).folds(split.name)
     fold = fold if fold is not None and split.num_images > fold else None
 
-    with ArrayFile(None if config.save_sims is None else Path(config.save_sims)) as sims_file:
+    with array_file(None if config.save_sims is None else Path(config.save_sims)) as keep:
         scores = scores_in_turn(matchers, split, device)
-        found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=truth, keep=sims_file.write)
+        found = rank_scores(scores, split.image_of_caption, fold_images=fold, truth=truth, keep=keep)
 
     record: dict[str, Any] = {
         "data_name": loaded.data_name,

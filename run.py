@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.early import begin
+from runtime.packages import begin
 
 if __name__ == "__main__":
     begin(sys.argv[1:])
@@ -24,8 +24,7 @@ from typing import Any
 
 from runtime.device import repeatable
 from runtime.distributed import Processes, asked_for, started
-from runtime.errors import InputError, exit_on_input_error, say_aside
-from runtime.interruption import Stopped
+from runtime.errors import InputError, Stopped, exit_on_input_error, say_aside
 from training.checkpointing import choose_folder
 from training.config import RunConfig, parse_args
 from training.data import RunData, open_data

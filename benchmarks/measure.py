@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from runtime.files import write_atomically
 from runtime.log import table
 
 Results = Mapping[str, Tensor]

@@ -100,4 +100,4 @@ def published_split(
             chosen = torch.randint(len(words), (length - 2,), generator=random).tolist()
             lines.append(" ".join(words[k] for k in chosen))
         (folder / "test_caps.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        yield PrecomputedSplit(folder, "test", Vocabulary([*SPECIAL, *words]), token_cache="off")
+        yield PrecomputedSplit(folder, "test", Vocabulary([*SPECIAL, *words]))

@@ -1,24 +1,39 @@
-"""Captions from disk: `{split}_caps.txt` (a caption a line) or `{split}_caps.tsv` (image id TAB caption).
+"""Captions from disk, and their tokens: `{split}_caps.txt` (a caption a line) or `{split}_caps.tsv` (id TAB caption).
 
-In a tsv the ids decide which captions belong to one image, whatever the order of the lines (see `data_utils.counts`).
-NCR's public list of cc152k has a third column, the picture's address: it is ignored where every line has one.
+In a tsv the ids decide which captions belong to one image, whatever the order of the lines (see
+`data_utils/precomputed.py`). NCR's public list of cc152k has a third column, the picture's address: it is ignored where
+every line has one.
+
+Token ids are kept on disk between starts, in the user's cache folder. A file there holds arrays `ids` and `lengths`
+(see `Tokens`) and `key`, what they were made from: the caption file's content, the vocabulary, and how captions become
+tokens. Its name is a hash of that key. Files may be deleted at any time; one that is damaged is made anew.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from runtime.errors import InputError
-from runtime.file_kinds import HEAD_BYTES, foreign_kind
+from runtime.files import HEAD_BYTES, foreign_kind, whole_file
+from vocab.vocabulary import Vocabulary
 
 LONGEST = 5000
 """Characters of a caption: the time of NLTK's rules grows with their square."""
 
 ADDRESSES = ("http://", "https://")
 """What the third field of a tsv's lines may start with."""
+
+TOKEN_FORMAT = 3
+"""Raised whenever captions become other tokens, are refused that were not, or the cache file gets another layout."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +44,35 @@ class CaptionFile:
         path: where it is.
         texts: its captions in file order.
         ids: the image id of each caption; None in a .txt, where position decides.
+        digest: hash of its content.
         has_addresses: every line has a third field, an address, which is ignored.
     """
 
     path: Path
     texts: list[str]
     ids: list[str] | None
+    digest: str
     has_addresses: bool = False
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Captions as ids.
+
+    Attributes:
+        ids: (ids of all captions,) int32, caption after caption, each `<start> w1 .. wn <end>`.
+        lengths: (captions,) int64.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def only(self, is_wanted: np.ndarray) -> Tokens:
+        """Return the captions of a mask (captions,), in their order."""
+        return Tokens(self.ids[np.repeat(is_wanted, self.lengths)], self.lengths[is_wanted])
 
 
 def unsegmented(captions: Sequence[str]) -> str | None:
@@ -73,11 +110,6 @@ def read_caption_file(folder: Path, split: str) -> CaptionFile:
     """
     path = captions_file(folder, split)
     return parse_captions(path, path.read_bytes())
-
-
-def image_ids(path: Path) -> list[str] | None:
-    """Return the image id of each line of a .tsv, None for a .txt; raises what `parse_captions` raises."""
-    return parse_captions(path, path.read_bytes()).ids if path.suffix == ".tsv" else None
 
 
 def read_captions(folder: Path, split: str) -> list[str]:
@@ -119,7 +151,8 @@ def parse_captions(path: Path, content: bytes) -> CaptionFile:
                 "missing?"
             )
         texts.append(text)
-    return CaptionFile(path, texts, ids if path.suffix == ".tsv" else None, has_addresses=width == 3)
+    is_tsv, digest = path.suffix == ".tsv", hashlib.sha256(content).hexdigest()
+    return CaptionFile(path, texts, ids if is_tsv else None, digest, has_addresses=width == 3)
 
 
 def _check_fields(where: str, fields: list[str], width: int) -> None:
@@ -137,3 +170,51 @@ def _check_fields(where: str, fields: list[str], width: int) -> None:
         raise InputError(
             f"{where} has {len(fields)} fields, line 1 has {width}; either all lines end in an address, or none"
         )
+
+
+def cache_folder() -> Path | None:
+    """Return the folder that keeps tokens, in XDG_CACHE_HOME or ~/.cache; None: the user has no home."""
+    place = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(place) if os.path.isabs(place) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return base / "noisy-correspondence" / "tokens"
+
+
+def read_tokens(captions: CaptionFile, vocabulary: Vocabulary) -> Tokens:
+    """Return the tokens of captions, from the cache if they are there, and leave them there if they were not.
+
+    A cache that cannot be written costs time at the next start and is no fault.
+    """
+    key = (
+        f"format {TOKEN_FORMAT}, {captions.path.suffix} {captions.digest}, vocabulary {vocabulary.digest()}, "
+        f"nltk {version('nltk')}"
+    )
+    folder = cache_folder()
+    place = None if folder is None else folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    tokens = None if place is None else _kept(place, key, len(captions.texts), len(vocabulary))
+    if tokens is None:
+        tokens = Tokens(*vocabulary.encode_all(captions.texts))
+        if place is not None:
+            with contextlib.suppress(OSError, InputError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(place) as file:
+                    np.savez(file, key=np.array(key), ids=tokens.ids, lengths=tokens.lengths)
+    return tokens
+
+
+def _kept(place: Path, key: str, num_captions: int, num_words: int) -> Tokens | None:
+    """Return what a cache file holds, None if there is none, or it is damaged, or not what `key` says."""
+    try:
+        with np.load(place, allow_pickle=False) as found:
+            ids, lengths = found["ids"], found["lengths"]
+            is_whole = (
+                (str(found["key"]), ids.dtype, lengths.dtype) == (key, np.int32, np.int64)
+                and (ids.shape, lengths.shape) == ((lengths.sum(),), (num_captions,))
+                and lengths.min() >= 2
+                and 0 <= ids.min() <= ids.max() < num_words
+            )
+    except Exception:  # there is none, or the bytes of another file, which can lead the reader into any exception
+        return None
+    return Tokens(ids, lengths) if is_whole else None

@@ -28,11 +28,6 @@ class DataConfig:
     data_name: str = flag(EMBEDDED, "data set: a folder of precomputed features; emoji_precomp comes with the suite")
     data_path: str | None = flag(None, "folder that holds the data set's folder (default: data)", metavar="DIR")
     vocab_path: str | None = flag(None, "folder that holds <data_name>_vocab.json (default: vocab)", metavar="DIR")
-    token_cache: str | None = flag(
-        None,
-        "folder that keeps tokenised captions, or off (default: noisy-correspondence/tokens in the user's cache)",
-        metavar="DIR",
-    )
 
     def __post_init__(self) -> None:
         if self.data_name in ("", "..") or Path(self.data_name).name != self.data_name:

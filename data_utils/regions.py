@@ -1,23 +1,19 @@
 """Region features from disk, larger than memory if need be: `{split}_ims.npy` or `{split}_ims.h5`.
 
-npy: any float dtype; rows are read at their place in the file, or, in Fortran order, through a memory map. HDF5:
-dataset `features` of any float dtype, or int8 with a dataset `scales` (D,), value = features * scales. Both have the
-shape (rows, R regions, D).
+npy: any float dtype, read through a memory map. HDF5: dataset `features` of any float dtype, or int8 with a dataset
+`scales` (D,), value = features * scales. Both have the shape (rows, R regions, D).
 """
 
 from __future__ import annotations
 
 import math
-import os
-import weakref
-from itertools import pairwise
+import mmap
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from data_utils.hdf5_file import dataset_of, hdf5_faults, open_hdf5
-from data_utils.npy_file import open_npy
+from data_utils.arrays import dataset_of, hdf5_faults, open_hdf5, open_npy
 from runtime.errors import InputError
 from runtime.flags import did_you_mean
 
@@ -27,70 +23,6 @@ IN_MEMORY_BYTES = 512 * 2**20
 SCAN_BYTES = 2 * 2**30
 SCAN_ROWS = 256
 """A split of up to so many bytes (in float32) is scanned for NaN when it is opened, so many rows at a time."""
-
-MAX_BUFFERS = 1024
-"""Most buffers that one read may fill (IOV_MAX)."""
-
-
-class _RowFile:
-    """Rows of an npy file in C order, read by position.
-
-    Pages of a memory map count as resident memory of every process that touched them, those of a file only as the
-    system's cache. No position is kept between reads, so that worker processes may share the open file.
-
-    Args:
-        path: the file.
-        array: its memory map, for the layout.
-    """
-
-    def __init__(self, path: Path, array: np.memmap) -> None:
-        self.path = path
-        self.row_shape, self.dtype, self.start = array.shape[1:], array.dtype, array.offset
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    @staticmethod
-    def can_read(array: np.memmap) -> bool:
-        """Tell whether rows of this layout lie together."""
-        return array.flags.c_contiguous and hasattr(os, "preadv")
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return `rows` (n,) as (n, *row_shape) in the file's dtype; of equal rows the first is read, the rest copied.
-
-        Rows that follow each other in the file are one read, wherever they go.
-
-        Raises:
-            InputError: the file has become shorter than its header says, or the disk fails.
-        """
-        unique, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
-        out = np.empty((len(rows), *self.row_shape), dtype=self.dtype)
-        target, size = out.reshape(-1).view(np.uint8).data, out[:1].nbytes
-        buffers = [target[place * size : (place + 1) * size] for place in first.tolist()]
-        cuts = [0, *(np.flatnonzero(np.diff(unique) > 1) + 1).tolist(), len(unique)]
-        runs = [(self.start + int(unique[a]) * size, buffers[a:b]) for a, b in pairwise(cuts) if a < b]
-        if hasattr(os, "posix_fadvise"):  # told all at once, a disk reads them side by side
-            for offset, parts in runs:
-                os.posix_fadvise(self._descriptor, offset, len(parts) * size, os.POSIX_FADV_WILLNEED)
-        for offset, parts in runs:
-            self._fill(parts, offset)
-        again = np.delete(np.arange(len(rows)), first)
-        out[again] = out[first[inverse[again]]]
-        return out
-
-    def _fill(self, buffers: list[memoryview], offset: int) -> None:
-        """Fill all buffers with the bytes from `offset` on, however few of them one call gives."""
-        while buffers:
-            try:
-                count = os.preadv(self._descriptor, buffers[:MAX_BUFFERS], offset)
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
-            if not count:
-                raise InputError(f"{self.path} ends before its last row; the file was cut while in use, copy it again")
-            offset += count
-            while count and count >= len(buffers[0]):
-                count -= len(buffers.pop(0))
-            if count:
-                buffers[0] = buffers[0][count:]
 
 
 def regions_file(folder: Path, split: str) -> Path:
@@ -133,9 +65,6 @@ class RegionFile:
         self.shape: tuple[int, int, int] = tuple(int(n) for n in self._array.shape)  # type: ignore[assignment]
         self.dtype: np.dtype = self._array.dtype
         self.block_rows = int((getattr(self._array, "chunks", None) or (1,))[0])
-        self._rows: _RowFile | None = None
-        if isinstance(self._array, np.memmap) and _RowFile.can_read(self._array):
-            self._rows = _RowFile(path, self._array)
 
     def _open_npy(self) -> np.ndarray:
         array = open_npy(self.path)
@@ -185,11 +114,9 @@ class RegionFile:
     def read_unchecked(self, rows: np.ndarray) -> np.ndarray:
         """Do what `read` does, but let NaN and infinity pass."""
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which `read` tells
-            if self._rows is not None:
-                return self._rows.read(rows).astype(np.float32, copy=False)
             if isinstance(self._array, h5py.Dataset):
                 return self._read_hdf5(self._array, rows)
-            return np.asarray(self._array[rows], dtype=np.float32, order="C")
+            return _read_mapped(self._array, rows)
 
     def _read_hdf5(self, dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
         unique, inverse = np.unique(rows, return_inverse=True)  # HDF5 wants rows in order, each once
@@ -229,6 +156,24 @@ class RegionStore(RegionFile):
         if 4 * math.prod(self.shape) <= SCAN_BYTES:
             for start in range(0, len(self), SCAN_ROWS):
                 self.read(np.arange(start, min(start + SCAN_ROWS, len(self))))
+
+
+def _read_mapped(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Copy rows of a memory map, if it is one.
+
+    The system is told first which rows will be read, since a disk reads them side by side if it is told of all at once.
+    Afterwards their pages are given back: they stay in the system's cache, but count no more as this process's memory.
+    """
+    mapped = array.base
+    if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise") or not array.flags.c_contiguous:
+        return np.asarray(array[rows], dtype=np.float32, order="C")
+    size, start = array[:1].nbytes, array.offset % mmap.ALLOCATIONGRANULARITY  # type: ignore[attr-defined]
+    for place in (start + np.unique(rows) * size).tolist():
+        page = place - place % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, place + size - page)
+    read = np.asarray(array[rows], dtype=np.float32, order="C")
+    mapped.madvise(mmap.MADV_DONTNEED)
+    return read
 
 
 def _is_finite(features: np.ndarray) -> bool:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.captions import captions_file, image_ids
+from data_utils.captions import read_caption_file
 from runtime.errors import InputError
-from runtime.json_text import parse_json
+from runtime.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_image_ids(folder: Path, split: str, image_of_caption: np.ndarray) -> di
     """
     path = folder / f"{split}_ids.txt"
     try:
-        found = None if path.exists() else image_ids(captions_file(folder, split))
+        found = None if path.exists() else read_caption_file(folder, split).ids
         ids = path.read_text(encoding="utf-8-sig").split() if found is None else found
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"image ids need {path}, one line an image or a caption; it cannot be read: {error}") from None

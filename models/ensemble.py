@@ -18,7 +18,7 @@ from models.matcher import Matcher, MatcherConfig, MatcherShape
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from models.relevance import GroundTruth, RelevanceResult, relevance_result
 from runtime.errors import InputError
-from runtime.stored_settings import from_stored
+from runtime.flags import from_stored
 
 Scores = Iterable[tuple[str, np.ndarray]]
 """Names and score matrices (I, C), one after the other."""

@@ -1,6 +1,9 @@
-"""Errors meant for people: one clear line, exit code 2, no traceback.
+"""How a program ends: by an error meant for people, or because somebody asked it to.
 
-A fault in what the user gave (a flag, a file, a value) raises `InputError`. A fault of ours keeps its traceback.
+A fault in what the user gave (a flag, a file, a value) raises `InputError`: one clear line, exit code 2, no traceback.
+A fault of ours keeps its traceback. SIGINT and SIGTERM are requests: the first signal is remembered
+(`Interruption.requested`); the work in hand is finished and saved, then the program ends. A second one ends it at once.
+No file suffers: files get their names only when they are whole.
 """
 
 from __future__ import annotations
@@ -8,8 +11,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -68,3 +74,51 @@ def exit_on_input_error(main: Callable[..., Result]) -> Callable[..., Result]:
             sys.exit(130)
 
     return wrapped
+
+
+ASKED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """The program was asked to end by a signal, and did not end before everything was saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class Interruption:
+    """Whether somebody has asked this process to end."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        """Number of the signal, None as long as there was none."""
+
+    def ask(self) -> None:
+        """Ask for the end on behalf of another process, if nobody has yet."""
+        self.requested = self.requested or signal.SIGTERM
+
+    def check(self) -> None:
+        """Raise `Stopped` if the end was asked for."""
+        if self.requested is not None:
+            raise Stopped(self.requested)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals inside the block; after it they do what they did before."""
+        before = {number: signal.signal(number, self._asked) for number in ASKED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            os._exit(128 + number)
+        self.requested = number

@@ -17,8 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from runtime.errors import InputError
-from runtime.numpy_values import Array
-from runtime.torch_file import StoredOptions
+from runtime.torch_file import Array, StoredOptions
 
 PARTS = ("region_encoder", "caption_encoder", "similarity")
 """Our prefixes of the three state dicts, in the lineage's order."""
@@ -30,8 +29,7 @@ NOT_RECORDED = "not recorded"
 READERS = {"SGR_module": "SGR", "SAF_module": "SAF"}
 """What tells a similarity from its parameters."""
 ARCHITECTURE = (
-    *("module_name", "img_dim", "word_dim", "embed_size", "sim_dim", "num_layers", "sgr_step"),
-    *("bi_gru", "no_imgnorm", "no_txtnorm"),
+    "module_name img_dim word_dim embed_size sim_dim num_layers sgr_step bi_gru no_imgnorm no_txtnorm".split()
 )
 """Options that describe a network; ours are more, and stand in the option `architecture` of what we export."""
 SCAN_POOLINGS = {"Mean": "mean", "LogSumExp": "lse"}
@@ -59,32 +57,17 @@ def plain_options(options: StoredOptions) -> dict[str, Any]:
     return {str(name): value for name, value in vars(options).items() if is_plain(value)}
 
 
-def _is_left_out(part: Any) -> bool:
-    """Tell whether a part behind the first three is data: a state dict, a tensor or an array."""
-    if isinstance(part, dict):
-        return all(isinstance(value, Tensor) for value in part.values())
-    return isinstance(part, (Tensor, Array))
-
-
 def left_out(models: Iterable[Any]) -> str | None:
-    """Say which parts of the lineage's models are not read; None: all are."""
-    parts = [part for model in models for part in model[len(PARTS) :]]
-    if not parts:
-        return None
-    names = dict.fromkeys(str(name) for part in parts if isinstance(part, dict) for name in part)
-    plain = sum(not isinstance(part, dict) for part in parts)
-    kinds = [f"{len(parts) - plain} state dict(s): {', '.join(names)}"] if names else []
-    kinds += [f"{plain} tensor(s)"] if plain else []
-    return (
-        "image encoder, caption encoder and similarity are read, the first three parts of each model; what stands "
-        f"behind them is left out ({' and '.join(kinds)})"
-    )
+    """Say how much of the lineage's models is not read; None: all is."""
+    count = sum(len(model[len(PARTS) :]) for model in models)
+    told = f"{len(PARTS)} parts of each model are read: image encoder, caption encoder and similarity"
+    return f"{told}; what stands behind them is left out ({count} part(s))" if count else None
 
 
 def _our_names(model: Any, path: str) -> dict[str, Tensor]:
     """Join a model's state dicts under our names."""
-    is_model = isinstance(model, (list, tuple)) and len(model) >= 2
-    if not is_model or not all(isinstance(p, dict) for p in model[:3]) or not all(map(_is_left_out, model[3:])):
+    is_model = isinstance(model, (list, tuple)) and len(model) >= 2 and all(isinstance(p, dict) for p in model[:3])
+    if not is_model or not all(isinstance(part, (dict, Tensor, Array)) for part in model[3:]):
         raise InputError(
             f"{path} is not a checkpoint of NCR, BiCro, MGCS or SGRAF, or of a program built on them: a model there is "
             "a list of three state dicts (image encoder, caption encoder, similarity), and perhaps tensors behind them"
@@ -109,10 +92,7 @@ def _dimensions(weights: Mapping[str, Tensor], options: Mapping[str, Any], path:
         raise InputError(f"{path} is damaged: its encoders are not those of the lineage ({error})") from None
     layers = [name for name in weights if name.startswith("caption_encoder.cap_rnn.weight_ih_l")]
     found: dict[str, Any] = {
-        "img_dim": img_dim,
-        "embed_size": embed_size,
-        "word_dim": word_dim,
-        "vocab_size": vocab_size,
+        **{"img_dim": img_dim, "embed_size": embed_size, "word_dim": word_dim, "vocab_size": vocab_size},
         "num_layers": sum(not name.endswith("_reverse") for name in layers),
         "bi_gru": any(name.endswith("_reverse") for name in layers),
     }
@@ -167,31 +147,20 @@ def from_legacy(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     told = {**options, **_scan_options(options, path), **found}
     fields = {*ARCHITECTURE, *options.get("architecture", ()), *_scan_options(options, path)}
     matcher = {name: told[name] for name in sorted(fields) if told.get(name) not in (None, "")}
-    places = {name: options.get(name) or None for name in ("data_name", "data_path", "vocab_path")}
+    sizes = {"vocabulary_size": found["vocab_size"], "region_dim": found["img_dim"]}
+    noise = {"protocol": NOT_RECORDED, "asked_ratio": options.get("noise_ratio"), "measured_ratio": None}
+    config = {
+        "data": {name: options.get(name) or None for name in ("data_name", "data_path", "vocab_path")},
+        "matcher": matcher,
+        "shape": {**sizes, "num_regions": told.get("num_regions", REGIONS)},
+        "training": {"seed": options.get("seed")},
+        "noise_report": noise,
+        "method_name": options.get("method"),
+        "options": options,
+    }
     return {
-        "format": "legacy",
-        "epoch": content.get("epoch"),
-        "config": {
-            "data": places,
-            "matcher": matcher,
-            "shape": {
-                "vocabulary_size": found["vocab_size"],
-                "num_regions": told.get("num_regions", REGIONS),
-                "region_dim": found["img_dim"],
-            },
-            "training": {"seed": options.get("seed")},
-            "noise_report": {
-                "protocol": NOT_RECORDED,
-                "asked_ratio": options.get("noise_ratio"),
-                "measured_ratio": None,
-            },
-            "method_name": options.get("method"),
-            "options": options,
-        },
-        "vocabulary_digest": None,
-        "networks": networks,
-        "chosen_on": NOT_RECORDED,
-        "best_rsum": content.get("best_rsum"),
+        **{"format": "legacy", "epoch": content.get("epoch"), "config": config, "vocabulary_digest": None},
+        **{"networks": networks, "chosen_on": NOT_RECORDED, "best_rsum": content.get("best_rsum")},
         "left_out": left_out(models),
     }
 
@@ -218,12 +187,8 @@ def to_legacy(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         models.append(parts)
     names = ("model",) if len(models) == 1 else [f"model_{chr(ord('A') + k)}" for k in range(len(models))]
     best = list(dev.values())[-1]["rSum"] if dev else checkpoint.get("best_rsum")
-    return {
-        "epoch": checkpoint["epoch"],
-        **dict(zip(names, models, strict=True)),
-        "best_rsum": best,
-        "opt": StoredOptions(**options),
-    }
+    named = dict(zip(names, models, strict=True))
+    return {"epoch": checkpoint["epoch"], **named, "best_rsum": best, "opt": StoredOptions(**options)}
 
 
 def misfits(checkpoint: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
-"""The one writer of a run: lines on the terminal, metrics.jsonl, TensorBoard events, arrays, progress.
+"""The one writer of a run: lines on the terminal, progress, metrics.jsonl, TensorBoard events, arrays.
 
-Nothing else in the suite prints while it trains. On a full disk training goes
-on: records of metrics.jsonl are kept and written when there is room, what else cannot be written is left out.
+Nothing else in the suite prints while it trains. On a full disk training goes on: records of metrics.jsonl are kept
+and written when there is room, what else cannot be written is left out. Progress is a bar on a terminal, and elsewhere
+a line now and then, for whoever reads the log.
 """
 
 from __future__ import annotations
@@ -9,31 +10,195 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
-from runtime.checkpoint import whole_file
 from runtime.errors import InputError
-from runtime.events import Events
-from runtime.progress import Progress, say
+from runtime.files import whole_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+SOONEST, LATEST = 10.0, 60.0
+"""Seconds between two lines: not sooner, and not much later."""
+
+NARROW = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+"""A bar that has room for what is left within 80 columns; tqdm's own tells counts and pairs a second before it."""
+
+
+def say(text: str) -> None:
+    """Print a line (or a table) for the person who waits; bars stay below it."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words: two digits or so of it.
+
+    duration(0.0312), duration(75), duration(200000) == "0.031 s", "75 s", "2 days 8 h"
+    """
+    if seconds < 99.5:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    if hours < 24:
+        return f"{minutes // 60} h {minutes % 60} min" if minutes < 600 else f"{hours} h"
+    days = f"{hours // 24} day" + ("s" if hours >= 48 else "")
+    return f"{days} {hours % 24} h" if hours < 240 and hours % 24 else days
+
+
+class Progress:
+    """Counts things up to `total`, and shows how many, the latest loss and about how long it still takes.
+
+    Args:
+        title: what is done.
+        total: things to do.
+        unit: what is counted.
+        is_shown: False: silent.
+        every: without a terminal, calls of `advance` between two lines, if that takes SOONEST seconds or more.
+        left: tells what else than this work is still to be waited for, as "2 h of the run".
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str = "pairs",
+        *,
+        is_shown: bool = True,
+        every: int = 1,
+        left: Callable[[], str] | None = None,
+    ) -> None:
+        is_terminal = sys.stderr.isatty()
+        self._title, self._total, self._unit, self._every, self._left = title, total, unit, every, left
+        self._speaks = is_shown and not is_terminal
+        self._calls, self._done, self._before = 0, 0, 0
+        self._started = self._spoken = time.monotonic()
+        self._is_bar = is_shown and is_terminal
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit=f" {unit}",
+            leave=False,
+            disable=not self._is_bar,
+            bar_format=None if left is None else NARROW,
+        )
+
+    def skip(self, count: int) -> None:
+        """Count `count` things that were done earlier."""
+        self._done += count
+        self._before += count
+        self._bar.update(count)
+
+    def advance(self, count: int, loss: float | None = None) -> None:
+        """Count `count` more things as done."""
+        self._done += count
+        self._calls += 1
+        if self._is_bar:
+            shown = [] if loss is None else [f"loss {loss:.3f}"]
+            shown += [] if self._left is None else [f"{self._left()} left"]
+            self._bar.set_postfix_str("; ".join(shown), refresh=False)
+            self._bar.update(count)
+        elif self._speaks:
+            waited = time.monotonic() - self._spoken
+            if waited >= LATEST or (waited >= SOONEST and self._calls >= self._every):
+                self._speak(loss)
+
+    def _speak(self, loss: float | None) -> None:
+        self._spoken, self._calls = time.monotonic(), 0
+        own = (self._spoken - self._started) / max(1, self._done - self._before) * max(0, self._total - self._done)
+        then = f"about {duration(own)} left" if self._left is None else f"about {self._left()} left"
+        said = "" if loss is None else f", loss {loss:.3f}"
+        say(f"  {self._title}: {self._done} of {self._total} {self._unit}{said}; {then}")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
 
 METRICS, EVENTS, ARRAYS = "metrics.jsonl", "tensorboard", "divisions"
+
+
+class Events:
+    """The TensorBoard events of a run; those that a full disk does not take are lost until the next `flush`.
+
+    Args:
+        folder: where they are, or will be.
+        warn: told in one line what could not be written.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self._folder, self._warn = folder, warn
+        self._writer: SummaryWriter | None = None
+        _leave_out_tracebacks()
+        self._open()
+
+    def record(self, record: Callable[[SummaryWriter], object]) -> None:
+        """Let `record` write an event."""
+        if self._writer is None:
+            return
+        try:
+            record(self._writer)
+        except OSError as error:
+            self._writer = None  # its thread has ended
+            self._told(error)
+
+    def flush(self) -> None:
+        """Write everything to the file; after a fault begin another one."""
+        if self._writer is None:
+            self._open()
+        self.record(lambda writer: writer.flush())
+
+    def _open(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes long to load
+
+        try:
+            self._writer = SummaryWriter(str(self._folder))
+        except OSError as error:
+            self._told(error)
+
+    def _told(self, error: OSError) -> None:
+        why = error.strerror or error
+        self._warn(f"warning: {self._folder} cannot be written: {why}; its events are lost until the next save")
+
+
+def _leave_out_tracebacks() -> None:
+    """Let TensorBoard's writing thread end in silence when it cannot write: its next call raises that error again."""
+    before = threading.excepthook
+    if getattr(before, "leaves_out_tracebacks", False):
+        return
+
+    def told(ended: threading.ExceptHookArgs) -> None:
+        if not (isinstance(ended.exc_value, OSError) and type(ended.thread).__module__.startswith("tensorboard.")):
+            before(ended)
+
+    told.leaves_out_tracebacks = True  # type: ignore[attr-defined]
+    threading.excepthook = told
 
 
 class RunLog:
     """Logs of one run in its output folder.
 
     Args:
-        folder: the run's output folder; it must exist.
+        folder: the run's output folder, which must exist; None: nothing is said or recorded, since of several processes
+            of a run one speaks for all.
         size: go on with logs of this `size`, and forget what is behind it; None: begin anew.
     """
 
-    def __init__(self, folder: Path, size: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path | None, size: Mapping[str, int] | None = None) -> None:
         self._folder = folder
-        for path in self._files():  # not the names in `size`, which a file that was tampered with can lead anywhere
+        if folder is None:
+            return
+        for path in self._files(folder):  # not the names in `size`, which a file tampered with can lead anywhere
             end = (size or {}).get(path.relative_to(folder).as_posix())
             if end is None:
                 path.unlink()
@@ -44,42 +209,49 @@ class RunLog:
         self._metrics = open(folder / METRICS, "ab", buffering=0)
         self._unwritten = b""
         self._is_full = False
-        self._events = Events(folder / EVENTS, self.say, is_new=size is None)
+        self._events = Events(folder / EVENTS, self.say)
 
     def say(self, text: str) -> None:
         """Print a line (or a table) for the person who waits."""
-        say(text)
-
-    def at_once(self, text: str) -> None:
-        """Print a line now, also where others are kept for later."""
-        say(text)
+        if self._folder is not None:
+            say(text)
 
     def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
         """Record named values: one JSON line, and each number as a TensorBoard scalar under its name.
 
         Numbers within mappings of `where` become scalars too, under the event's name: `dev/A/i2t/R@1`.
         """
+        if self._folder is None:
+            return
         self._unwritten += json.dumps({**where, "step": step, **values}).encode() + b"\n"
         self._write_metrics()
         within = (value for value in where.values() if isinstance(value, Mapping))
         nested = {name: value for numbers in within for name, value in numbers.items()}
         event = str(where.get("event", "values"))
-        self._events.scalars({**dict(_numbers(nested, event)), **dict(_numbers(values))}, step)
+        found = {**dict(_numbers(nested, event)), **dict(_numbers(values))}
+
+        def record(writer: SummaryWriter) -> None:
+            for name, value in found.items():
+                writer.add_scalar(name, value, step)
+
+        self._events.record(record)
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Record a TensorBoard histogram of `values` (any shape); nothing for an empty array."""
-        self._events.histogram(name, values, step)
+        if self._folder is not None and values.size:
+            self._events.record(lambda writer: writer.add_histogram(name, values, step))
 
     def samples(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]], step: int) -> None:
         """Record a TensorBoard text: a table of plain text, in which nothing is markup."""
-        self._events.samples(name, columns, rows, step)
-
-    def settings(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        """Record the run's row of TensorBoard's table of hyper-parameters beside the scalars named `metrics`."""
-        self._events.settings(settings, metrics)
+        if self._folder is not None:
+            lines = [columns, ["---"] * len(columns), *([_as_plain(cell) for cell in row] for row in rows)]
+            text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            self._events.record(lambda writer: writer.add_text(name, text, step))
 
     def arrays(self, name: str, content: Mapping[str, np.ndarray]) -> None:
         """Write arrays to `divisions/{name}.npz`, whole or not at all; a file of that name is replaced."""
+        if self._folder is None:
+            return
         folder = self._folder / ARRAYS
         try:
             folder.mkdir(exist_ok=True)
@@ -90,27 +262,26 @@ class RunLog:
 
     def progress(self, title: str, total: int, **how: Any) -> Progress:
         """Return what shows how many of `total` pairs are done; `how`: of `Progress`."""
-        return Progress(title, total, **how)
-
-    def replay(self, held: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
-        """Say and record what a `HeldLog` holds."""
-        for name, values, named in held:
-            getattr(self, name)(*values, **named)
+        return Progress(title, total, is_shown=self._folder is not None, **how)
 
     def size(self) -> dict[str, int]:
         """Write everything to its file; return the length of each, by its name in the folder."""
+        if self._folder is None:
+            return {}
         self._write_metrics()
         self._events.flush()
-        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in self._files()}
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in self._files(self._folder)}
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._write_metrics()
-        self._metrics.close()
-        self._events.close()
+        if self._folder is not None:
+            self._write_metrics()
+            self._metrics.close()
+            self._events.record(lambda writer: writer.close())
 
-    def _files(self) -> list[Path]:
-        return [*self._folder.glob(METRICS), *(self._folder / EVENTS).glob("*")]
+    @staticmethod
+    def _files(folder: Path) -> list[Path]:
+        return [*folder.glob(METRICS), *(folder / EVENTS).glob("*")]
 
     def _write_metrics(self) -> None:
         """Write all records that wait; on a full disk they go on waiting."""
@@ -120,8 +291,14 @@ class RunLog:
             self._is_full = False
         except OSError as error:
             if not self._is_full:
-                self.say(f"warning: {self._folder / METRICS} cannot be written: {error.strerror}; its records are kept")
+                name = f"{self._folder}/{METRICS}"
+                self.say(f"warning: {name} cannot be written: {error.strerror}; its records are kept")
             self._is_full = True
+
+
+def _as_plain(cell: str) -> str:
+    """Return text for a cell of a Markdown table in which nothing is markup."""
+    return "".join(c if c.isalnum() or c in " .,'" else f"&#{ord(c)};" for c in " ".join(cell.split()))
 
 
 def _numbers(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, float]]:
@@ -132,72 +309,6 @@ def _numbers(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, 
             yield from _numbers(value, path)
         elif isinstance(value, (int, float)):
             yield path, value
-
-
-class SilentLog(RunLog):
-    """Says and records nothing: of several processes of a run one speaks for all."""
-
-    def __init__(self) -> None:
-        self._folder = Path()
-
-    def say(self, text: str) -> None:
-        pass
-
-    def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
-        pass
-
-    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        pass
-
-    def samples(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]], step: int) -> None:
-        pass
-
-    def settings(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        pass
-
-    def arrays(self, name: str, content: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def at_once(self, text: str) -> None:
-        pass
-
-    def progress(self, title: str, total: int, **how: Any) -> Progress:
-        return Progress(title, total, is_shown=False)
-
-    def size(self) -> dict[str, int]:
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
-class HeldLog:
-    """Keeps what is said and recorded until it is replayed; progress is shown at once, on its own line."""
-
-    def __init__(self, line: int) -> None:
-        self.held: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        self._line = line
-
-    def say(self, text: str) -> None:
-        """Keep a line."""
-        self.held.append(("say", (text,), {}))
-
-    def scalars(self, step: int, values: Mapping[str, Any], **where: Any) -> None:
-        """Keep a record."""
-        self.held.append(("scalars", (step, values), where))
-
-    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Keep a histogram."""
-        self.held.append(("histogram", (name, values, step), {}))
-
-    def at_once(self, text: str) -> None:
-        """Print a line now, if this is the first of those at work."""
-        if self._line == 0:
-            say(text)
-
-    def progress(self, title: str, total: int, **how: Any) -> Progress:
-        """Return what shows how many of `total` pairs are done; `how`: of `Progress`."""
-        return Progress(title, total, self._line, **how)
 
 
 def percent(share: float) -> str:

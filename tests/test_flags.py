@@ -213,7 +213,7 @@ def test_values_that_make_no_sense_together(argv: list[str]) -> None:
         parse_args(argv)
 
 
-PATH_FLAGS = """data_path vocab_path token_cache noise_file word_vectors saved_model warmup_model_path output_dir
+PATH_FLAGS = """data_path vocab_path noise_file word_vectors saved_model warmup_model_path output_dir
     mode_path mode_path1 relevance output save_sims images captions texts truth pictures queries image html index input
     ids boxes backbone similarities""".split()
 

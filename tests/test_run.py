@@ -16,7 +16,7 @@ from data_utils import catalog
 from methods import known_methods
 from models.ranks import retrieval
 from runtime.checkpoint import load_checkpoint
-from runtime.interruption import Stopped
+from runtime.errors import Stopped
 from tests.tiny import make_tiny_data, tiny_flags
 from training.config import parse_args
 from training.reports import introduction

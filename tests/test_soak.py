@@ -15,7 +15,7 @@ import torch
 
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
-from runtime.events import Events
+from runtime.log import Events
 from tests import soak
 from tests.soak import NO_SPACE, WAYS, FailingDisk, Soak, differences, leftovers, outcome
 
@@ -103,16 +103,16 @@ def test_lost_events_leave_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    events = Events(tmp_path / "events", said.append, is_new=False)
+    events = Events(tmp_path / "events", said.append)
 
     def refuse(*_: object) -> None:
         raise NO_SPACE
 
     with monkeypatch.context() as patch:
         patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", refuse)
-        events.scalars({"a": 1.0}, 1)
+        events.record(lambda writer: writer.add_scalar("a", 1.0, 1))
         events.flush()
-        events.scalars({"a": 1.0}, 2)
-    events.close()
+        events.record(lambda writer: writer.add_scalar("a", 1.0, 2))
+    events.record(lambda writer: writer.close())
     assert said and all("cannot be written: No space left on device; its events are lost" in line for line in said)
     assert "Traceback" not in "".join(capfd.readouterr())

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from data_utils.captions import read_caption_file
 from data_utils.catalog import DataConfig, locate, protocol
-from data_utils.counts import Counts, count
-from data_utils.noise import NoiseConfig, inject
-from data_utils.noise_index import (
+from data_utils.noise import (
     IndexFile,
+    NoiseConfig,
     NoiseReport,
     disagreements,
+    inject,
     is_shuffle,
     measure,
     read_index,
@@ -29,6 +29,7 @@ from data_utils.noise_index import (
     share_moved_together,
     sidecar_of,
 )
+from data_utils.precomputed import Counts, count
 from data_utils.regions import RegionStore
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import word
@@ -56,7 +57,7 @@ def training_counts(data: DataConfig) -> tuple[Path, Counts]:
     """
     folder = locate(data)
     captions = read_caption_file(folder, "train")
-    return folder, count(RegionStore(folder, "train"), len(captions.texts), captions.path, captions.ids)
+    return folder, count(RegionStore(folder, "train"), captions)
 
 
 def kind(file: IndexFile, report: NoiseReport, counts: Counts) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_utils.catalog import protocol
 from runtime.errors import InputError
-from runtime.json_text import parse_json
+from runtime.files import parse_json
 
 RECALLS = tuple(f"{way} R@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 PUBLISHED = Path(__file__).with_name("published_results.json")

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from runtime.checkpoint import write_atomically, write_json
-from runtime.errors import InputError, exit_on_input_error
+from runtime.errors import InputError, Interruption, exit_on_input_error
+from runtime.files import write_atomically, write_json
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
-from runtime.interruption import Interruption
 from tools.table import TableConfig, build
 from training.checkpointing import differing_settings
 from training.config import parse_args

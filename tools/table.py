@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.checkpoint import write_atomically
 from runtime.errors import exit_on_input_error
+from runtime.files import write_atomically
 from runtime.flags import OneLineParser, add_flags, check_choices, flag, from_namespace
 from runtime.log import table
 from tools.command import check_writable

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from runtime.checkpoint import as_bytes, save_checkpoint, whole_file, write_json
+from runtime.checkpoint import save_checkpoint
 from runtime.errors import InputError
-from runtime.lock import FolderLock
-from runtime.torch_file import read_torch_file
+from runtime.files import FolderLock, whole_file, write_json
+from runtime.torch_file import as_bytes, read_torch_file
 from training.config import RunConfig
 from training.division import Division
 from training.network import Network

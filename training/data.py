@@ -14,8 +14,8 @@ from data_utils.loaders import MIN_BATCH
 from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import PrecomputedSplit
 from models.matcher import MatcherConfig, MatcherShape
+from runtime.checkpoint import REAL
 from runtime.errors import InputError
-from runtime.provenance import REAL
 from vocab.vocabulary import Vocabulary
 
 
@@ -78,9 +78,9 @@ def open_data(data: DataConfig, noise: NoiseConfig, matcher: MatcherConfig) -> R
     """
     folder, rules = locate(data), protocol(data.data_name)
     vocabulary = Vocabulary.load(vocabulary_file(data))
-    train = PrecomputedSplit(folder, "train", vocabulary, token_cache=data.token_cache)
-    dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images, token_cache=data.token_cache)
-    test = PrecomputedSplit(folder, "test", vocabulary, token_cache=data.token_cache)
+    train = PrecomputedSplit(folder, "train", vocabulary)
+    dev = PrecomputedSplit(folder, "dev", vocabulary, rules.dev_images)
+    test = PrecomputedSplit(folder, "test", vocabulary)
     for split in (train, dev, test):
         split.check_features()
         if split.region_shape != train.region_shape:

@@ -16,9 +16,8 @@ from data_utils.batch import Batch
 from data_utils.loaders import load, load_forever, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from runtime.distributed import Processes
-from runtime.errors import InputError
-from runtime.interruption import Interruption
-from runtime.log import RunLog, SilentLog
+from runtime.errors import InputError, Interruption
+from runtime.log import RunLog
 from runtime.seed import generator
 from training.checkpointing import BEST, CONFIG, RunFiles, RunState
 from training.config import RunConfig
@@ -53,7 +52,7 @@ class Running:
     ) -> None:
         self.config, self.data, self.device = config, data, device
         self.settings, self.state, self.files, self.processes = config.training, state, files, processes
-        self.log: RunLog = SilentLog()
+        self.log = RunLog(None)
         self.interruption = Interruption()
         self.pauses = Pauses(self.settings.save_minutes, self.interruption, processes)
         turns = dict.fromkeys((WARM_UP, CLEAN, NOISY), len(state.networks))

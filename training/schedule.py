@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 from runtime.distributed import Processes
-from runtime.interruption import Interruption
-from runtime.progress import duration
+from runtime.errors import Interruption
+from runtime.log import duration
 from training.config import LR_RULES, TrainingConfig
 
 START, WARM_UP, CLEAN, NOISY = "start", "warm-up", "clean", "noisy"

@@ -30,8 +30,7 @@ from models.matcher import prepare_scoring
 from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
-from runtime.errors import InputError
-from runtime.interruption import Stopped
+from runtime.errors import InputError, Stopped
 from runtime.log import RunLog
 from training import reports
 from training.checkpointing import BEST, RESULTS, WARMED, RunFiles, RunState

@@ -2,7 +2,7 @@
 
     python -m vocab.build --data_path data --data_name f30k_precomp
 
-Writes `<vocab_path>/<data_name>_vocab.json`. This entry point stands above data_utils, which it uses to find captions.
+Writes `<vocab_path>/<data_name>_vocab.json`. An entry point, as run.py is: it uses the rooms below, and none uses it.
 """
 
 from __future__ import annotations

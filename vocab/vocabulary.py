@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
-from runtime.file_kinds import kind_of_file
-from runtime.json_text import parse_json
+from runtime.files import kind_of_file, parse_json, write_atomically
 from vocab.sentences import split_sentences
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ Legend: V words of the vocabulary, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.file_kinds import kind_of_file
+from runtime.files import kind_of_file
 from runtime.flags import flag
 from vocab.vocabulary import Vocabulary
 
@@ -25,9 +25,6 @@ LONGEST_LINE = 2**20
 
 MOST_DIGITS = 19
 """No count has so many."""
-
-Line = tuple[int, bytes]
-"""A line's number, from 1, and its content."""
 
 
 @dataclass(frozen=True)
@@ -76,105 +73,82 @@ def load(path: Path, vocabulary: Vocabulary, dim: int) -> WordVectors:
         InputError: no such file, vectors of another dimension, a line that is no word with D finite numbers (its
             number), a file with fewer or more lines than its first one says, or one that holds none of the words.
     """
+    where = f"--word_vectors {path}"
     if kind := kind_of_file(path):
-        raise InputError(f"--word_vectors {path} {kind}")
+        raise InputError(f"{where} {kind}")
+    ids = {word.encode("utf-8"): k for k, word in enumerate(vocabulary.words)}
+    rows, is_given = np.zeros((len(ids), dim), dtype=np.float32), np.zeros(len(ids), dtype=bool)
+    promised, count, repeated = None, 0, 0
     try:
         with open(path, "rb") as file:
-            reader = _Reader(path, dim, {word.encode("utf-8"): k for k, word in enumerate(vocabulary.words)})
-            reader.read(file)
+            for number, line in _lines(file):
+                if number == 1:
+                    promised = _promised(line, file.peek(1), dim, where)
+                    if promised is not None:
+                        continue
+                count += 1
+                try:
+                    if promised is not None and count > promised:
+                        raise ValueError(f"is one more than the {promised} words that its first line promises")
+                    word, values = _split(line, dim)
+                    row = ids.get(word)
+                    if row is not None and is_given[row]:
+                        repeated += 1
+                    elif row is not None:
+                        rows[row], is_given[row] = _vector(values, dim), True
+                except ValueError as error:
+                    raise InputError(
+                        f"{where} line {number} {error}; a line is: word v1 ... v{dim}; copy the file again, or mend "
+                        "the line"
+                    ) from None
     except OSError as error:
-        raise InputError(f"--word_vectors {path} cannot be read: {error.strerror}; name a text file") from None
-    if not reader.is_given.any():
+        raise InputError(f"{where} cannot be read: {error.strerror}; name a text file") from None
+    if count < (promised or 0):
+        raise InputError(f"{where} ends after {count} of the {promised} words that its first line promises")
+    if not count:
+        raise InputError(f"{where} is empty; a line is: word v1 ... v{dim}")
+    if not is_given.any():
         raise InputError(
-            f"--word_vectors {path} has a vector for none of the {len(vocabulary)} words of the vocabulary; words are "
-            "looked up in lower case"
+            f"{where} has a vector for none of the {len(vocabulary)} words of the vocabulary; words are looked up in "
+            "lower case"
         )
-    return WordVectors(reader.rows, reader.is_given, reader.repeated)
+    return WordVectors(rows, is_given, repeated)
 
 
-@dataclass
-class _Reader:
-    """What is being gathered from a file."""
-
-    path: Path
-    dim: int
-    ids: dict[bytes, int]
-    repeated: int = 0
-    rows: np.ndarray = field(init=False)
-    is_given: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rows = np.zeros((len(self.ids), self.dim), dtype=np.float32)
-        self.is_given = np.zeros(len(self.ids), dtype=bool)
-
-    def read(self, file: BinaryIO) -> None:
-        """Go through all lines."""
-        promised, count = None, 0
-        for number, line in _lines(file):
-            if number == 1:
-                promised = _header(line, file.peek(1))  # type: ignore[attr-defined]
-                self._check_dimension(line, promised)
-                if promised is not None:
-                    continue
-            count += 1
-            if promised is not None and count > promised[0]:
-                raise self._fault(number, f"is one more than the {promised[0]} words that its first line promises")
-            self._take(number, line)
-        if promised is not None and count < promised[0]:
-            raise InputError(
-                f"--word_vectors {self.path} ends after {count} of the {promised[0]} words that its first line "
-                "promises; copy it again"
-            )
-        if not count:
-            raise InputError(f"--word_vectors {self.path} is empty; a line is: word v1 ... v{self.dim}")
-
-    def _check_dimension(self, line: bytes, promised: tuple[int, int] | None) -> None:
-        found = promised[1] if promised is not None else _dimension(line)
-        if found != self.dim:
-            what = f"vectors of {found} dimensions" if found else "no vector in its first line"
-            raise InputError(
-                f"--word_vectors {self.path} has {what}, --word_dim is {self.dim}; "
-                + (f"give --word_dim {found}, or another file" if found else "a line is: word v1 v2 ...")
-            )
-
-    def _take(self, number: int, line: bytes) -> None:
-        """Keep a line's vector if its word is wanted."""
-        word, _, values = line.partition(b" ")
-        spaces = values.count(b" ") + 1 if values else 0
-        if spaces != self.dim:
-            word, values = self._split_again(number, line)
-        row = self.ids.get(word)
-        if row is None:
-            return
-        if self.is_given[row]:
-            self.repeated += 1
-            return
-        try:
-            vector = np.array(values.split(b" "), dtype=np.float64)
-        except ValueError:
-            raise self._fault(number, f"holds something other than {self.dim} numbers") from None
-        if not (np.abs(vector) <= np.finfo(np.float32).max).all():  # false for NaN too
-            raise self._fault(number, "holds a number that is not finite")
-        self.rows[row], self.is_given[row] = vector, True
-
-    def _split_again(self, number: int, line: bytes) -> tuple[bytes, bytes]:
-        """Split a line whose fields are not one word and D numbers between single spaces."""
-        fields = line.split()
-        extra = len(fields) - self.dim
-        if extra < 1:
-            raise self._fault(number, f"has {max(len(fields) - 1, 0)} numbers instead of {self.dim}")
-        if any(_is_number(part) for part in fields[1:extra]):  # two lines run together, not a word with spaces
-            raise self._fault(number, f"has {len(fields) - 1} numbers instead of {self.dim}")
-        return b" ".join(fields[:extra]), b" ".join(fields[extra:])
-
-    def _fault(self, number: int, what: str) -> InputError:
-        return InputError(
-            f"--word_vectors {self.path} line {number} {what}; a line is: word v1 ... v{self.dim}; copy the file "
-            "again, or mend the line"
-        )
+def _promised(line: bytes, rest: bytes, dim: int, where: str) -> int | None:
+    """Return how many words the first line promises, None if it holds a vector; raise if D is another."""
+    header = _header(line, rest)
+    found = header[1] if header is not None else _dimension(line)
+    if found != dim:
+        what = f"vectors of {found} dimensions" if found else "no vector in its first line"
+        advice = f"give --word_dim {found}, or another file" if found else "a line is: word v1 v2 ..."
+        raise InputError(f"{where} has {what}, --word_dim is {dim}; {advice}")
+    return None if header is None else header[0]
 
 
-def _lines(file: BinaryIO) -> Iterator[Line]:
+def _split(line: bytes, dim: int) -> tuple[bytes, bytes]:
+    """Return a line's word and its numbers, which are the last D fields."""
+    word, _, values = line.partition(b" ")
+    if values and values.count(b" ") == dim - 1:
+        return word, values
+    fields = line.split()
+    extra = len(fields) - dim
+    if extra < 1 or any(_is_number(part) for part in fields[1:extra]):  # two lines run together, no word with spaces
+        raise ValueError(f"has {max(len(fields) - 1, 0)} numbers instead of {dim}")
+    return b" ".join(fields[:extra]), b" ".join(fields[extra:])
+
+
+def _vector(values: bytes, dim: int) -> np.ndarray:
+    try:
+        vector = np.array(values.split(b" "), dtype=np.float64)
+    except ValueError:
+        raise ValueError(f"holds something other than {dim} numbers") from None
+    if not (np.abs(vector) <= np.finfo(np.float32).max).all():  # false for NaN too
+        raise ValueError("holds a number that is not finite")
+    return vector
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield the lines without their ends, and without a byte-order mark."""
     for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
         yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b" \t\r\n")

@@ -79,28 +79,3 @@ def test_faults_name_file_and_line(tmp_path: Path, content: bytes, name: str, me
 def test_a_missing_file_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dev_caps.txt nor dev_caps.tsv"):
         read_captions(tmp_path, "dev")
-
-
-@pytest.mark.parametrize("name", ["train_caps.txt", "train_caps.tsv"])
-def test_a_byte_order_mark_and_windows_line_ends_change_no_caption(tmp_path: Path, name: str) -> None:
-    """In the tsv the mark would otherwise end up in the first image id."""
-    lines = [f"{k}\tcaption {k} \u00e9" if name.endswith("tsv") else f"caption {k} \u00e9" for k in range(3)]
-    plain = read_captions(write(tmp_path, ("\n".join(lines) + "\n").encode(), name), "train")
-    windows = ("\ufeff" + "\r\n".join(lines) + "\r\n").encode()
-    assert read_captions(write(tmp_path, windows, name), "train") == plain == [f"caption {k} \u00e9" for k in range(3)]
-
-
-@pytest.mark.parametrize("number", [1, 2, 7])
-def test_a_missing_tab_names_its_line(tmp_path: Path, number: int) -> None:
-    lines = [f"{k}\tcaption" for k in range(1, 8)]
-    lines[number - 1] = "17 caption"
-    write(tmp_path, ("\ufeff" + "\r\n".join(lines)).encode(), "train_caps.tsv")
-    with pytest.raises(InputError, match=rf"train_caps.tsv line {number} has no tab; a line is: image id TAB caption"):
-        read_captions(tmp_path, "train")
-
-
-def test_utf_16_is_told(tmp_path: Path) -> None:
-    """What Windows calls Unicode."""
-    write(tmp_path, "a dog\n".encode("utf-16"))
-    with pytest.raises(InputError, match="line 1 is not UTF-8"):
-        read_captions(tmp_path, "train")

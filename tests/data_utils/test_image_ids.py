@@ -13,10 +13,8 @@ import evaluation
 from data_utils.batch import Batch
 from data_utils.captions import parse_captions
 from data_utils.catalog import DataConfig, vocabulary_file
-from data_utils.counts import count
-from data_utils.noise import NoiseConfig
-from data_utils.noise_index import make_index
-from data_utils.precomputed import PrecomputedSplit
+from data_utils.noise import NoiseConfig, make_index
+from data_utils.precomputed import PrecomputedSplit, count
 from data_utils.regions import RegionFile
 from models.matcher import MatcherConfig
 from runtime.errors import InputError
@@ -48,7 +46,7 @@ def slow_images(ids: list[str]) -> list[int]:
 
 
 def data_of(root: Path, noise: NoiseConfig | None = None) -> RunData:
-    data = DataConfig(NAME, str(root / "data"), str(root / "vocab"), "off")
+    data = DataConfig(NAME, str(root / "data"), str(root / "vocab"))
     return open_data(data, noise or NoiseConfig(), MatcherConfig())
 
 
@@ -71,7 +69,7 @@ def test_training_evaluation_audit_search_and_report_go_by_the_ids(
         return batch
 
     monkeypatch.setattr(PrecomputedSplit, "batch", watched)
-    clean = ["--module_name", "VSE", "--num_epochs", "1", "--noise_ratio", "0", "--token_cache", "off"]
+    clean = ["--module_name", "VSE", "--num_epochs", "1", "--noise_ratio", "0"]
     train(root, tmp_path / "clean", *clean)
     monkeypatch.undo()
     lines = lines_of(root, "train")
@@ -123,7 +121,7 @@ def test_the_first_images_are_those_whose_ids_come_first(tmp_path: Path) -> None
     root = make_tiny_data(tmp_path)
     features = scatter(root)
     vocabulary = Vocabulary.load(vocabulary_file(DataConfig(NAME, vocab_path=str(root / "vocab"))))
-    split = PrecomputedSplit(root / "data" / NAME, "train", vocabulary, 7, token_cache="off")
+    split = PrecomputedSplit(root / "data" / NAME, "train", vocabulary, 7)
     lines = lines_of(root, "train")
     used = [k for k, image in enumerate(slow_images([image for image, _ in lines])) if image < 7]
     assert split.line_of_caption.tolist() == used != list(range(len(used))) and split.num_images == 7
@@ -169,7 +167,7 @@ def counted(folder: Path, rows: np.ndarray, ids: str) -> tuple[list[int], list[i
     path = folder / "train_caps.tsv"
     np.save(folder / "train_ims.npy", rows)
     captions = parse_captions(path, "".join(f"{name}\tcaption\n" for name in ids.split()).encode())
-    found = count(RegionFile(folder / "train_ims.npy"), len(captions.texts), path, captions.ids)
+    found = count(RegionFile(folder / "train_ims.npy"), captions)
     return found.image_of_caption.tolist(), found.row_of_image.tolist(), found.each
 
 

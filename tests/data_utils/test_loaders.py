@@ -58,13 +58,6 @@ def test_covering_batches_leave_none_out(count: int, sizes: list[int]) -> None:
     assert MIN_BATCH == 2
 
 
-def test_the_order_is_the_seeds() -> None:
-    pairs = np.arange(50)
-    first, again, other = (shuffled_batches(pairs, 8, generator(0, p)) for p in ("a", "a", "b"))
-    assert numbers(first) == numbers(again) != numbers(other)
-    assert numbers(first) != sorted(numbers(first))
-
-
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -115,15 +108,6 @@ def test_load_forever_goes_round(tiny_root: Path) -> None:
     rounds = [[b.index.tolist() for b in islice(stream, 2)] for _ in range(4)]
     assert all(sorted(sum(r, [])) == pairs.tolist() for r in rounds)
     assert len({str(r) for r in rounds}) > 1, "every round has its own order"
-
-
-def test_the_cpu_gets_batches_as_they_are_read(tiny_root: Path) -> None:
-    split = open_train(tiny_root)
-    batches = shuffled_batches(np.arange(len(split)), 32, generator(0, "x"))
-    before = set(threading.enumerate())
-    for one, other in zip(load(split, batches, device=torch.device("cpu")), load(split, batches), strict=True):
-        assert_equal(one, other)
-        assert set(threading.enumerate()) <= before and not one.regions.is_pinned()
 
 
 def test_one_batch_is_prepared_ahead(tiny_root: Path) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 from data_utils import catalog
 from data_utils.catalog import DataConfig, Protocol, locate, protocol, vocabulary_file
-from data_utils.counts import count, repeated_rows
 from data_utils.noise import NoiseConfig
-from data_utils.precomputed import PrecomputedSplit
+from data_utils.precomputed import PrecomputedSplit, repeated_rows
 from data_utils.regions import RegionFile
 from models.matcher import MatcherConfig
 from runtime.errors import InputError
@@ -59,29 +56,6 @@ def test_repeated_and_missing_captions(tiny_root: Path) -> None:
     assert [t.shape for t in split.tokens(np.arange(0))] == [(0, 0), (0,)]
 
 
-def test_the_token_cache_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts without it, with it, and with it for fewer images give equal tokens; one file a text (dev = test here)."""
-    root = make_tiny_data(tmp_path)
-    vocabulary = Vocabulary.load(root / "vocab" / "tiny_precomp_vocab.json")
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "unused"))
-    data = DataConfig(data_name="tiny_precomp", data_path=str(root / "data"), vocab_path=str(root / "vocab"))
-    runs = [
-        open_data(replace(data, token_cache=place), NoiseConfig(), MatcherConfig())
-        for place in (str(cache), str(cache), "off")
-    ]
-    assert len(list(cache.iterdir())) == 2
-    for split in ("train", "dev", "test"):
-        whole = [getattr(run, split) for run in runs]
-        whole.append(PrecomputedSplit(root / "data" / "tiny_precomp", split, vocabulary, 5, token_cache=str(cache)))
-        for opened in whole:
-            everything = np.arange(25)
-            for one, other in zip(opened.tokens(everything), whole[0].tokens(everything), strict=True):
-                assert torch.equal(one, other)
-        assert len(whole[-1]) == 25 < len(whole[0])
-    assert len(list(cache.iterdir())) == 2 and not (tmp_path / "unused").exists()
-
-
 def test_moving_keeps_the_lengths(tiny_root: Path) -> None:
     batch = open_split(tiny_root)[torch.arange(3)]
     moved = batch.to(torch.device("meta"))
@@ -115,11 +89,6 @@ def test_rows_stored_once_a_caption_give_the_same_pairs(tiny_root: Path, tmp_pat
     assert torch.equal(once.read_images(np.arange(40)), again.read_images(np.arange(40)))
 
 
-def test_one_caption_an_image_is_not_taken_for_repeats(tmp_path: Path) -> None:
-    split = open_split(make_tiny_data(tmp_path, captions_per_image=1, tsv=True))
-    assert (split.num_images, split.counts.captions_per_image, len(split)) == (40, 1, 40)
-
-
 def test_two_equal_images_at_the_start_are_not_taken_for_repeats(tmp_path: Path) -> None:
     root = make_tiny_data(tmp_path, captions_per_image=1)
     path = root / "data" / "tiny_precomp" / "train_ims.npy"
@@ -139,32 +108,6 @@ def test_repeats_that_do_not_come_out_even_are_none(tmp_path: Path) -> None:
     assert repeated_rows(RegionFile(path)) == 1
     np.save(path, features[[0, 1, 2, 3, 4, 5, 7, 8]])
     assert repeated_rows(RegionFile(path)) == 2, "this is how repeats look"
-
-
-def test_tsv_captions_give_the_same_pairs(tiny_root: Path, tmp_path: Path) -> None:
-    plain, tsv = open_split(tiny_root), open_split(make_tiny_data(tmp_path, tsv=True))
-    numbers = torch.arange(0, 200, 17)
-    assert torch.equal(plain[numbers].tokens, tsv[numbers].tokens)
-
-
-def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tiny_root: Path, tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path)
-    path = root / "data" / "tiny_precomp" / "train_caps.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    everything = torch.arange(200)
-    assert torch.equal(open_split(root)[everything].tokens, open_split(tiny_root)[everything].tokens)
-
-
-def test_hdf5_gives_the_same_batch(tiny_root: Path, tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path)
-    folder = root / "data" / "tiny_precomp"
-    features = np.load(folder / "train_ims.npy").astype(np.float16)
-    (folder / "train_ims.npy").unlink()
-    with h5py.File(folder / "train_ims.h5", "w") as file:
-        file["features"] = features
-    numbers = torch.tensor([3, 180, 4, 90])
-    regions = open_split(root)[numbers].regions.numpy()
-    np.testing.assert_array_equal(regions, features[[0, 36, 0, 18]].astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["f30k_precomp", "coco_precomp"])
@@ -197,33 +140,9 @@ def test_protocols() -> None:
     assert not own.has_real_noise and own.dev_images is None and own.captions_per_image is None
 
 
-def test_testall_is_a_split_like_others(tmp_path: Path) -> None:
-    root = make_tiny_data(tmp_path, images={"train": 10, "dev": 4, "test": 4, "testall": 12})
-    split = open_split(root, "testall")
-    assert (split.name, split.num_images, len(split)) == ("testall", 12, 60)
-    features = np.load(root / "data" / "tiny_precomp" / "testall_ims.npy")
-    np.testing.assert_array_equal(split.read_images(np.arange(12)).numpy(), features)
-
-
-@pytest.mark.parametrize("rows", [1, 5])
-def test_counts(tmp_path: Path, rows: int) -> None:
-    root = make_tiny_data(tmp_path, repeat_rows=rows == 5)
-    folder = root / "data" / "tiny_precomp"
-    found = count(RegionFile(folder / "train_ims.npy"), 200, folder / "train_caps.txt")
-    assert (found.images, found.each, found.is_row_a_caption) == (40, "5", rows == 5)
-    assert found.row_of_image.tolist() == list(range(0, 40 * rows, rows))
-
-
 def test_real_noise_has_no_known_truth(tmp_path: Path) -> None:
     root = make_tiny_data(tmp_path, "cc152k_precomp", captions_per_image=1, tsv=True)
     assert not open_all(root, "cc152k_precomp").truth_is_known
-
-
-def test_run_data(tiny_root: Path) -> None:
-    data = open_all(tiny_root)
-    assert data.truth_is_known and data.noise.protocol == "none"
-    assert (data.shape.num_regions, data.shape.region_dim) == (4, 12)
-    assert data.shape.vocabulary_size == len(data.vocabulary)
 
 
 def test_splits_must_agree(tmp_path: Path) -> None:
@@ -243,9 +162,3 @@ def test_places_that_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "data" / "x_precomp").mkdir(parents=True)
     assert locate(DataConfig(data_name="x_precomp")).resolve() == tmp_path / "data" / "x_precomp"
     assert vocabulary_file(DataConfig(data_name="x_precomp", vocab_path="v")) == Path("v/x_precomp_vocab.json")
-
-
-def test_a_data_name_is_a_folders_name() -> None:
-    for name in ("", "a/b", "/abs", ".."):
-        with pytest.raises(InputError, match="--data_name"):
-            DataConfig(data_name=name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import gc
 import os
 import warnings
 from pathlib import Path
@@ -28,7 +26,6 @@ LAYOUTS = {
     "npy longdouble": np.longdouble,
     "npy Fortran": np.float32,
 }
-BY_POSITION = tuple(kind for kind in LAYOUTS if kind != "npy Fortran")
 
 
 def mapped_bytes() -> int:
@@ -69,73 +66,8 @@ def test_all_layouts_give_the_same_rows(
 def test_npy_is_not_read_whole(tmp_path: Path, kind: str) -> None:
     opened = store(tmp_path, kind)
     assert isinstance(opened._array, np.memmap)
-    assert (opened._rows is not None) == (kind in BY_POSITION)
     opened.read(np.array([1]))[:] = 0  # a copy: the file stays as it is
     np.testing.assert_array_equal(opened.read(np.array([1])), FEATURES[[1]])
-
-
-def test_each_row_is_read_once_and_neighbours_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, calls = store(tmp_path, "npy"), []
-    preadv = os.preadv
-
-    def noted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        calls.append(((offset - 128) // 24, len(buffers)))
-        return preadv(descriptor, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", noted)
-    np.testing.assert_array_equal(opened.read(np.array([6, 1, 4, 1, 5, 0, 6])), FEATURES[[6, 1, 4, 1, 5, 0, 6]])
-    assert calls == [(0, 2), (4, 3)], "first row and number of rows of each read"
-
-
-@pytest.mark.parametrize("limit", [1, 5, 24, 25, 60])
-@pytest.mark.parametrize("buffers", [1, 2, 1024])
-def test_reads_that_give_less_than_asked_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, buffers: int
-) -> None:
-    """Network file systems may, and the system never gives more than 2 GiB at once."""
-    opened, preadv = store(tmp_path, "npy"), os.preadv
-
-    def short(descriptor: int, asked: list[memoryview], offset: int) -> int:
-        assert len(asked) <= buffers
-        parts, left = [], limit
-        for part in asked:
-            parts.append(part[:left])
-            left -= len(parts[-1])
-        return preadv(descriptor, parts, offset)
-
-    monkeypatch.setattr(os, "preadv", short)
-    monkeypatch.setattr(regions, "MAX_BUFFERS", buffers)
-    for rows in ROWS:
-        np.testing.assert_array_equal(opened.read(np.array(rows, dtype=np.int64)), FEATURES[rows])
-
-
-def test_a_file_cut_while_open_is_told(tmp_path: Path) -> None:
-    opened = store(tmp_path, "npy")
-    os.truncate(opened.path, opened.path.stat().st_size - 1)
-    np.testing.assert_array_equal(opened.read(np.array([0, 5])), FEATURES[[0, 5]])
-    with pytest.raises(InputError, match="train_ims.npy ends before its last row"):
-        opened.read(np.array([6]))
-
-
-def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        raise OSError(errno.EIO, "Input/output error")
-
-    opened = store(tmp_path, "npy")
-    monkeypatch.setattr(os, "preadv", fails)
-    with pytest.raises(InputError, match="train_ims.npy cannot be read: Input/output error"):
-        opened.read(np.array([0]))
-
-
-def test_the_file_is_closed_with_its_store(tmp_path: Path) -> None:
-    opened = store(tmp_path, "npy")
-    assert opened._rows is not None
-    descriptor = opened._rows._descriptor
-    os.fstat(descriptor)
-    del opened
-    gc.collect()
-    with pytest.raises(OSError):
-        os.fstat(descriptor)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="resident memory is read from /proc")
@@ -159,12 +91,6 @@ def test_large_numbers_are_finite(tmp_path: Path, value: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert RegionStore(tmp_path, "train").read(np.arange(3)).min() == np.float32(value)
-
-
-def test_large_hdf5_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(store(tmp_path, "int8")._array, np.ndarray)
-    monkeypatch.setattr(regions, "IN_MEMORY_BYTES", 4 * FEATURES.size - 1)
-    assert isinstance(store(tmp_path, "int8")._array, h5py.Dataset)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -223,16 +149,6 @@ def test_other_hdf5_is_refused(tmp_path: Path, content: dict[str, np.ndarray], m
         RegionStore(tmp_path, "train")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 0.99])
-@pytest.mark.parametrize("kind", ["npy", "float16", "int8"])
-def test_truncated_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
-    path = store(tmp_path, kind).path
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=path.name):
-        RegionStore(tmp_path, "train").read(np.arange(7))
-
-
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("missing", [1, 100])
 def test_a_cut_npy_says_how_much_is_missing(tmp_path: Path, version: tuple[int, int], missing: int) -> None:
@@ -269,15 +185,6 @@ def test_a_damaged_chunk_is_told(tmp_path: Path) -> None:
     for rows in ([3, 4], [1, 4, 6]):
         with pytest.raises(InputError, match="train_ims.h5 is damaged; copy it again"):
             opened.read(np.array(rows))
-
-
-@pytest.mark.parametrize("kind", [*LAYOUTS, "float16", "int8"])
-def test_a_file_by_its_path_stays_on_disk(tmp_path: Path, kind: str) -> None:
-    store(tmp_path, kind)
-    opened = RegionFile(next(tmp_path.iterdir()))
-    assert isinstance(opened._array, (np.memmap, h5py.Dataset)) and opened.block_rows == 1
-    assert opened.dtype == LAYOUTS.get(kind, kind)
-    np.testing.assert_array_equal(opened.read(np.arange(7)), FEATURES)
 
 
 def test_rows_that_are_stored_together(tmp_path: Path) -> None:

@@ -14,18 +14,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from data_utils.arrays import open_npy
 from data_utils.captions import read_captions
 from data_utils.catalog import DataConfig
-from data_utils.noise_index import read_index
-from data_utils.npy_file import open_npy
-from data_utils.pictures import Image, picture_bytes, picture_files, thumbnails
+from data_utils.noise import read_index
 from data_utils.regions import RegionFile
-from data_utils.tokens import read_tokens
 from runtime.errors import InputError
-from tools.convert.bottom_up import BottomUpFile
 from tools.extract.listing import read_listing
 from tools.extract.regions import read_boxes
 from tools.filter.files import open_embeddings, read_similarities
+from tools.picture_files import Image, picture_bytes, picture_files, thumbnails
 from vocab import word_vectors
 from vocab.vocabulary import SPECIAL, Vocabulary
 
@@ -93,12 +91,6 @@ def test_other_npy_headers(tmp_path: Path, content: bytes, message: str) -> None
         open_npy(written(tmp_path / "x.npy", content))
 
 
-def test_a_whole_npy_file_is_mapped(tmp_path: Path) -> None:
-    for array in (FEATURES, np.asfortranarray(FEATURES), FEATURES.astype(">f8"), np.zeros((0, 3), np.float32)):
-        np.save(tmp_path / "x.npy", array)
-        np.testing.assert_array_equal(open_npy(tmp_path / "x.npy"), array)
-
-
 # -- HDF5 -----------------------------------------------------------------------------------------------------------
 
 
@@ -115,15 +107,6 @@ def test_hdf5_rows_that_are_not_stored(tmp_path: Path, shape: tuple[int, ...], p
     for read in (RegionFile, lambda place: open_embeddings(f"{place}::features")):
         with pytest.raises(InputError, match="x.h5: '/features' is cut short, or was never filled: shape"):
             read(path)
-
-
-def test_hdf5_scales_that_are_not_stored(tmp_path: Path) -> None:
-    def make(file: h5py.File) -> None:
-        file["features"] = np.ones((3, 2, 4), np.int8)
-        file.create_dataset("scales", (ROWS,), "f4", chunks=(8,))
-
-    with pytest.raises(InputError, match="x.h5: '/scales' is cut short"):
-        RegionFile(hdf5(tmp_path / "x.h5", make))
 
 
 @pytest.mark.parametrize("dtype", ["S3", "c8"])
@@ -169,15 +152,6 @@ def test_hdf5_filters_that_are_not_known(tmp_path: Path) -> None:
         RegionFile(path)
 
 
-def test_an_hdf5_group_within_itself(tmp_path: Path) -> None:
-    def make(file: h5py.File) -> None:
-        file["a/rows"] = FEATURES[:, 0]
-        file["a/again"] = file["a"]
-        file["a/up"] = file["/"]
-
-    assert open_embeddings(str(hdf5(tmp_path / "x.h5", make))).shape == (3, 4)
-
-
 # -- other files ----------------------------------------------------------------------------------------------------
 
 
@@ -191,21 +165,6 @@ def test_a_safetensors_header_of_more_rows_than_there_are(tmp_path: Path) -> Non
         path = written(tmp_path / "x.safetensors", struct.pack("<Q", len(text)) + text + content[8 + length :])
         with pytest.raises(InputError, match="x.safetensors is not a safetensors file"):
             open_embeddings(str(path))
-
-
-def test_a_token_cache_that_claims_too_much_is_made_anew(tmp_path: Path) -> None:
-    captions = written(tmp_path / "train_caps.txt", b"a dog\na cat\n")
-    vocabulary = Vocabulary((*SPECIAL, "a", "dog"))
-    expected = read_tokens(captions, vocabulary, str(tmp_path))
-    (place,) = tmp_path.glob("*.npz")
-    with np.load(place) as content:
-        key = str(content["key"])
-    for ids in (np.zeros(2**24, np.int32), np.zeros(3, np.int32)):
-        np.savez_compressed(place, key=np.array(key), ids=ids, lengths=np.array([4, 4]))
-        tracemalloc.clear_traces()
-        tracemalloc.reset_peak()
-        np.testing.assert_array_equal(read_tokens(captions, vocabulary, str(tmp_path)).ids, expected.ids)
-        assert tracemalloc.get_traced_memory()[1] < 2**23
 
 
 def test_a_caption_without_end(tmp_path: Path) -> None:
@@ -260,13 +219,6 @@ def test_crashes_that_were(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(written(tmp_path / name, content.encode()))
-
-
-def test_what_a_file_holds_steers_no_terminal(tmp_path: Path) -> None:
-    path = written(tmp_path / "x.tsv", b"\x1b[2J\x00evil\t640\t480\t2\tAAAA\t!!\n")
-    with pytest.raises(InputError) as caught:
-        BottomUpFile(path)
-    assert str(caught.value).isprintable() and r"\x1b[2J\x00evil" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "a/b", "..", ".", ""])

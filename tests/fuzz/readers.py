@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -22,29 +22,20 @@ import numpy as np
 import torch
 
 from benchmarks import robustness
-from data_utils.captions import read_captions
-from data_utils.catalog import DataConfig
-from data_utils.noise import NoiseReport
-from data_utils.noise_index import disagreements, measure, read_index, read_sidecar, save_index
+from data_utils.captions import read_caption_file, read_captions, read_tokens
+from data_utils.noise import NoiseReport, disagreements, measure, read_index, read_sidecar, save_index
 from data_utils.precomputed import PrecomputedSplit
 from data_utils.regions import RegionFile
-from data_utils.tokens import cache_folder, read_tokens
 from evaluation import ground_truth
 from models.ensemble import restore
-from runtime.checkpoint import FORMAT, load_checkpoint
+from runtime.checkpoint import FORMAT, description, load_checkpoint, provenance, provenance_lines
 from runtime.errors import InputError
-from runtime.inspection import description, request_lines
 from runtime.legacy import misfits, to_legacy
-from runtime.lock import FolderLock
 from runtime.log import RunLog
-from runtime.provenance import provenance, provenance_lines
-from runtime.torch_file import requested_names
 from tests.runtime.lineage import SHAPE, SIZES, lineage_content, small_matcher
 from tests.tools.convert.bottom_up_files import write_tsv
 from tests.tools.test_table import evaluation_record, run_record
-from tools.check.__main__ import check, show
-from tools.convert.bottom_up import BottomUpFile, read_ids
-from tools.convert.conversion import Plan
+from tools.convert.bottom_up import BottomUpFile
 from tools.table import FORMATS, TableConfig, build
 from training.checkpointing import STATES, SavedState
 from training.config import RunConfig, parse_args
@@ -112,7 +103,7 @@ def _use_split(path: Path) -> None:
     else:
         opened = RegionFile(path)
         opened.read(np.arange(min(len(opened), 3)))
-    split = PrecomputedSplit(path.parent, "train", VOCABULARY, token_cache="off")
+    split = PrecomputedSplit(path.parent, "train", VOCABULARY)
     split.regions.check_finite()
     split.read_images(np.arange(split.num_images)[:5])
     split.tokens(np.arange(len(split)))
@@ -138,18 +129,6 @@ def _captions(folder: Path, *, tsv: bool = False) -> Prepared:
     np.save(folder / "train_ims.npy", FEATURES)
     lines = [f"{k // 2}\t{caption}" for k, caption in enumerate(CAPTIONS)] if tsv else CAPTIONS
     return Prepared([("\n".join(lines) + "\n").encode(), ("\ufeff" + "\r\n".join(lines)).encode()], _use_split)
-
-
-def _check(folder: Path) -> Prepared:
-    """A whole data set with a caption file that is broken."""
-    for split in ("train", "dev", "test"):
-        (folder / f"{split}_caps.txt").write_text(LINES, encoding="utf-8")
-        np.save(folder / f"{split}_ims.npy", FEATURES)
-    (folder / "tiny").symlink_to(folder)
-    VOCABULARY.save(folder / "tiny_vocab.json")
-    (folder / "train_ids.txt").write_text("1\n2\n3\n", encoding="utf-8")
-    config = DataConfig(data_name="tiny", data_path=str(folder), vocab_path=str(folder), token_cache="off")
-    return Prepared([LINES.encode()], lambda path: show(check(config), config))
 
 
 def _vocabulary(folder: Path) -> Prepared:
@@ -199,7 +178,7 @@ def _relevance(folder: Path, texts: list[str]) -> Prepared:
     (folder / "train_ids.txt").write_text("x.jpg\n42\n7\n", encoding="utf-8")
     (folder / "train_ims.npy").write_bytes(npy_bytes(FEATURES))
     (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
-    split = PrecomputedSplit(folder, "train", VOCABULARY, token_cache="off")
+    split = PrecomputedSplit(folder, "train", VOCABULARY)
     return Prepared([text.encode() for text in texts], lambda path: ground_truth(path, split))
 
 
@@ -230,34 +209,17 @@ def _bottom_up(folder: Path) -> Prepared:
     return Prepared([sample, sample.replace(b"\n", b"\r\n")], read)
 
 
-def _row_order(folder: Path) -> Prepared:
-    """The ids that order a TSV's rows."""
-    place, samples = (
-        write_tsv(folder / "whole.tsv", FEATURES),
-        [b"100\n102\n101\n", b"\xef\xbb\xbf100\r\n100\r\n101\r\n"],
-    )
-    return Prepared(samples, lambda path: BottomUpFile(place, read_ids(path)))
-
-
-def _progress(folder: Path) -> Prepared:
-    """How far a conversion is."""
-    source: Any = SimpleNamespace(shape=(5, 2, 4), path=folder / "in.npy", dtype=np.dtype("f4"), block_rows=1)
-    plan = Plan(source, folder / "out.npy", np.dtype("f4"), {"input": "in.npy", "shape": [5, 2, 4]})
-    plan.part.touch()
-    told = json.dumps({**plan.identity, "rows_done": 3}).encode()
-    return Prepared([told], lambda path: np.arange(plan.rows_done()))
-
-
 def _tokens(folder: Path) -> Prepared:
     """Cached tokens: one that is damaged is made anew."""
-    captions, cache = folder / "train_caps.txt", str(cache_folder(str(folder)))
-    captions.write_text(LINES, encoding="utf-8")
-    expected = read_tokens(captions, VOCABULARY, cache)
-    (place,) = folder.glob("*.npz")
+    (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
+    os.environ["XDG_CACHE_HOME"] = str(folder)  # of this reader's process
+    captions = read_caption_file(folder, "train")
+    expected = read_tokens(captions, VOCABULARY)
+    (place,) = folder.rglob("*.npz")
 
     def read(path: Path) -> None:
         shutil.copyfile(path, place)
-        assert len(read_tokens(captions, VOCABULARY, cache)) == len(expected)
+        assert len(read_tokens(captions, VOCABULARY)) == len(expected)
 
     return Prepared([place.read_bytes()], read)
 
@@ -289,9 +251,6 @@ def our_content(module_name: str = "VSE") -> dict[str, Any]:
 
 
 def _read_checkpoint(path: Path) -> None:
-    names = requested_names(path)
-    if names is not None:
-        request_lines(names)
     content = load_checkpoint(path)
     print(description(content, path))
     matchers = restore(content, str(path))
@@ -362,16 +321,6 @@ def _results(folder: Path, *, config: bool = False) -> Prepared:
     return Prepared([told] if config else [json.dumps(record, indent=2).encode() for record in records], read)
 
 
-def _robustness_rows(folder: Path) -> Prepared:
-    rows = Path(robustness.__file__).with_name("robustness_vse.csv").read_bytes().splitlines(keepends=True)[:6]
-
-    def read(path: Path) -> None:
-        found = robustness.read_rows(path)
-        print(robustness.summary(found, list(dict.fromkeys(row["row"] for row in found))))
-
-    return Prepared([b"".join(rows)], read)
-
-
 def _arguments(folder: Path) -> Prepared:
     """An argument file, `@FILE`."""
     recipes = Path(robustness.__file__).parents[1] / "recipes"
@@ -389,17 +338,11 @@ def _arguments(folder: Path) -> Prepared:
     return Prepared([(recipes / name).read_bytes() for name in ("emoji_mgcs_0.4.args", "f30k_scan_i2t.args")], read)
 
 
-def _lock(folder: Path) -> Prepared:
-    """The lock of a folder, left behind by a process that is dead."""
-    return Prepared([b"4711\n", b""], lambda path: FolderLock(path.parent).release())
-
-
 SUITE_READERS = [
     Reader("regions_npy", "train_ims.npy", "npy", _npy),
     Reader("regions_hdf5", "train_ims.h5", "hdf5", _hdf5),
     Reader("captions_txt", "train_caps.txt", "text", _captions),
     Reader("captions_tsv", "train_caps.tsv", "text", partial(_captions, tsv=True)),
-    Reader("check", "dev_caps.txt", "text", _check),
     Reader("vocabulary", "tiny_vocab.json", "json", _vocabulary),
     Reader("word_vectors", "vectors.txt", "text", _word_vectors),
     Reader("noise_index", "noise.npy", "npy", _noise_index),
@@ -409,8 +352,6 @@ SUITE_READERS = [
     Reader("relevance_json", "pairs.json", "json", partial(_relevance, texts=RELEVANCE["json"])),
     Reader("image_ids", "train_ids.txt", "text", _ids, where=""),
     Reader("bottom_up", "features.tsv", "text", _bottom_up),
-    Reader("row_order", "ids.txt", "text", _row_order, where="--ids"),
-    Reader("conversion_state", "out.npy.part.json", "json", _progress),
     Reader("token_cache", "tokens.npz", "zip", _tokens, cost=2),
     Reader("checkpoint", "net.pth.tar", "zip", _checkpoint, cost=4),
     Reader("lineage", "ncr.pth.tar", "zip", partial(_lineage, old=False), cost=4),
@@ -418,7 +359,5 @@ SUITE_READERS = [
     Reader("run_state", STATES[1], "state", _run_state, where="", cost=2),
     Reader("results", "results.json", "json", _results),
     Reader("run_config", "config.json", "json", partial(_results, config=True)),
-    Reader("robustness_rows", "rows.csv", "text", _robustness_rows, where=""),
     Reader("argument_file", "run.args", "text", _arguments, where=""),
-    Reader("lock", "lock", "text", _lock),
 ]

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save
 
 from data_utils.noise import NoiseConfig
-from data_utils.pictures import Image, picture_files, thumbnails
 from runtime.checkpoint import save_checkpoint
 from tests.fuzz.readers import SUITE_READERS, Prepared, Reader, hdf5_bytes, npy_bytes
 from tools.clip_tuning.config import parse_args
@@ -26,6 +25,7 @@ from tools.extract.regions import check_inside, chosen_boxes, read_boxes
 from tools.filter.__main__ import CleanConfig, pair_similarities
 from tools.filter.files import Stored, open_embeddings, read_truth
 from tools.filter.filtering import EmbeddingPairs
+from tools.picture_files import Image, picture_files, thumbnails
 
 # -- files that need nothing beside them: name, format, valid files ----------------------------------------------------
 

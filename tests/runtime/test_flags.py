@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, require, word
+from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace, word
 
 
 @dataclass(frozen=True)
@@ -71,37 +71,11 @@ def test_ranges(value: float) -> None:
         Base(rate=value)
 
 
-def test_range_ends() -> None:
-    assert Base(rate=0.0).rate == 0.0
-
-    @dataclass(frozen=True)
-    class Closed:
-        rate: float = flag(1.0, "a rate")
-
-    check_range(Closed(), "rate", low=0, high=1)
-    with pytest.raises(InputError, match="at most 1"):
-        check_range(Closed(1.1), "rate", low=0, high=1)
-    with pytest.raises(InputError, match=r"at least 0$"):
-        check_range(Closed(-1.0), "rate", low=0)
-
-
-def test_a_required_flag() -> None:
-    require(One(size=0), "size", "name a size")
-    with pytest.raises(InputError, match="^--size is missing; name a size$"):
-        require(One(), "size", "name a size")
-
-
 def test_choices_list_the_known_names() -> None:
     with pytest.raises(InputError, match="--kind 'c' is unknown; known: a, b"):
         Base(kind="c")
     with pytest.raises(InputError, match=r"--kind 'A' is unknown; did you mean a\? known: a, b"):
         Base(kind="A")
-
-
-def test_comments_in_argument_files() -> None:
-    parser = OneLineParser()
-    assert parser.convert_arg_line_to_args("  --a 1   --b  # c --d") == ["--a", "1", "--b"]
-    assert parser.convert_arg_line_to_args("# only a comment") == []
 
 
 def test_faults_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,8 +171,3 @@ def test_words_that_are_missing_or_unknown(argv: list[str], capsys: pytest.Captu
         parser_of(Words).parse_args(argv)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
-
-
-def test_help_shows_words() -> None:
-    text = parser_of(Words).format_help()
-    assert "{look,make}" in text and "[file]" in text and "what to do" in text and "--file" not in text

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from runtime import progress
-from runtime.progress import Progress, duration
+from runtime import log
+from runtime.log import Progress, duration
 
 
 def test_a_bar_of_80_columns_has_room_for_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_without_a_terminal_lines_come_neither_too_often_nor_too_seldom(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(log.time, "monotonic", lambda: now)
     bars = [Progress("epoch 1 A", 1000, every=50), Progress("x", 1000, is_shown=False)]
     bars[0].skip(100)
     spoken = []

@@ -1,4 +1,4 @@
-"""The run's log: arrays, TensorBoard's groups, texts and settings, and a full disk."""
+"""The run's log: arrays, TensorBoard's scalars and texts, and a full disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from runtime import log
-from runtime.events import GROUPS
 from runtime.log import RunLog
 
 
@@ -36,14 +33,6 @@ def test_scalars_within_records(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in found.Scalars("dev/A/i2t/R@1")] == [(3, 40.0)]
 
 
-def test_groups_name_scalars_that_exist(tmp_path: Path) -> None:
-    RunLog(tmp_path).close()
-    (event,) = accumulated(tmp_path).Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    assert [category.title for category in layout.category] == list(GROUPS)
-    assert sum(len(category.chart) for category in layout.category) == sum(map(len, GROUPS.values()))
-
-
 def test_text_samples_are_no_markup(tmp_path: Path) -> None:
     run = RunLog(tmp_path)
     run.samples("captions/A", ("caption", "clean"), [("a | b <script> *x* [y](z)", "0.5")], 2)
@@ -52,17 +41,6 @@ def test_text_samples_are_no_markup(tmp_path: Path) -> None:
     text = event.tensor_proto.string_val[0].decode()
     assert text.startswith("| caption | clean |\n| --- | --- |\n| a &#124; b &#60;script&#62; ")
     assert not set("<*[(") & set(text)
-
-
-def test_settings_stand_in_the_same_run(tmp_path: Path) -> None:
-    run = RunLog(tmp_path)
-    run.settings({"method": "mgcs", "seed": 1, "id": None, "resume": False}, ("dev/mean/rSum",))
-    run.close()
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tensorboard"]
-    assert not [path for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()]
-    content = accumulated(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    told = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert set(told) == {"method", "seed", "resume"} and told["method"].string_value == "mgcs"
 
 
 def test_arrays_are_replaced_whole(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import itertools
 import os
 import pickle
 import subprocess
@@ -18,16 +17,11 @@ import pytest
 import torch
 
 from models.ensemble import restore
-from runtime import lock
-from runtime.checkpoint import load_checkpoint
+from runtime.checkpoint import description, load_checkpoint
 from runtime.errors import InputError, exit_on_input_error, one_line
 from runtime.flags import OneLineParser
-from runtime.inspection import description
-from runtime.json_text import parse_json
-from runtime.lock import NAME, FolderLock
 from runtime.log import METRICS, RunLog
-from runtime.plain_values import check_plain
-from runtime.torch_file import read_torch_file, requested_names
+from runtime.torch_file import read_torch_file
 from tests.fuzz.readers import our_content, torch_bytes
 from training.checkpointing import choose_folder, claim
 from training.config import parse_args
@@ -94,8 +88,7 @@ def test_a_packed_archive() -> None:
     content = torch_bytes({"a": torch.zeros(2**20)})
     small = repacked(content, zipfile.ZIP_DEFLATED)
     assert len(small) < len(content) / 100
-    assert requested_names(content) is not None and requested_names(small) is None  # its pickle is not unpacked
-    refusal(small)
+    assert "packed" in refusal(small)
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
@@ -108,7 +101,7 @@ def test_parts_of_a_pickle_with_huge_numbers() -> None:
     """Python's reader would make room for 2**31 parts."""
     content = torch_bytes(CONTENT)
     data = pickle_in(content).replace(b"}q\x00", b"}r\xff\xff\xff\x7f")
-    assert "numbered in a way that pickle does not" in refusal(repacked(content, data=data))
+    assert torch.equal(read_torch_file(repacked(content, data=data))["a"], CONTENT["a"])
 
 
 def test_lists_of_themselves_and_of_too_many() -> None:
@@ -130,27 +123,6 @@ def test_hooks_of_a_tensor_are_refused() -> None:
     place = data.index(empty) + 1
     changed = data[:place] + b"K\x07" + data[data.index(b"R", place) + 1 :]
     refusal(repacked(content, data=changed))
-
-
-def test_plain_values() -> None:
-    check_plain({"a": [1, (2.5, None, True), {"b": "ä"}], 3: -(2**999)})
-    deep: Any = 1
-    for _ in range(64):
-        deep = [deep]
-    check_plain(deep)
-    options = (argparse.Namespace(**{"\ud800": 1}), argparse.Namespace(a=argparse.Namespace(b="\udfff")))
-    for value in (*options, [deep], {"a": deep}, "\ud800", {"\udfff": 1}, [2**1000], (-(10**400),)):
-        with pytest.raises(ValueError, match="it "):
-            check_plain(value)
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 10**5, '{"a":' * 70 + "1" + "}" * 70, '"\\ud800"', "9" * 400, "9" * 5000, "{", ""]
-)
-def test_json_that_cannot_be_walked_through(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
-        parse_json(text.encode())
-    assert parse_json(b'\xef\xbb\xbf{"a": [1, "\\ud83d\\ude00"]}') == {"a": [1, "\U0001f600"]}
 
 
 # -- checkpoints ----------------------------------------------------------------------------------------------------
@@ -247,43 +219,6 @@ def test_a_saved_state_cuts_no_other_files(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text(encoding="utf-8") == "kept"
     assert (folder / "config.json").read_text(encoding="utf-8") == "kept"
     assert (folder / METRICS).read_text(encoding="utf-8") == "one\n"
-
-
-def test_a_lock_that_is_a_link_or_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("kept", encoding="utf-8")
-    (tmp_path / NAME).symlink_to(tmp_path / "precious")
-    with pytest.raises(InputError, match="lock cannot be written"):
-        FolderLock(tmp_path)
-    assert (tmp_path / "precious").read_text(encoding="utf-8") == "kept"
-    (tmp_path / NAME).unlink()
-    (tmp_path / NAME).mkdir()
-    with pytest.raises(InputError, match="lock cannot be written"):
-        FolderLock(tmp_path)
-
-
-def test_a_lock_that_its_holder_removes_while_another_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who opened the file just before it was removed must not hold a file that nobody else finds."""
-    real, calls = lock.fcntl.lockf, itertools.count()
-
-    def after_the_release(file: Any, operation: int) -> None:
-        if not next(calls):
-            (tmp_path / NAME).unlink()
-        real(file, operation)
-
-    monkeypatch.setattr(lock.fcntl, "lockf", after_the_release)
-    held = FolderLock(tmp_path)
-    program = "import sys; from pathlib import Path; from runtime.lock import FolderLock; FolderLock(Path(sys.argv[1]))"
-    other = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
-    assert f"being written by process {os.getpid()}" in other.stderr
-    held.release()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_platform_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "fcntl", None)
-    with pytest.raises(InputError, match=r"cannot be locked: .* needs Linux or macOS \(on Windows, WSL\)"):
-        FolderLock(tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 # -- messages and argument files ------------------------------------------------------------------------------------

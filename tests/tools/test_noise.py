@@ -9,7 +9,7 @@ import pytest
 
 from data_utils import catalog
 from data_utils.catalog import Protocol
-from data_utils.noise_index import make_index
+from data_utils.noise import make_index
 from tests.data_utils.test_noise import IMAGES, KINDS, PER_IMAGE, own, published, slow_mismatch
 from tests.tiny import make_tiny_data
 from tools import noise

@@ -24,8 +24,7 @@ import torch.distributed as dist
 
 import run
 from runtime.distributed import asked_for
-from runtime.errors import exit_on_input_error
-from runtime.interruption import Stopped
+from runtime.errors import Stopped, exit_on_input_error
 from training.config import parse_args
 from training.network import Network
 from training.schedule import Pauses

@@ -15,8 +15,7 @@ import torch
 from methods import known_methods
 from methods.blocks.method import Bank
 from methods.ncr import NCR
-from runtime.checkpoint import as_bytes
-from runtime.torch_file import read_torch_file
+from runtime.torch_file import as_bytes, read_torch_file
 from tests.training.trainers import make_trainer
 from training import evidence as look_module
 from training.division import Division

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import run
-from runtime import progress
+from runtime import log
 from tests.tiny import tiny_flags
 from training import schedule
 from training.schedule import CLEAN, NOISY, WARM_UP, Pace, Position, Steps
@@ -41,7 +41,7 @@ def test_networks_that_step_together_take_one_turn() -> None:
 def test_a_run_tells_how_long_it_takes(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "SOONEST", 0.0)
+    monkeypatch.setattr(log, "SOONEST", 0.0)
     monkeypatch.setattr(schedule, "FIRST_SECONDS", 0.0)
     run.main(tiny_flags(tiny_root, tmp_path, "--log_step", "1"))
     lines = capfd.readouterr().out.splitlines()

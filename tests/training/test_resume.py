@@ -18,8 +18,7 @@ import pytest
 import torch
 
 import run
-from runtime.errors import InputError
-from runtime.interruption import Stopped
+from runtime.errors import InputError, Stopped
 from runtime.log import EVENTS
 from runtime.torch_file import read_torch_file
 from tests.soak import differences, outcome

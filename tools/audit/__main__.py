@@ -21,14 +21,12 @@ import numpy as np
 
 from data_utils.captions import parse_captions, read_caption_file
 from data_utils.catalog import DataConfig, locate
-from data_utils.counts import number_images
-from data_utils.noise_index import sidecar_of
-from data_utils.pictures import Pictures
+from data_utils.noise import sidecar_of
+from data_utils.precomputed import number_images
 from data_utils.stored import give_noise
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
-from runtime.log import table
-from runtime.progress import Progress
+from runtime.log import Progress, table
 from tools.audit.embedded import audit_embeddings
 from tools.audit.page import PAGE, audit_page
 from tools.audit.subject import Audit, Ordered
@@ -50,6 +48,7 @@ from tools.command import PlacesConfig, check_output, folder_at_once, open_check
 from tools.filter.files import read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.pages.pictures import Thumbnails, find_pictures
+from tools.picture_files import Pictures
 
 CLEANED = "cleaned_index.npy"
 WRITTEN = (CSV, PARQUET, PAGE, CLEANED, str(sidecar_of(Path(CLEANED))), LABELS, PRED_PROBS)

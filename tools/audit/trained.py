@@ -19,8 +19,8 @@ from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import image_blocks
 from models.matcher import Matcher
+from runtime.checkpoint import epoch_title
 from runtime.log import percent
-from runtime.provenance import epoch_title
 from tools.audit.opinions import ask_networks, stored_method
 from tools.audit.partners import (
     Partners,

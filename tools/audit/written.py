@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.noise_index import measure, save_index
-from runtime.extras import require
+from data_utils.noise import measure, save_index
+from runtime.packages import require
 from tools.audit.partners import NOBODY
 from tools.audit.subject import Ordered, group_sizes
 

@@ -18,8 +18,7 @@ import numpy as np
 from data_utils.catalog import NEEDED, TESTALL, DataConfig, Protocol, locate, protocol, vocabulary_file
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import flag
-from runtime.log import table
-from runtime.progress import Progress
+from runtime.log import Progress, table
 from tools.check.inventory import (
     Findings,
     Inventory,
@@ -93,8 +92,7 @@ def check(data: DataConfig, *, all_rows: bool = False) -> Report:
     except InputError as error:
         findings.faults.append(str(error))
     splits = {
-        name: take_inventory(folder, name, findings, vocabulary, data.token_cache)
-        for name in expected_splits(folder, rules, findings)
+        name: take_inventory(folder, name, findings, vocabulary) for name in expected_splits(folder, rules, findings)
     }
     judge_counts(splits, rules, data.data_name, findings)
     judge_captions(splits["train"], findings)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.captions import CaptionFile, captions_file, read_caption_file
-from data_utils.counts import Counts, count
+from data_utils.captions import CaptionFile, Tokens, captions_file, read_caption_file, read_tokens
+from data_utils.precomputed import Counts, count
 from data_utils.regions import RegionFile, regions_file
-from data_utils.tokens import Tokens, read_tokens
 from runtime.errors import InputError
 from vocab.vocabulary import Vocabulary
 
@@ -69,9 +68,7 @@ class Inventory:
         return self.features is None and self.captions is None
 
 
-def take_inventory(
-    folder: Path, split: str, findings: Findings, vocabulary: Vocabulary | None, token_cache: str | None
-) -> Inventory:
+def take_inventory(folder: Path, split: str, findings: Findings, vocabulary: Vocabulary | None) -> Inventory:
     """Read what there is of a split; faults and remarks on its files go to `findings`."""
     features: RegionFile | None = None
     captions: CaptionFile | None = None
@@ -85,14 +82,14 @@ def take_inventory(
     try:
         path = captions_file(folder, split)
         captions = read_caption_file(folder, split)
-        tokens = None if vocabulary is None else read_tokens(path, vocabulary, token_cache)
+        tokens = None if vocabulary is None else read_tokens(captions, vocabulary)
     except InputError as error:
         findings.faults.append(str(error))
     if captions is not None and captions.has_addresses:
         findings.remarks.append(f"{captions.path.name}: the third field of its lines, an address, is ignored")
     if features is not None and captions is not None:
         try:
-            counts = count(features, len(captions.texts), captions.path, captions.ids)
+            counts = count(features, captions)
         except InputError as error:
             findings.faults.append(str(error))
     for stem, suffixes in ((f"{split}_ims", FEATURE_SUFFIXES), (f"{split}_caps", CAPTION_SUFFIXES)):

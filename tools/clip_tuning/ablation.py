@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import write_json
 from runtime.errors import InputError, exit_on_input_error
+from runtime.files import write_json
 from runtime.flags import OneLineParser, add_flags, flag, from_namespace
 from runtime.log import table
 from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, add_all_flags, config_of

@@ -25,9 +25,9 @@ from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig
 from methods.blocks.modes import RefitConfig
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
-from runtime.checkpoint import write_json
 from runtime.device import choose_device
 from runtime.errors import exit_on_input_error
+from runtime.files import write_json
 from runtime.flags import check_choices, check_range, flag, require
 from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.extras import CLIP, require
 from runtime.flags import check_choices, check_range, flag
+from runtime.packages import CLIP, require
 from runtime.seed import seed_everything
 
 try:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from data_utils.captions import read_caption_file
 from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
-from data_utils.counts import number_images
 from data_utils.loaders import one_ahead
 from data_utils.noise import NoiseConfig, NoiseReport, inject
-from data_utils.pictures import THUMBNAILS, Pictures, picture_files, thumbnails
+from data_utils.precomputed import number_images
 from runtime.errors import InputError
 from runtime.flags import flag
 from tools.extract.listing import captions_by_picture
+from tools.picture_files import THUMBNAILS, Pictures, picture_files, thumbnails
 
 SPLITS = ("train", "dev", "test")
 KEPT_BYTES = 2**30

@@ -24,10 +24,10 @@ from torch.optim import AdamW, Optimizer
 from data_utils.loaders import MIN_BATCH, shuffled_batches
 from data_utils.noise import NoiseReport
 from methods.blocks.modes import SimilarityModes
-from runtime.checkpoint import save_checkpoint, write_json
+from runtime.checkpoint import save_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError
-from runtime.json_text import parse_json
+from runtime.files import parse_json, write_json
 from runtime.log import RunLog
 from runtime.seed import generator, seed_everything
 from runtime.torch_file import read_torch_file

@@ -23,7 +23,7 @@ import numpy as np
 from data_utils.regions import RegionFile
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_choices, flag, require
-from runtime.progress import Progress
+from runtime.log import Progress
 from tools.command import parsed
 from tools.convert.bottom_up import BottomUpFile, read_ids
 from tools.convert.conversion import WRITERS, Plan, Source, convert

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.file_kinds import kind_of_file
+from runtime.files import kind_of_file
 
 FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 MAX_LINE = 64 * 2**20

@@ -19,9 +19,8 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
-from runtime.checkpoint import write_atomically, write_json
 from runtime.errors import InputError
-from runtime.json_text import parse_json
+from runtime.files import parse_json, write_atomically, write_json
 from tools.convert.bottom_up import BottomUpFile
 
 Shape = tuple[int, int, int]

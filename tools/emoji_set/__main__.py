@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from runtime.errors import InputError, exit_on_input_error
-from runtime.extras import require as require_package
 from runtime.flags import check_range, flag, require
+from runtime.packages import require as require_package
 from tools.command import parsed
 from tools.emoji_set import features, names, pictures
 from tools.emoji_set.names import ARTISTS, NAMES, fetch

@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.pictures import Pictures, picture_bytes
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_choices, check_range, flag, require
-from runtime.progress import Progress
+from runtime.log import Progress
 from tools.command import parsed
 from tools.extract.backbones import INSTALL, LITE0, BackboneOptions, open_backbone
 from tools.extract.listing import SPLIT_NAMES, Listing, read_listing
 from tools.extract.regions import GRID, Image, Regions, check_inside, chosen_boxes, read_boxes
 from tools.extract.split_files import SplitFiles
+from tools.picture_files import Pictures, picture_bytes
 
 MOST_TOLD = 10
 """So many skipped pictures are named."""

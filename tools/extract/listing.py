@@ -22,8 +22,7 @@ from types import NoneType
 from typing import Any
 
 from runtime.errors import InputError
-from runtime.file_kinds import kind_of_file
-from runtime.json_text import parse_json
+from runtime.files import kind_of_file, parse_json
 
 
 def read_text(path: Path) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.checkpoint import write_atomically
 from runtime.errors import InputError
+from runtime.files import write_atomically
 from tools.convert.conversion import WRITERS, narrowed
 from tools.extract.listing import Listing
 

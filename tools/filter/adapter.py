@@ -25,11 +25,12 @@ from evaluation import result_table
 from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
 from models.losses import Margins
 from models.ranks import Retrieval, retrieval
-from runtime.checkpoint import save_checkpoint, write_json
+from runtime.checkpoint import save_checkpoint
 from runtime.device import choose_device
 from runtime.errors import InputError
+from runtime.files import write_json
 from runtime.flags import check_range, flag
-from runtime.progress import Progress
+from runtime.log import Progress
 from runtime.seed import generator
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, Filtered, filter_pairs, filter_quality, similarity_of
 from tools.filter.report import percent, quality_text

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_utils.hdf5_file import check_dataset, datasets_in, hdf5_faults, open_hdf5
-from data_utils.npy_file import open_npy
+from data_utils.arrays import check_dataset, datasets_in, hdf5_faults, open_hdf5, open_npy
 from runtime.errors import InputError
-from runtime.file_kinds import head_of, not_fetched
+from runtime.files import head_of, not_fetched
 
 HDF5_CACHE_BYTES = 64 * 2**20
 """Compressed HDF5 chunks of up to so many bytes are unpacked once, however few rows one read takes of them."""

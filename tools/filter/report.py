@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from methods.blocks.modes import Mode
-from runtime.checkpoint import write_json
+from runtime.files import write_json
 from runtime.log import table
 from tools.filter.filtering import FilterConfig, Filtered, filter_quality
 

@@ -20,8 +20,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from runtime.checkpoint import write_atomically
-from runtime.extras import require
+from runtime.files import write_atomically
+from runtime.packages import require
 
 try:
     import vl_convert

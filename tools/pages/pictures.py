@@ -15,9 +15,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from data_utils.pictures import THUMBNAILS, Image, MissingPictures, Pictures, picture_files, thumbnails
 from runtime.errors import InputError
 from tools.pages.page import Piece, joined
+from tools.picture_files import THUMBNAILS, Image, MissingPictures, Pictures, picture_files, thumbnails
 
 QUALITY = 88
 """Of WebP."""

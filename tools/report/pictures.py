@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from markupsafe import Markup
 from torch import Tensor
 
-from data_utils.pictures import THUMBNAILS
 from models.attention import EPSILON, SOFTMAX_FACTOR, TINY
 from models.encoded_split import evaluating
 from models.scan import SOFTMAX_FACTORS
 from tools.pages.page import Piece, badge, grid, heading, note, tick
 from tools.pages.pictures import Thumbnails, card
+from tools.picture_files import THUMBNAILS
 from tools.report.division import missing_divisions
 from tools.report.runs import OpenedRun
 

@@ -27,7 +27,7 @@ from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import Split
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require, word
-from runtime.progress import Progress
+from runtime.log import Progress
 from tools.command import OpenedCheckpoint, PlacesConfig, check_writable, open_checkpoint, parsed
 from tools.extract.backbones import LITE0
 from tools.extract.regions import GRID

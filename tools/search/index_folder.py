@@ -25,10 +25,8 @@ from data_utils.captions import captions_file
 from data_utils.precomputed import PrecomputedSplit
 from models.keys import Keys
 from models.matcher import Matcher
-from runtime import lock
-from runtime.arrays import ArrayFile
-from runtime.checkpoint import write_json
 from runtime.errors import InputError
+from runtime.files import LOCK, FolderLock, array_file, write_json
 from tools.search.retrieval import EXACT_ROWS, LISTS, Side, build_lists
 from tools.search.scores import KeyedMatcher, caption_keys, fit_networks, image_keys
 
@@ -82,7 +80,7 @@ class IndexFolder:
         self._folder, self._about, self._say = folder, about, say
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--index {folder} is a file; name a folder")
-        known = {IMAGES, CAPTIONS, ESTIMATE, lock.NAME}
+        known = {IMAGES, CAPTIONS, ESTIMATE, LOCK}
         if folder.is_dir() and (strange := sorted({p.name for p in folder.iterdir()} - known)):
             raise InputError(f"--index {folder} holds {strange[0]}, which is no part of an index; name another folder")
         try:
@@ -98,12 +96,12 @@ class IndexFolder:
             if stored is not None:
                 return [KeyedMatcher(m, keys) for m, keys in zip(matchers, stored, strict=True)]
         networks = fit_networks(matchers, split, device)
-        with ArrayFile(place) as file:
-            file.write("about", np.array(digest))
+        with array_file(place) as write:
+            write("about", np.array(digest))
             for k, network in enumerate(networks):
                 for name in ("slope", "offset"):
                     value = getattr(network.keys, name)
-                    file.write(f"{name}_{k}", np.empty(0) if value is None else value.cpu().numpy())
+                    write(f"{name}_{k}", np.empty(0) if value is None else value.cpu().numpy())
         return networks
 
     def images(
@@ -129,7 +127,7 @@ class IndexFolder:
     def _side(self, name: str, rows: int, blocks_from: Callable[[int], Blocks], advance: Callable[[int], None]) -> Side:
         folder = self._folder / name
         if self._done(folder, rows) < rows or (rows > EXACT_ROWS and not (folder / LISTS).is_file()):
-            held = lock.FolderLock(self._folder)  # another process may be building it
+            held = FolderLock(self._folder)  # another process may be building it
             try:
                 self._build(folder, rows, blocks_from, advance)
             except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.extras import optional, require
+from runtime.packages import optional, require
 
 faiss = optional("faiss")
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.pictures import picture_files
 from runtime.device import choose_device
 from runtime.errors import InputError
 from tools.extract.backbones import BackboneOptions, open_backbone
 from tools.extract.listing import read_text
 from tools.extract.regions import Regions
+from tools.picture_files import picture_files
 from vocab.vocabulary import Vocabulary, tokenize
 
 

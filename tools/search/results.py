@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from data_utils.pictures import Pictures
 from runtime.log import table
 from tools.pages.page import Cell, Page, Piece, grid, note
 from tools.pages.page import table as html_table
 from tools.pages.pictures import Thumbnails
+from tools.picture_files import Pictures
 from tools.search.retrieval import Found
 
 WIDTH = 72

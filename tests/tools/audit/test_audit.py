@@ -174,7 +174,7 @@ def test_unknown_words_are_counted(tmp_path: Path) -> None:
     captions[:2] = ["a zeppelin dog", "quux quuz"]
     (folder / "train_caps.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
     vocabulary = Vocabulary.load(root / "vocab" / "tiny_precomp_vocab.json")
-    counts = unknown_words(PrecomputedSplit(folder, "train", vocabulary, token_cache="off"))
+    counts = unknown_words(PrecomputedSplit(folder, "train", vocabulary))
     assert counts[:2].tolist() == [1, 2] and not counts[2:].any()
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.noise import NoiseConfig, inject
-from data_utils.noise_index import disagreements, measure, read_sidecar
+from data_utils.noise import NoiseConfig, disagreements, inject, measure, read_sidecar
 from tools.audit.partners import NOBODY, Partners, Standing
 from tools.audit.subject import most_suspicious_first, precisions, suspicion
 from tools.audit.written import cleaned_index, write_cleaned

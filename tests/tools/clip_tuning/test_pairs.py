@@ -13,7 +13,6 @@ from torch import Tensor
 pytest.importorskip("PIL")
 
 from data_utils.noise import NoiseConfig, make_index
-from data_utils.pictures import Pictures
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.clip_tuning.made_up import make_pictures
@@ -24,6 +23,7 @@ from tools.clip_tuning.pairs import (
     inject_noise,
     open_pairs,
 )
+from tools.picture_files import Pictures
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data_utils import pictures
-from data_utils.pictures import Pictures, picture_files, thumbnails
 from runtime.errors import InputError
+from tools import picture_files as pictures
+from tools.picture_files import Pictures, picture_files, thumbnails
 
 Image = pytest.importorskip("PIL.Image")
 

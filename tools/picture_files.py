@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.hdf5_file import dataset_of, hdf5_faults, open_hdf5
+from data_utils.arrays import dataset_of, hdf5_faults, open_hdf5
 from runtime.errors import InputError
-from runtime.extras import CLIP, require
+from runtime.packages import CLIP, require
 
 try:
     from PIL import Image
