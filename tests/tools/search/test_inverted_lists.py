@@ -1,4 +1,4 @@
-"""Inverted lists: what fine and coarse ones find, and that faiss may be missing."""
+"""Inverted lists: what they find, and that faiss may be missing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from models import inverted_lists
-from models.inverted_lists import learn_lists
 from runtime.errors import InputError
+from tools.search import inverted_lists
+from tools.search.inverted_lists import learn_lists
 
 ROWS = (3 + np.random.default_rng(0).standard_normal((2000, 16))).astype(np.float32)
 
@@ -20,28 +20,18 @@ def blocks() -> Iterator[np.ndarray]:
         yield ROWS[start : start + 700]
 
 
-@pytest.mark.parametrize("is_coarse", [False, True])
-def test_more_lists_find_more(is_coarse: bool) -> None:
+def test_more_lists_find_more(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
     truth = np.argsort(-(ROWS[:100] @ ROWS.T), axis=1)[:, :5]
     shares = []
     for looked_at in (1 / 45, 1.0):
+        monkeypatch.setattr(inverted_lists, "LOOKED_AT", looked_at)
         told: list[int] = []
-        lists = learn_lists(
-            blocks, (2000, 16), purpose="tests need", is_coarse=is_coarse, looked_at=looked_at, advance=told.append
-        )
+        lists = learn_lists(blocks, (2000, 16), purpose="tests need", advance=told.append)
         assert lists.shape == (2000, 16) and told == [700, 700, 600]
         found = lists.search(ROWS[:100], 100)
         shares.append(np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
     assert shares[0] < shares[1] and shares[1] > 0.9
-
-
-def test_coarse_lists_repeat() -> None:
-    pytest.importorskip("faiss")
-    found = [
-        learn_lists(blocks, (2000, 16), purpose="tests need", is_coarse=True).search(ROWS, 20).tolist() for _ in "ab"
-    ]
-    assert found[0] == found[1]
 
 
 def test_faiss_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

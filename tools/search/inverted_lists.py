@@ -2,9 +2,7 @@
 
 faiss and not usearch: its lists are built by one pass over the rows and read through a memory map, and it may stand
 beside torch (both bring an OpenMP of their own under Linux; neither waits for the other's threads).
-Lists hold 8 bits a dimension, or coarsely 2: what they find is to be put in order by the rows themselves. Coarse codes
-(4 bits for two dimensions, compared through tables in registers) are read eight times as fast, and need many more
-candidates for the same share of the true ones: for as many queries as rows (benchmarks/RESULTS.md).
+Lists hold 8 bits a dimension: what they find is to be put in order by the rows themselves.
 Legend: N rows, K dimensions, Q queries.
 """
 
@@ -19,25 +17,13 @@ import numpy as np
 
 from runtime.packages import optional, require
 
-faiss = optional("faiss")  # without it few rows are compared with all
+faiss = optional("faiss")
 
 TRAINED_ON = 64
 """Rows a list that the lists are learnt from."""
 
 LOOKED_AT = 1 / 16
 """Share of the lists that a query looks into."""
-
-TOGETHER, CODE_BITS = 2, 4
-"""Dimensions of a coarse code and its bits."""
-
-SMALLEST = 2**CODE_BITS
-"""Coarse codes are learnt from so many rows at least."""
-
-
-def can_build_lists() -> bool:
-    """Tell whether faiss is installed."""
-    return faiss is not None
-
 
 Blocks = Callable[[], Iterable[np.ndarray]]
 """Begins to read all rows: blocks (n, K) float32 of consecutive ones."""
@@ -48,14 +34,13 @@ class InvertedLists:
 
     Args:
         index: of faiss.
-        looked_at: share of the lists that a query looks into.
 
     Attributes:
         shape: (N, K).
     """
 
-    def __init__(self, index: Any, looked_at: float = LOOKED_AT) -> None:
-        index.nprobe = max(1, round(index.nlist * looked_at))
+    def __init__(self, index: Any) -> None:
+        index.nprobe = max(1, round(index.nlist * LOOKED_AT))
         self._index = index
         self.shape = (index.ntotal, index.d)
 
@@ -92,8 +77,6 @@ def learn_lists(
     shape: tuple[int, int],
     *,
     purpose: str,
-    is_coarse: bool = False,
-    looked_at: float = LOOKED_AT,
     advance: Callable[[int], None] = lambda rows: None,
     seed: int = 0,
 ) -> InvertedLists:
@@ -101,10 +84,8 @@ def learn_lists(
 
     Args:
         blocks: the rows.
-        shape: (N, K); with coarse codes K is even and N at least SMALLEST.
+        shape: (N, K).
         purpose: what needs faiss, with the verb.
-        is_coarse: 2 bits a dimension instead of 8.
-        looked_at: share of the lists that a query looks into.
         advance: told how many rows more are in.
         seed: draws the rows that the lists are learnt from.
 
@@ -115,21 +96,16 @@ def learn_lists(
     count, size = shape
     lists = max(1, round(math.sqrt(count)))
     mean, sample = _mean_and_sample(blocks, shape, min(count, TRAINED_ON * lists), seed)
-    quantiser = faiss.IndexFlatIP(size)
-    product = faiss.METRIC_INNER_PRODUCT
-    index: Any
-    if is_coarse:
-        index = faiss.IndexIVFPQFastScan(quantiser, size, lists, size // TOGETHER, CODE_BITS, product)
-        index.pq.cp.min_points_per_centroid = 1
-    else:
-        index = faiss.IndexIVFScalarQuantizer(quantiser, size, lists, faiss.ScalarQuantizer.QT_8bit, product)
+    index: Any = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(size), size, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
     index.cp.seed = seed
     index.cp.min_points_per_centroid = 1  # small lists are no reason for a warning
     index.train(sample)
     for block in blocks():
         index.add(np.ascontiguousarray(block - mean))
         advance(len(block))
-    return InvertedLists(index, looked_at)
+    return InvertedLists(index)
 
 
 def _mean_and_sample(blocks: Blocks, shape: tuple[int, int], wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
