@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_utils.batch import Batch
 from data_utils.precomputed import PrecomputedSplit
-from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import Matcher, MatcherConfig, MatcherShape
 from vocab.vocabulary import SPECIAL, Vocabulary
 
 NUM_REGIONS = 36
@@ -71,7 +71,7 @@ def published_matcher(
     """Build an untrained network of published sizes."""
     torch.manual_seed(seed)
     config = MatcherConfig(module_name=module_name, dropout=dropout, embed_size=embed_size)
-    return build_matcher(config, MatcherShape(VOCABULARY_SIZE, num_regions, region_dim))
+    return Matcher(config, MatcherShape(VOCABULARY_SIZE, num_regions, region_dim))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.encoded_split import Split, similarities
-from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import Matcher, MatcherConfig, MatcherShape
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
 from models.relevance import GroundTruth, RelevanceResult, relevance_result
 from runtime.errors import InputError
@@ -36,7 +36,7 @@ def restore(checkpoint: dict[str, Any], path: str) -> list[Matcher]:
     shape = from_stored(MatcherShape, checkpoint["config"]["shape"], f"{path} is damaged: its dimensions")
     for weights in checkpoint["networks"]:
         _check_sizes(config, shape, weights, path)
-    matchers = [build_matcher(config, shape) for _ in checkpoint["networks"]]
+    matchers = [Matcher(config, shape) for _ in checkpoint["networks"]]
     for matcher, weights in zip(matchers, checkpoint["networks"], strict=True):
         matcher.load_state_dict(weights)
     return matchers
@@ -56,7 +56,7 @@ def _check_sizes(config: MatcherConfig, shape: MatcherShape, weights: Mapping[st
         raise InputError(f"{damaged}: {shape}")
     try:
         with torch.device("meta"):
-            expected = build_matcher(config, shape).state_dict()
+            expected = Matcher(config, shape).state_dict()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{damaged} ({error})") from None
     for name in dict.fromkeys((*expected, *weights)):

@@ -121,7 +121,7 @@ class Embeddings:
 
 
 class Matcher(nn.Module):
-    """Encode images and captions, score them against each other.
+    """Encode images and captions, score them against each other; weights are drawn from torch's global generator.
 
     Attributes:
         accumulate: in training, batches are encoded in so many parts; the derivative encodes each part again.
@@ -212,11 +212,6 @@ class Matcher(nn.Module):
         """Score every image against its own caption, (B,)."""
         own = torch.arange(len(embeddings.image_global), device=embeddings.image_global.device)
         return self.similarity.score_pairs(embeddings.images, embeddings.captions, own, own)
-
-
-def build_matcher(config: MatcherConfig, shape: MatcherShape) -> Matcher:
-    """Make a matcher with freshly drawn weights (from torch's global generator)."""
-    return Matcher(config, shape)
 
 
 @dataclass(frozen=True)

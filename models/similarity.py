@@ -148,7 +148,7 @@ def split_by_length(lengths: Tensor, words: int) -> Iterator[Tensor]:
         rest = ordered[start:]
         padded = rest * torch.arange(1, len(rest) + 1)
         fits = (padded <= words) & (rest.cumsum(0) >= (1 - PADDING) * padded)
-        end = start + max(1, int(fits.cumprod(0).sum()))
+        end = start + (int(fits.nonzero()[-1]) + 1 if fits.any() else 1)
         yield order[start:end]
         start = end
 
@@ -165,21 +165,25 @@ class CrossAttention(Similarity):
         raise NotImplementedError
 
     def forward(self, images: EncodedImages, captions: EncodedCaptions) -> Tensor:
-        tensors = (images.regions, images.pooled, captions.words, captions.pooled)
-        if not torch.is_grad_enabled():
-            return self._scores(tensors, captions.lengths, None, self.scoring_dtype)
-        limit = COUPLED_NUMBERS if self.couples_pairs else _chunk_numbers(images.regions)
-        if len(images.regions) * int(captions.lengths.sum()) * images.regions.shape[2] <= limit:
-            return self._scores(tensors, captions.lengths, None, None)  # one graph: nothing is scored twice
-        return _Scores.apply(self, captions.lengths, None, *tensors, *self.parameters())
+        return self._scores_of(images, captions, None, len(images.regions) * int(captions.lengths.sum()))
 
     def score_pairs(self, images: EncodedImages, captions: EncodedCaptions, image: Tensor, caption: Tensor) -> Tensor:
         if self.couples_pairs:
             return self(images, captions)[image, caption]
-        tensors, pairs = (images.regions, images.pooled, captions.words, captions.pooled), (image.cpu(), caption.cpu())
+        pairs = (image.cpu(), caption.cpu())
+        return self._scores_of(images, captions, pairs, int(captions.lengths[pairs[1]].sum()))
+
+    def _scores_of(
+        self, images: EncodedImages, captions: EncodedCaptions, pairs: Pairs | None, num_words: int
+    ) -> Tensor:
+        """Score all pairs, or a list of them that has `num_words` words, with the derivative that fits memory."""
+        tensors, lengths = (images.regions, images.pooled, captions.words, captions.pooled), captions.lengths
         if not torch.is_grad_enabled():
-            return self._scores(tensors, captions.lengths, pairs, None)
-        return _Scores.apply(self, captions.lengths, pairs, *tensors, *self.parameters())
+            return self._scores(tensors, lengths, pairs, self.scoring_dtype if pairs is None else None)
+        limit = COUPLED_NUMBERS if self.couples_pairs else _chunk_numbers(images.regions)
+        if num_words * images.regions.shape[2] <= limit:
+            return self._scores(tensors, lengths, pairs, None)  # one graph: nothing is scored twice
+        return _Scores.apply(self, lengths, pairs, *tensors, *self.parameters())
 
     def _chunks(self, lengths: Tensor, regions: Tensor, pairs: Pairs | None) -> Iterator[Chunk]:
         numbers, count = _chunk_numbers(regions) // regions.shape[2], len(regions)

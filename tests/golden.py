@@ -25,7 +25,7 @@ from methods.blocks.method import Scored, StudentAndPeer
 from methods.blocks.mixture import clean_probability, fit_bmm, min_max
 from methods.blocks.targets import most_trusted, predicted_correspondence
 from models.losses import hardest_negative, mean_over_negatives, pair_costs
-from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape
 from models.ranks import RECALLS, Ranks, retrieval
 from models.scan import SCAN
 from models.similarity import EncodedCaptions, EncodedImages
@@ -124,7 +124,7 @@ def load_golden_matcher(golden: Golden, module_name: str) -> Matcher:
         sgr_step=max(1, steps),
         dropout=0.0,
     )
-    matcher = build_matcher(config, MatcherShape(vocabulary_size, *golden["images"].shape[1:]))
+    matcher = Matcher(config, MatcherShape(vocabulary_size, *golden["images"].shape[1:]))
     matcher.load_state_dict(state)
     return matcher
 

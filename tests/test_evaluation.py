@@ -153,18 +153,6 @@ def test_another_programs_checkpoint_needs_a_vocabulary_of_its_size(
     assert f"holds {len(words) + 1} words" in line and f"trained with {len(words)};" in line
 
 
-def test_another_programs_checkpoint_may_not_know_its_data(
-    sgr_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    exported = tmp_path / "legacy.pth.tar"
-    checkpoint_tool.main(["export", str(sgr_path), "--output", str(exported)])
-    content = torch.load(exported, weights_only=False)
-    del content["opt"].data_name
-    torch.save(content, exported)
-    line = evaluation_error(capsys, "--mode_path", str(exported))
-    assert str(exported) in line and "--data_name" in line
-
-
 # -- folds and --relevance ------------------------------------------------------------------------------------------
 
 

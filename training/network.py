@@ -14,7 +14,7 @@ from torch.optim import Adam
 
 from methods import Method
 from models.encoders import set_generator
-from models.matcher import Matcher, MatcherShape, build_matcher
+from models.matcher import Matcher, MatcherShape
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
@@ -123,7 +123,7 @@ def build_networks(
     seed_everything(settings.seed)
     networks = []
     for name in "AB"[: config.num_networks]:
-        matcher = build_matcher(config.matcher, shape).to(device)
+        matcher = Matcher(config.matcher, shape).to(device)
         matcher.accumulate = settings.accumulate
         dropout = generator(settings.seed, "dropout", name)
         optimiser = build_optimiser(matcher, settings.learning_rate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -104,10 +103,3 @@ def test_the_results_kept_here_are_runs_of_today(path: Path) -> None:
     assert rows and summary(rows, list(dict.fromkeys(row["row"] for row in rows)))
     for name in {row["row"] for row in rows}:
         assert robustness.parse_args(robustness.arguments_of(("0", "0.4", name), [])).method_name == name.split()[0]
-
-
-def test_lines_are_written_as_they_are_read(tmp_path: Path) -> None:
-    path, cell = tmp_path / "x.csv", ("0", "0.2", "mgcs")
-    found = robustness.fill(path, [cell], lambda cell: line("mgcs", 1.5, noise_ratio="0.2"), jobs=1)
-    assert found == read_rows(path) == [line("mgcs", 1.5, noise_ratio="0.2")]
-    assert list(csv.DictReader(path.open(encoding="utf-8"))) == found

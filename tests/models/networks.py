@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data_utils.batch import Batch
 from models.attention import gram
-from models.matcher import SIMILARITIES, Embeddings, Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import SIMILARITIES, Embeddings, Matcher, MatcherConfig, MatcherShape
 from models.similarity import Block, CrossAttention
 
 VOCABULARY, REGIONS, REGION_DIM = 11, 3, 5
@@ -22,7 +22,7 @@ def make_matcher(module_name: str = "SGR", *, seed: int = 0, sgr_step: int = 2, 
     config = MatcherConfig(
         module_name=module_name, word_dim=4, embed_size=6, sim_dim=5, sgr_step=sgr_step, dropout=dropout
     )
-    matcher = build_matcher(config, MatcherShape(VOCABULARY, REGIONS, REGION_DIM)).double()
+    matcher = Matcher(config, MatcherShape(VOCABULARY, REGIONS, REGION_DIM)).double()
     randomise(matcher)
     return matcher
 

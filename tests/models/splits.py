@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import Matcher, MatcherConfig, MatcherShape
 from tests.models.networks import randomise
 from tests.tiny import make_tiny_data
 from vocab.vocabulary import Vocabulary
@@ -24,6 +24,6 @@ def small_matcher(split: PrecomputedSplit, module_name: str, *, seed: int = 0) -
     """Build a small network for a split, with parameters drawn at random."""
     torch.manual_seed(seed)
     config = MatcherConfig(module_name=module_name, word_dim=6, embed_size=8, sim_dim=5)
-    matcher = build_matcher(config, MatcherShape(60, *split.region_shape))
+    matcher = Matcher(config, MatcherShape(60, *split.region_shape))
     randomise(matcher)
     return matcher.eval()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models.matcher import Matcher, MatcherConfig, MatcherShape, build_matcher
+from models.matcher import Matcher, MatcherConfig, MatcherShape
 from tests.models.networks import randomise
 
 SHAPE = MatcherShape(vocabulary_size=20, num_regions=4, region_dim=7)
@@ -19,7 +19,7 @@ SIZES: dict[str, Any] = {"word_dim": 5, "embed_size": 6, "sim_dim": 3, "sgr_step
 def small_matcher(module_name: str = "SGR", *, seed: int = 0, **changes: Any) -> Matcher:
     """Build a network in single precision whose every parameter and running statistic is drawn at random."""
     torch.manual_seed(seed)
-    matcher = build_matcher(MatcherConfig(module_name=module_name, **{**SIZES, **changes}), SHAPE)
+    matcher = Matcher(MatcherConfig(module_name=module_name, **{**SIZES, **changes}), SHAPE)
     randomise(matcher)
     return matcher.eval()
 

@@ -1,7 +1,7 @@
 """Two-stage retrieval: candidates by their keys, then those in the order of their real scores.
 
 Keys of largest product with a query are found exactly up to EXACT_ROWS rows, a block of rows at a time. Above, faiss
-looks in the lists nearest to the query (lists.py), and what it finds is put in order by the rows
+looks in the lists nearest to the query (tools/search/inverted_lists.py), and what it finds is put in order by the rows
 themselves. Where keys are exact (VSE, GPO) the first stage is all there is.
 Legend: N rows, K dimensions, Q queries, P pairs of a query and a candidate, k results.
 """
@@ -21,7 +21,7 @@ from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import Split
 from runtime.errors import InputError
 from tools.filter.filtering import Rows
-from tools.search.lists import learn_lists, read_lists
+from tools.search.inverted_lists import learn_lists, read_lists
 from tools.search.scores import (
     Captions,
     EncodedFile,

@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.packages import optional, require
 
-faiss = optional("faiss")  # without it few rows are compared with all
+faiss = optional("faiss")
 
 TRAINED_ON = 64
 """Rows a list that the lists are learnt from."""
@@ -96,9 +96,9 @@ def learn_lists(
     count, size = shape
     lists = max(1, round(math.sqrt(count)))
     mean, sample = _mean_and_sample(blocks, shape, min(count, TRAINED_ON * lists), seed)
-    quantiser = faiss.IndexFlatIP(size)
-    bits, product = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    index = faiss.IndexIVFScalarQuantizer(quantiser, size, lists, bits, product)
+    index: Any = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(size), size, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
     index.cp.seed = seed
     index.cp.min_points_per_centroid = 1  # small lists are no reason for a warning
     index.train(sample)
