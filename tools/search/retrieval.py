@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from models.encoded_split import Split
+from models.ensemble import Split
 from runtime.errors import InputError
 from tools.filter.filtering import Rows
 from tools.search.inverted_lists import learn_lists, read_lists

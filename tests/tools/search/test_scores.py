@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.encoded_split import similarities
+from models.ensemble import similarities
 from models.keys import fit_estimate
 from models.similarity import CrossAttention, EncodedCaptions, EncodedImages
 from runtime.errors import InputError
@@ -103,8 +103,8 @@ def test_estimates_go_with_the_scores_of_scan(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("start", [0, 256])
 def test_keys_from_a_place_on(start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.encoded_split.IMAGE_BLOCK", 3)
-    monkeypatch.setattr("models.encoded_split.CAPTION_BLOCK", 4)
+    monkeypatch.setattr("models.ensemble.IMAGE_BLOCK", 3)
+    monkeypatch.setattr("models.ensemble.CAPTION_BLOCK", 4)
     split = small_split(tmp_path)
     networks = fit_networks([small_matcher(split, "VSE")], split, CPU)
     for keys, total in ((image_keys, split.num_images), (caption_keys, len(split))):
