@@ -59,21 +59,25 @@ class Share:
 
         For what each process goes on to use in its own way.
         """
-        return _Gathered.apply(own, self, False)
+        return _Gathered.apply(own, self)
 
     def joined(self, own: Tensor) -> Tensor:
         """Return what all processes have, (B, ...), of this one's (K, ...); the gradient is that of the own rows.
 
         For what enters a loss that all processes compute alike.
         """
-        return _Gathered.apply(own, self, True)
+        whole = self.collect(own)
+        whole[self.rows] = own
+        return whole
 
     def owned(self, whole: Tensor) -> Tensor:
         """Return (B, ...) as it is, with gradient in this process's rows only.
 
         For what all processes have, and enters a loss that all compute alike.
         """
-        return _Owned.apply(whole, self)
+        shown = whole.detach().clone()
+        shown[self.rows] = whole[self.rows]
+        return shown
 
     def collect(self, own: Tensor) -> Tensor:
         """Gather without gradient."""
@@ -85,34 +89,19 @@ class Share:
 
 
 class _Gathered(torch.autograd.Function):
-    """All rows of own ones; in the derivative the processes' gradients are added up, or are alike already."""
+    """All rows of own ones; in the derivative the processes' gradients are added up."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, share: Share, are_alike: bool) -> Tensor:
-        ctx.share, ctx.are_alike = share, are_alike
+    def forward(ctx: Any, own: Tensor, share: Share) -> Tensor:
+        ctx.share = share
         return share.collect(own)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        if not ctx.are_alike:
-            gradient = gradient.contiguous().clone()
-            dist.all_reduce(gradient)
-        return gradient[ctx.share.rows], None, None
-
-
-class _Owned(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, share: Share) -> Tensor:
-        ctx.share = share
-        return whole.view_as(whole)
-
-    @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        own = torch.zeros_like(gradient)
-        own[ctx.share.rows] = gradient[ctx.share.rows]
-        return own, None
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[ctx.share.rows], None
 
 
 @dataclass(frozen=True)
@@ -185,20 +174,15 @@ def asked_for() -> Processes:
     return Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
-def local_gpu(gpu: str) -> str:
-    """Return `--gpu` for this process: under torchrun on GPUs each has its own, counted from `--gpu`."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    return str(int(gpu) + local) if local and gpu.isdigit() and torch.cuda.is_available() else gpu
-
-
 def own_device(gpu: str) -> torch.device:
-    """Return the device of this process for `--gpu`; of several processes on GPUs each makes its own the current one,
-    since what torch allocates without naming a device would all go to the first.
+    """Return the device of this process for `--gpu`: of several processes on GPUs each has its own, counted from
+    `--gpu`, and makes it the current one, since what torch allocates without naming a device would go to the first.
 
     Raises:
         InputError: there is no such GPU.
     """
-    device = choose_device(local_gpu(gpu))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = choose_device(str(int(gpu) + local) if gpu.isdigit() and torch.cuda.is_available() else gpu)
     if device.type == "cuda" and asked_for().count > 1:
         torch.cuda.set_device(device)
     return device

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_a_packed_archive() -> None:
             kind = zipfile.ZIP_DEFLATED if info.filename.endswith("data/0") else zipfile.ZIP_STORED
             new.writestr(zipfile.ZipInfo(info.filename), old.read(info), kind)
     assert "it is packed, which torch.save never does" in refusal(target.getvalue())
+
+
+def test_an_archive_with_two_pickles_or_two_parts_of_one_name() -> None:
+    for name, told in (("other/data.pkl", "more than one pickle"), ("archive/data/0", "two parts of one name")):
+        target = io.BytesIO(torch_bytes(CONTENT))
+        with warnings.catch_warnings(), zipfile.ZipFile(target, "a") as archive:
+            warnings.simplefilter("ignore")
+            archive.writestr(name, b"N.")
+        assert told in refusal(target.getvalue())
 
 
 def test_parts_of_a_pickle_with_huge_numbers() -> None:

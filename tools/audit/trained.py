@@ -8,7 +8,7 @@ Legend: N pairs, I images, K dimensions of a key, P pairs of a list.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,10 @@ from data_utils.captions import read_captions
 from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
 from models.encoded_split import image_blocks
-from models.matcher import Matcher
 from runtime.checkpoint import epoch_title
 from runtime.log import percent
 from tools.audit.opinions import ask_networks, stored_method
 from tools.audit.partners import (
-    Partners,
     Rivalry,
     find_partners,
     listed_tiles,
@@ -91,20 +89,46 @@ def audit_run(run: OpenedCheckpoint, subject: Subject, *, size: int, scratch: Pa
     Raises:
         InputError: a network has diverged, or its method is not known.
     """
-    split, pairs, matchers = run.split, len(run.split), run.matchers
+    split, matchers, device = run.split, run.matchers, run.device
+    shape, given = (split.num_images, len(split)), (split.image_of_pair, np.arange(len(split)))
     name = stored_method(run.checkpoint)[0]
-    opinions = ask_networks(
-        run.checkpoint, matchers, split, run.device, progressing("opinions", 2 * pairs * len(matchers), "pairs")
-    )
-    networks = fit_networks(matchers, split, run.device)
+    advance = progressing("opinions", 2 * shape[1] * len(matchers), "pairs")
+    opinions = ask_networks(run.checkpoint, matchers, split, device, advance)
+    networks = fit_networks(matchers, split, device)
     with tempfile.TemporaryDirectory(dir=scratch) as place:
-        ranking = _Ranking(networks, split, run.device, subject, Path(place), progressing)
-        if all(network.keys.are_exact for network in networks):
-            similarity, partners, over = ranking.by_products()
+        is_exact = all(network.keys.are_exact for network in networks)
+        to_encode = [] if is_exact else matchers
+        encoded = [EncodedFile(Path(place), f"images_{k}", m, split, device) for k, m in enumerate(to_encode)]
+
+        def scored(listed: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+            told = progressing("scores", len(listed[0]), "pairs")
+            return score_listed(matchers, encoded, split, device, listed, told)
+
+        over = "every pair"
+        if is_exact:
+            images, captions = _keys(networks, split, device, Path(place))
+            parts = [np.einsum("nk,nk->n", images[given[0][r]], captions[r]) for r in image_blocks(shape[1])]
+            similarity = np.concatenate(parts)
+            tiles = product_tiles(images, captions, progressing("ranks", shape[0], "images"))
         elif size:
-            similarity, partners, over = ranking.by_shortlist(size)
+            estimates = product_tiles(
+                *_keys(networks, split, device, Path(place)), progressing("shortlist", shape[0], "images")
+            )
+            chosen = shortlist(estimates, shape, size)
+            own = given[0] * shape[1] + given[1]  # every pair's own partner is looked at too
+            key = np.union1d(chosen[0] * shape[1] + chosen[1], own)
+            listed = np.divmod(key, shape[1])
+            scores = scored(listed)
+            similarity, tiles = scores[np.searchsorted(key, own)], listed_tiles(*listed, scores, shape)
+            over = (
+                f"a shortlist: the {size} best captions of every image and the {size} best images of every caption by "
+                f"a cheap estimate, {percent(len(key) / (shape[0] * shape[1]))} of all pairs; --shortlist 0 ranks all"
+            )
         else:
-            similarity, partners, over = ranking.by_similarity()
+            similarity = scored(given)
+            tiles = similarity_tiles(matchers, encoded, split, device, progressing("ranks", shape[1], "captions"))
+        rivalry = Rivalry(subject.image_of_pair, similarity, subject.text_group, subject.image_group)
+        partners = find_partners(tiles, rivalry)
     return Audit(
         subject=subject,
         opinions=dict(zip(NAMES, opinions, strict=False)),
@@ -115,86 +139,15 @@ def audit_run(run: OpenedCheckpoint, subject: Subject, *, size: int, scratch: Pa
     )
 
 
-Ranked = tuple[np.ndarray, Partners, str]
-
-
-class _Ranking:
-    """Similarities and ranks of all pairs, in one of three ways."""
-
-    def __init__(
-        self,
-        networks: Sequence[KeyedMatcher],
-        split: PrecomputedSplit,
-        device: torch.device,
-        subject: Subject,
-        scratch: Path,
-        progressing: Progressing,
-    ) -> None:
-        self._networks, self._split, self._device = networks, split, device
-        self._subject, self._scratch, self._progressing = subject, scratch, progressing
-        self._own = (split.image_of_pair, np.arange(len(split)))
-
-    def _rivalry(self, own: np.ndarray) -> Rivalry:
-        subject = self._subject
-        return Rivalry(subject.image_of_pair, own, subject.text_group, subject.image_group)
-
-    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
-        split, device = self._split, self._device
-        images = image_keys(self._networks, split, device)
-        captions = caption_keys(self._networks, split, device)
-        return (
-            _in_file(self._scratch / "image_keys.npy", split.num_images, images),
-            _in_file(self._scratch / "caption_keys.npy", len(split), captions),
-        )
-
-    def by_products(self) -> Ranked:
-        """Rank all pairs by products of keys."""
-        images, captions = self._keys()
-        own = np.concatenate(
-            [
-                np.einsum("nk,nk->n", images[self._own[0][rows]], captions[rows])
-                for rows in image_blocks(len(self._split))
-            ]
-        )
-        advance = self._progressing("ranks", self._split.num_images, "images")
-        tiles = product_tiles(images, captions, advance)
-        return own, find_partners(tiles, self._rivalry(own)), "every pair"
-
-    def _matchers(self) -> list[Matcher]:
-        return [network.matcher for network in self._networks]
-
-    def _encoded(self) -> list[EncodedFile]:
-        return [
-            EncodedFile(self._scratch, f"images_{k}", matcher, self._split, self._device)
-            for k, matcher in enumerate(self._matchers())
-        ]
-
-    def _score(self, encoded: list[EncodedFile], pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        advance = self._progressing("scores", len(pairs[0]), "pairs")
-        return score_listed(self._matchers(), encoded, self._split, self._device, pairs, advance)
-
-    def by_shortlist(self, size: int) -> Ranked:
-        """Rank the pairs of a shortlist, and every pair's own partner, by their real scores."""
-        shape = (self._split.num_images, len(self._split))
-        advance = self._progressing("shortlist", shape[0], "images")
-        chosen = shortlist(product_tiles(*self._keys(), advance), shape, size)
-        key = np.union1d(chosen[0] * shape[1] + chosen[1], self._own[0] * shape[1] + self._own[1])
-        image, caption = np.divmod(key, shape[1])
-        scores = self._score(self._encoded(), (image, caption))
-        own = scores[np.searchsorted(key, self._own[0] * shape[1] + self._own[1])]
-        over = (
-            f"a shortlist: the {size} best captions of every image and the {size} best images of every caption by a "
-            f"cheap estimate, {percent(len(key) / (shape[0] * shape[1]))} of all pairs; --shortlist 0 ranks all"
-        )
-        return own, find_partners(listed_tiles(image, caption, scores, shape), self._rivalry(own)), over
-
-    def by_similarity(self) -> Ranked:
-        """Rank all pairs by their real scores."""
-        encoded = self._encoded()
-        own = self._score(encoded, self._own)
-        advance = self._progressing("ranks", len(self._split), "captions")
-        tiles = similarity_tiles(self._matchers(), encoded, self._split, self._device, advance)
-        return own, find_partners(tiles, self._rivalry(own)), "every pair"
+def _keys(
+    networks: list[KeyedMatcher], split: PrecomputedSplit, device: torch.device, scratch: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys of all images (I, K) and captions (N, K), in files."""
+    images, captions = image_keys(networks, split, device), caption_keys(networks, split, device)
+    return (
+        _in_file(scratch / "image_keys.npy", split.num_images, images),
+        _in_file(scratch / "caption_keys.npy", len(split), captions),
+    )
 
 
 def _in_file(path: Path, rows: int, blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -166,6 +166,16 @@ def test_pooled_rows_are_the_pairs_of_the_run(
     assert "200 images, 200 captions" in capsys.readouterr().out
 
 
+def test_pooled_rows_of_each_network(checkpoint_path: Path, tmp_path: Path) -> None:
+    """Without noise (dev) every image's row stands for all its captions."""
+    first = write_pooled(checkpoint_path, tmp_path / "a", "--split", "dev")
+    second = write_pooled(checkpoint_path, tmp_path / "b", "--split", "dev", "--network", "B")
+    assert "truth" not in first and not np.array_equal(first["images"], second["images"])
+    assert np.array_equal(first["images"][:5], np.repeat(first["images"][:1], 5, axis=0))
+    for found in (first, second):
+        assert np.linalg.norm(found["captions"], axis=1) == pytest.approx(np.ones(len(found["captions"])), abs=1e-4)
+
+
 @pytest.mark.parametrize("flags", [("--mode_path", "none.pth.tar"), ("--split", "other"), ("--network", "C")])
 def test_pooled_without_what_it_needs(
     flags: tuple[str, ...], checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
