@@ -32,7 +32,7 @@ from benchmarks.measure import (
     write_rows,
 )
 from benchmarks.published_sizes import published_matcher, random_batch
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from methods.baseline import METHOD as BASELINE
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Method, MethodConfig
