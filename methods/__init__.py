@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from methods.blocks.method import Method, MethodConfig
 
@@ -18,4 +20,21 @@ def known_methods() -> dict[str, type[Method]]:
     return {name: module.METHOD for name, module in modules.items()}
 
 
-__all__ = ["Method", "MethodConfig", "known_methods"]
+GONE = {"mask_matches", "drift_warmup", "drift_negatives", "margin_lambda", "filter_pool"}
+"""Flags that older checkpoints store."""
+
+
+def stored_config(kind: type[Method], settings: Mapping[str, Any]) -> MethodConfig:
+    """Return a method's config from the settings that a checkpoint stores.
+
+    Flags that are gone are left out; `method`, which older ones have, stands for the method's own default.
+
+    Raises:
+        TypeError: a setting that no suite had.
+    """
+    own = {"loss", "signal", "refine"}
+    kept = {name: v for name, v in settings.items() if name not in GONE and not (name in own and v == "method")}
+    return kind.Config(**{**{name: kind.defaults[name] for name in own & kind.defaults.keys()}, **kept})
+
+
+__all__ = ["Method", "MethodConfig", "known_methods", "stored_config"]

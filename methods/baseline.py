@@ -13,9 +13,6 @@ class Baseline(Method):
 
     divides = False
 
-    def consults_peer(self, has_noisy: bool) -> bool:
-        return False
-
     def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return label 1 for every pair."""
         return SoftLabels(clean=torch.ones_like(probability))

@@ -2,9 +2,9 @@
 
 Every published method scores each pair by itself and splits that one number. Here the caption is also held against the
 captions of images like the pair's image, and the image against the images of captions like the pair's caption
-(methods/blocks/agreement.py), both networks are heard (methods/blocks/consensus.py), captions and images that lost
+and both networks are heard (methods/blocks/consensus.py), captions and images that lost
 their partner are offered new ones (methods/blocks/rematch.py), and training is by a bounded contrastive loss
-(models/contrastive.py). docs/consensus.md tells what each part is worth. Each part can be taken alone by any other
+(models/losses.py). docs/consensus.md tells what each part is worth. Each part can be taken alone by any other
 method: --signal consensus, --refine rematch, --loss bounded.
 """
 
@@ -12,20 +12,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from methods.blocks.choices import CONSENSUS, REMATCH
-from methods.blocks.method import Method, Scored, SoftLabels, StudentAndPeer
+from methods.blocks.method import CONSENSUS, REMATCH, Method, Scored, SoftLabels, StudentAndPeer
 
 
 class ConsensusMethod(Method):
-    """The choices above, and what is left of the contract: similarity as a pair's own signal, label 1."""
+    """The defaults below, and what is left of the contract: similarity as a pair's own signal, label 1."""
 
     trains_noisy = False
-    own_loss = "bounded"
-    own_signal = CONSENSUS
-    own_refine = REMATCH
-
-    def consults_peer(self, has_noisy: bool) -> bool:
-        return False
+    defaults = {"loss": "bounded", "signal": CONSENSUS, "refine": REMATCH}
 
     def pair_signal(self, scored: Scored) -> Tensor:
         """Return minus the similarity of each pair: cheaper than a loss, which asks for all pairs of a batch."""

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.blocks.choices import OWN
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.method import DivisionReport, Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
 from methods.blocks.modes import RefitConfig, SimilarityModes, clean_posterior, fit_similarity_modes, select
@@ -48,7 +47,7 @@ class DSDMRConfig(MethodConfig, RefitConfig, MarginConfig):
             name, value = field.name, getattr(self, field.name)
             if name in UNUSED and value != field.default:
                 raise InputError(f"--{name} {value} has no effect with --method dsdmr; {UNUSED[name]}")
-        if self.loss not in (OWN, HINGE):
+        if self.loss != HINGE:
             for field in fields(MarginConfig):
                 if getattr(self, field.name) != field.default:
                     raise InputError(f"--{field.name} has no effect with --loss {self.loss}, which knows no margin")
@@ -74,9 +73,6 @@ class DSDMR(Method):
 
     def divides_in(self, epoch: int) -> bool:
         return epoch % self.config.refit_every == 0
-
-    def consults_peer(self, has_noisy: bool) -> bool:
-        return False
 
     def pair_signal(self, scored: Scored) -> Tensor:
         """Return minus the similarity of each pair: the division signal is low for clean pairs."""

@@ -17,9 +17,6 @@ class NCR(Method):
         margin = self.config.margin
         return predicted_correspondence(pair_costs(scored.scores, margin, self.negatives_mask(scored.batch)), margin)
 
-    def consults_peer(self, has_noisy: bool) -> bool:
-        return has_noisy
-
     def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return NCR's labels (section 3.3)."""
         labels = probability + (1 - probability) * self._prediction(clean.student)

@@ -192,7 +192,7 @@ def test_help_does_without_torch_and_a_start_says_so_before_it(
 
     found = started("--help_all")
     assert found.returncode == 0 and found.stdout.endswith(capsys.readouterr().out)
-    assert "torch._meta_registrations" not in found.stdout and "methods.blocks.drift" in found.stdout
+    assert "torch._meta_registrations" not in found.stdout and "methods.blocks.consensus" in found.stdout
     found = started("--margin", "0")
     word, loading = found.stdout.index("starting ..."), found.stdout.index("torch._meta_registrations")
     assert found.returncode == 2 and word < loading

@@ -12,7 +12,7 @@ from typing import Any
 from data_utils.catalog import DataConfig
 from data_utils.noise import NoiseConfig
 from methods import Method, MethodConfig, known_methods
-from methods.blocks.choices import OWN
+from methods.blocks.method import LABELS, PAIR
 from models.losses import HINGE
 from models.matcher import MatcherConfig, ScoringConfig
 from runtime.errors import InputError
@@ -175,7 +175,7 @@ class RunConfig:
         if self.words.word_vectors and start and not self.training.continued:
             raise InputError(f"--word_vectors would be overwritten by the networks of {start}; leave one out")
         if not known_methods()[self.method_name].divides:
-            for name, usual in (("signal", OWN), ("refine", OWN)):
+            for name, usual in (("signal", PAIR), ("refine", LABELS)):
                 if (value := getattr(self.method, name)) != usual:
                     raise InputError(
                         f"--{name} {value} has no effect with --method {self.method_name}: it divides nothing"
@@ -183,7 +183,7 @@ class RunConfig:
 
     def warnings(self) -> list[str]:
         """Return what is allowed and yet likely a mistake, a line each."""
-        negatives, loss = self.training.negatives, self.build_method().loss_name
+        negatives, loss = self.training.negatives, self.method.loss
         if loss == HINGE or negatives == "mean":
             return []
         return [
@@ -263,7 +263,7 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     namespace = parser.parse_args(argv, SimpleNamespace(**dict.fromkeys(special)))  # None stays where none is given
     choice = from_namespace(MethodChoice, namespace)
     kind = methods[choice.method]
-    loss = kind.own_loss if namespace.loss == OWN else namespace.loss
+    loss = namespace.loss or kind.defaults.get("loss", HINGE)
     defaults = {**({} if loss == HINGE else CONTRASTIVE_DEFAULTS), **kind.defaults}
     for name in special:
         if getattr(namespace, name) is None:

@@ -18,10 +18,18 @@ from torch import Tensor
 from data_utils.batch import Batch
 from data_utils.loaders import covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
-from methods.blocks.agreement import SIGNALS, Agreement, PairBank, same
-from methods.blocks.choices import FEATURES, PAIR, REMATCH
-from methods.blocks.consensus import Consensus, consensus, share_like_random, tempered, worth
-from methods.blocks.method import Bank, Method, Scored
+from methods.blocks.consensus import (
+    SIGNALS,
+    Agreement,
+    Consensus,
+    PairBank,
+    consensus,
+    same,
+    share_like_random,
+    tempered,
+    worth,
+)
+from methods.blocks.method import CONSENSUS, FEATURES, PAIR, REMATCH, Bank, Method, Scored
 from methods.blocks.rematch import Offers, make_offers
 from models.encoded_split import caption_vectors, encoded_captions, evaluating, image_blocks, image_vectors
 from models.keys import Keys, fit_keys
@@ -163,7 +171,7 @@ def with_neighbours(
     bank, config, warnings = collected.bank, method.config, []
     said: Consensus | None = None
     diagnostics = dict(seen.diagnostics)
-    if method.asks_neighbours:
+    if config.signal == CONSENSUS:
         space = collected.features if config.neighbour_space == FEATURES else None
         around = Agreement(bank, count=config.neighbours, votes=config.neighbour_votes, space=space)
         own = torch.arange(len(bank.captions), device=bank.captions.device)
@@ -191,7 +199,7 @@ def with_neighbours(
         seen,
         diagnostics=diagnostics,
         consensus=said,
-        offers=make_offers(bank, trusted) if method.refinement == REMATCH else None,
+        offers=make_offers(bank, trusted) if config.refine == REMATCH else None,
         warning="; ".join(warnings),
     )
 

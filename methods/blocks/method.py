@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from data_utils.batch import Batch
-from methods.blocks.choices import LABELS, ChoiceConfig, Choices
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
 from models.encoded_split import evaluating
 from models.losses import (
+    BOUND,
     HINGE,
+    LOSSES,
+    SMALLEST_BOUND,
     SOFT_MARGINS,
+    ContrastiveConfig,
     Margins,
     contrastive_costs,
     hardest_negative,
@@ -34,11 +37,37 @@ from models.losses import (
 from models.matcher import Embeddings, Matcher
 from runtime.flags import check_range, flag
 
+PAIR, CONSENSUS = "pair", "consensus"
+LABELS, POSTERIOR, REMATCH = "labels", "posterior", "rematch"
+NETWORK, FEATURES = "network", "features"
+
 
 @dataclass(frozen=True)
-class MethodConfig(ChoiceConfig):
-    """Flags that every method understands."""
+class MethodConfig(ContrastiveConfig):
+    """Flags that every method understands. A method's own defaults of them are its `Method.defaults`."""
 
+    loss: str = flag(HINGE, "training loss, warm-up included", choices=LOSSES)
+    signal: str = flag(
+        PAIR,
+        "what divides clean from noisy: the pair alone, or also whether its neighbours agree (consensus)",
+        choices=(PAIR, CONSENSUS),
+    )
+    refine: str = flag(
+        LABELS,
+        "labels: the method's soft labels; posterior: the clean probability of clean pairs, noisy ones dropped; "
+        "rematch: that, and noisy captions and images are offered new partners",
+        choices=(LABELS, POSTERIOR, REMATCH),
+    )
+    neighbours: int = flag(10, "k, nearest images and captions that are asked about a pair")
+    neighbour_votes: int = flag(2, "how many of the best agreeing neighbours count, with --signal consensus")
+    neighbour_space: str = flag(
+        NETWORK,
+        "where images' neighbours are looked for: the network's vectors, or the mean of the raw features",
+        choices=(NETWORK, FEATURES),
+    )
+    signal_memory: float = flag(
+        0.3, "share of earlier divisions' consensus in each division's, in [0, 1): an exponential average over epochs"
+    )
     margin: float = flag(0.2, "margin a1 of the triplet hinge")
     soft_margin: str = flag("exponential", "how a soft label scales the margin", choices=SOFT_MARGINS)
     mask_same_image: bool = flag(True, "captions of the anchor's own image are no negatives (off: as published)")
@@ -47,6 +76,9 @@ class MethodConfig(ChoiceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range(self, "neighbours", low=1)
+        check_range(self, "neighbour_votes", low=1)
+        check_range(self, "signal_memory", low=0.0, high=1.0, high_open=True)
         check_range(self, "margin", low=0.0)
         check_range(self, "p_threshold", low=0.0, high=1.0, high_open=True)
 
@@ -148,8 +180,12 @@ class Bank:
     image_id: Tensor
 
 
-class Method(Choices):
-    """Base: divide by the mean hinge of each pair, train with label 1. Methods override what they do otherwise."""
+class Method:
+    """Base: divide by the mean hinge of each pair, train with label 1. Methods override what they do otherwise.
+
+    Attributes:
+        share_noisy: estimated share of mismatched pairs among those that are trained on now, if there is an estimate.
+    """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     config: MethodConfig
@@ -164,25 +200,30 @@ class Method(Choices):
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
+        self.share_noisy: float | None = None
         self._fitted: Fitted | None = None
+
+    @property
+    def bound(self) -> float:
+        """q of the bounded losses: --bound, or the estimated share of mismatched pairs."""
+        if self.config.bound is not None:
+            return self.config.bound
+        return BOUND if self.share_noisy is None else min(1.0, max(SMALLEST_BOUND, self.share_noisy))
+
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether a division looks at the pairs' neighbours."""
+        return self.config.signal == CONSENSUS or self.config.refine == REMATCH
 
     @property
     def wants_noisy(self) -> bool:
         """Whether the noisy side is trained on as it is."""
-        return self.trains_noisy and self.refinement == LABELS
-
-    def asks_peer(self, has_noisy: bool) -> bool:
-        """Whether `labels` looks at the pairs with the peer, given a noisy batch or none."""
-        return self.refinement == LABELS and self.consults_peer(has_noisy)
+        return self.trains_noisy and self.config.refine == LABELS
 
     @property
     def needs_bank(self) -> bool:
         """Whether `remember` wants a fresh bank before each division."""
         return False
-
-    def consults_peer(self, has_noisy: bool) -> bool:
-        """Whether `refine` looks at the pairs with the peer, given a noisy batch or none."""
-        return True
 
     def remember(self, bank: Bank) -> None:
         """Keep the pooled vectors of the training set; only called if `needs_bank`."""
@@ -219,11 +260,11 @@ class Method(Choices):
             labels: (B,) soft labels, which scale the hinge's margin or a contrastive cost; None: all are 1.
             hardness: 0 takes all negatives, 1 the hardest, between mixes the two.
         """
-        if self.loss_name != HINGE:
+        if self.config.loss != HINGE:
             is_negative = negatives(len(scores), self.negatives_mask(batch), scores.device)
             contrasts = contrastive_costs(
                 scores,
-                self.loss_name,
+                self.config.loss,
                 is_negative,
                 temperature=self.config.temperature,
                 bound=self.bound,
@@ -275,7 +316,7 @@ class Method(Choices):
 
     def labels(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return soft labels by `--refine`: the method's own, or the clean probability; arguments as of `refine`."""
-        return self.refine(clean, noisy, probability) if self.refinement == LABELS else SoftLabels(clean=probability)
+        return self.refine(clean, noisy, probability) if self.config.refine == LABELS else SoftLabels(clean=probability)
 
     def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return soft labels for a clean batch and, in the second half of training, a noisy one.

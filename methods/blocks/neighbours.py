@@ -58,7 +58,6 @@ def _best(tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return found.values, columns.gather(1, found.indices)
 
 
-@torch.no_grad()
 def nearest(rows: Tensor, count: int, *, group: Tensor | None = None) -> Tensor:
     """Return the numbers of the `count` nearest rows of every row by cosine, the best first.
 
@@ -77,6 +76,7 @@ def nearest(rows: Tensor, count: int, *, group: Tensor | None = None) -> Tensor:
         InputError: NaN or infinity (names the first row).
     """
     assert count >= 1 and rows.ndim == 2, "at least one neighbour of rows"
+    rows = rows.detach()
     device, length = rows.device, _lengths(rows)
     group = torch.arange(len(rows), device=device) if group is None else group.to(device)
     cosines = torch.full((len(rows), count), -torch.inf, device=device)

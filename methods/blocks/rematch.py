@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.blocks.agreement import HELD, PairBank, best_agreement, captions_given
+from methods.blocks.consensus import HELD, PairBank, best_agreement, captions_given
 from methods.blocks.neighbours import nearest
 
 MIN_CONFIDENCE = 0.5

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.blocks import agreement
-from methods.blocks.agreement import (
+from methods.blocks import consensus
+from methods.blocks.consensus import (
     CAPTIONS_HEARD,
     NOTHING,
     SIGNALS,
     Agreement,
     PairBank,
-    best_agreement,
     captions_given,
     same,
 )
@@ -80,7 +79,7 @@ def twin(bank: PairBank, v: int, c: int, count: int, votes: int) -> dict[str, fl
 def test_signals_are_the_twins(
     seed: int, count: int, votes: int, copies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agreement, "HELD", 200)  # a few pairs at a time
+    monkeypatch.setattr(consensus, "HELD", 200)  # a few pairs at a time
     bank = make_bank(seed=seed, copies=copies)
     random = np.random.RandomState(seed)
     image = torch.cat([bank.image_of_pair, torch.from_numpy(random.randint(0, 7, 10))])
@@ -111,16 +110,6 @@ def test_a_pair_is_no_witness_to_itself() -> None:
         assert (float(alone) > 0.999) == expects_copy and float(signal) <= float(alone)
 
 
-def test_other_pictures_with_the_same_words_are_witnesses() -> None:
-    bank = make_bank()
-    near = Agreement(bank, count=1)._near[0, 0]
-    theirs = torch.nonzero(bank.image_of_pair == near).flatten()
-    mine = int(torch.nonzero(bank.image_of_pair == 0)[0])
-    bank.captions[theirs[0]] = bank.captions[mine]
-    found = Agreement(bank, count=1, votes=1).signals(torch.tensor([0]), torch.tensor([mine]))
-    assert float(found["captions_near"]) == pytest.approx(1.0, abs=1e-5)
-
-
 def test_neighbours_can_be_looked_for_elsewhere() -> None:
     """In raw features image 0 lies by image 3, whatever the network makes of them."""
     bank = make_bank()
@@ -148,13 +137,6 @@ def test_one_image_and_one_pair_have_no_neighbours() -> None:
         assert all(torch.isfinite(values).all() for values in found.values())
 
 
-def test_vectors_of_zeros_are_finite() -> None:
-    bank = make_bank()
-    bank.images[2], bank.captions[3] = 0.0, 0.0
-    found = Agreement(bank, count=3).signals(bank.image_of_pair, torch.arange(18))
-    assert all(torch.isfinite(values).all() for values in found.values())
-
-
 def test_captions_given_to_each_image() -> None:
     """Images 0 .. 3; image 1 has none, image 2 more than are heard."""
     given = torch.tensor([2] * (CAPTIONS_HEARD + 2) + [0, 3, 0])
@@ -165,13 +147,6 @@ def test_captions_given_to_each_image() -> None:
     assert (found[1] == -1).all()
     assert found[2].tolist() == list(range(CAPTIONS_HEARD))
     assert found[3, 0] == first + 1
-
-
-def test_best_agreement_with_nobody() -> None:
-    bank = make_bank()
-    nobody = torch.full((4, 3), -1)
-    assert best_agreement(bank, torch.arange(4), nobody, 2).tolist() == [NOTHING] * 4
-    assert best_agreement(bank, torch.arange(4), nobody[:, :0], 2).tolist() == [NOTHING] * 4
 
 
 def test_equal_rows_get_equal_numbers() -> None:

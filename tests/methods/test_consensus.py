@@ -46,14 +46,6 @@ def test_consensus_tells_pairs_apart_better_than_any_part(fit_type: str) -> None
     assert found.weights["pair"] > found.weights["read"] > 0.1
 
 
-def test_a_signal_that_is_the_same_for_random_pairs_is_all_but_left_out() -> None:
-    noise = {"noise": np.random.RandomState(9).randn(len(CLEAN))}
-    found, without = consensus(SIGNALS | noise, "gmm"), consensus(SIGNALS, "gmm")
-    assert found.weights["noise"] < 0.05
-    quality = [roc_auc_score(CLEAN, each.log_odds) for each in (found, without)]
-    assert quality[0] == pytest.approx(quality[1], abs=2e-3)
-
-
 def test_a_signal_that_contradicts_the_others_is_left_out() -> None:
     found = consensus(SIGNALS | {"inverted": -SIGNALS["near"] + drawn(0.0, 5)}, "gmm")
     assert found.weights["inverted"] == 0
@@ -88,12 +80,6 @@ def test_constant_signals_say_nothing(silent: tuple[str, ...]) -> None:
         assert not found.log_odds.any() and not any(found.weights.values())
     else:
         assert sum(found.weights.values()) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_pairs_are_defined(count: int) -> None:
-    found = consensus({name: values[:count] for name, values in SIGNALS.items()}, "gmm")
-    assert found.log_odds.shape == (count,) and np.isfinite(found.log_odds).all()
 
 
 def test_worth_is_twice_the_area_less_one() -> None:
@@ -140,11 +126,3 @@ def test_ties_at_the_lowest_probability_are_kept() -> None:
     for threshold in (0.5, 0.8):
         assert (tempered(probability, 0.05, threshold) > threshold).all()
         assert np.array_equal(tempered(probability, 0.2, threshold) > threshold, probability > threshold)
-
-
-def test_signals_that_agree_on_nothing_do_not_outvote_one_that_knows() -> None:
-    """Three signals share what has nothing to do with the truth, as those across modalities do in a weak network."""
-    shared = np.random.RandomState(5).randn(len(CLEAN))
-    clique = {name: shared + 0.2 * drawn(0.3, seed) for name, seed in (("pair", 6), ("noise", 7))}
-    found = consensus({**clique, "near": SIGNALS["near"]}, "gmm")
-    assert roc_auc_score(CLEAN, found.log_odds) > roc_auc_score(CLEAN, SIGNALS["near"]) - 0.01

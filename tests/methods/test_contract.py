@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import Method, MethodConfig, known_methods
+from methods import Method, MethodConfig, known_methods, stored_config
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from methods.blocks.mixture import FITS, clean_probability
 from models.matcher import SIMILARITIES
@@ -39,9 +39,9 @@ MARGIN_FLAGS = {"dsdmr": ("image_margin", "text_margin")}
 
 
 def make(name: str, **flags: Any) -> Method:
-    """Build a method with its default flags but these."""
+    """Build a method with its own default flags but these."""
     kind = known_methods()[name]
-    return kind(kind.Config(**flags))
+    return kind(stored_config(kind, flags))
 
 
 def two_modes() -> np.ndarray:
@@ -65,12 +65,6 @@ def assert_labels(labels: Tensor, size: int) -> None:
     assert (labels >= 0).all() and (labels <= 1).all()
 
 
-def test_known_methods() -> None:
-    assert {"baseline", "ncr", "bicro", "mgcs"} <= set(known_methods())
-    assert list(known_methods()) == sorted(known_methods())
-    assert all(issubclass(kind, Method) for kind in known_methods().values())
-
-
 @every_method
 def test_config_is_a_frozen_dataclass_whose_every_flag_has_help(name: str) -> None:
     kind = known_methods()[name].Config
@@ -92,6 +86,15 @@ def test_config_is_a_frozen_dataclass_whose_every_flag_has_help(name: str) -> No
 def test_values_out_of_range_name_their_flag(name: str, field: str, bad: float) -> None:
     with pytest.raises(InputError, match=f"--{field} {bad}"):
         known_methods()[name].Config(**cast(dict[str, Any], {field: bad}))
+
+
+def test_settings_of_older_checkpoints_are_read() -> None:
+    old = {"loss": "method", "signal": "method", "refine": "labels", "mask_matches": False, "margin": 0.1}
+    found = stored_config(known_methods()["consensus"], old)
+    assert (found.loss, found.signal, found.refine, found.margin) == ("bounded", "consensus", "labels", 0.1)
+    assert stored_config(known_methods()["ncr"], old).loss == "hinge"
+    with pytest.raises(TypeError, match="nonsense"):
+        stored_config(known_methods()["ncr"], {"nonsense": 1})
 
 
 @every_similarity

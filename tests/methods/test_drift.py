@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.blocks.drift import alignment_factors, dynamic_regularisation, inherent_drift
 from methods.blocks.method import Bank, Scored
-from methods.mgcs import MGCS, MGCSConfig
+from methods.mgcs import MGCS, MGCSConfig, alignment_factors, dynamic_regularisation, inherent_drift
 from runtime.errors import InputError
 from tests import reference
 from tests.models.networks import assert_same, make_batch, make_matcher
@@ -47,16 +46,6 @@ def test_factors_from_a_bank_are_the_twins(n: int, own: bool) -> None:
     rows = None if own else [2, 7, -1, 0]
     twin = reference.drift_factors_bank(f, g, bank_f, bank_g, n, rows)
     assert_same(alignment_factors(f, g, inherent), twin, [f, g, bank_f, bank_g], tolerance=1e-6)
-
-
-def test_neighbours_by_hand() -> None:
-    """Image 0's nearest others by angle are 1, then 2; length does not count."""
-    f = torch.tensor([[1.0, 0.0], [9.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
-    drift = torch.tensor([[100.0, 0.0], [1.0, 2.0], [3.0, 6.0], [50.0, 50.0]])
-    numbers = torch.arange(4)
-    for n, own, expected in ((1, False, [1.0, 2.0]), (2, False, [2.0, 4.0]), (1, True, [100.0, 0.0])):
-        found = inherent_drift(f, numbers, f, drift, numbers, num_neighbours=n, own=own)
-        assert found[0].tolist() == pytest.approx(expected)
 
 
 def test_other_captions_of_the_own_image_are_no_neighbours() -> None:
@@ -111,14 +100,6 @@ def test_dynamic_regularisation_is_its_equation() -> None:
     assert_same(ours, twin, [sims, f, g], tolerance=1e-6)
 
 
-def test_dynamic_regularisation_by_hand() -> None:
-    """Pair 1 against trusted pair 0: (0.9 - 0.4)^2 - 0.1 (1 - cos) + 2 |f - g|^2, cos = 0 and |f - g|^2 = 2."""
-    sims = torch.tensor([[1.0, 0.4], [0.9, 1.0]])
-    f, g = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    out = dynamic_regularisation(sims, f, g, torch.tensor([0]), margin=0.1, balance=2.0)
-    assert out.tolist() == pytest.approx([0.0, 0.25 - 0.1 + 4.0], abs=1e-6)
-
-
 def bank_of(scored: Scored) -> Bank:
     """Make a bank of other images."""
     size = scored.embeddings.image_global.shape[1]
@@ -166,13 +147,6 @@ def test_until_there_is_a_bank_neighbours_are_in_the_batch() -> None:
     assert not torch.allclose(Scored(matcher, one, batch).scores, second.scores)
 
 
-@pytest.mark.parametrize("gradient", [True, False])
-def test_gradient_through_the_factors_is_a_choice(gradient: bool) -> None:
-    method, batch = MGCS(MGCSConfig(drift_gradient=gradient)), make_batch(LENGTHS)
-    embeddings = make_matcher("SGR").embed(batch)
-    assert method.factors(embeddings, batch).requires_grad == gradient
-
-
 def test_balance_is_the_published_negative_weight_unless_set() -> None:
     assert MGCSConfig().balance == pytest.approx(-0.012)
     assert MGCSConfig(drift_balance=0.5).balance == 0.5
@@ -181,3 +155,10 @@ def test_balance_is_the_published_negative_weight_unless_set() -> None:
     with pytest.raises(InputError, match="--drift_balance"):
         MGCSConfig(margin=0.0)
     assert MGCSConfig(margin=0.0, drift_balance=0.1).balance == 0.1
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_gradient_through_the_factors_is_a_choice(gradient: bool) -> None:
+    method, batch = MGCS(MGCSConfig(drift_gradient=gradient)), make_batch(LENGTHS)
+    embeddings = make_matcher("SGR").embed(batch)
+    assert method.factors(embeddings, batch).requires_grad == gradient

@@ -61,12 +61,6 @@ def test_a_dropped_pair_may_return() -> None:
     assert again[:200][~kept[:200]].mean() > 0.9 and again[400:].mean() > 0.9
 
 
-def test_without_the_filter_modes_set_the_margins_only() -> None:
-    method = DSDMR(DSDMRConfig(no_filter=True))
-    assert method.divide(method.clean_probability(-modes_of(400, 600))).all()
-    assert method.findings().figures["image_margin"] > 0.3
-
-
 def test_fixed_margins_are_the_plain_hinge() -> None:
     method = fitted(margin_policy="fixed", image_margin=0.2, text_margin=0.2)
     scores = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
@@ -132,11 +126,6 @@ def test_flags_that_cannot_be(flags: dict[str, object], advice: str) -> None:
         DSDMRConfig(**flags)  # type: ignore[arg-type]
 
 
-def test_too_few_pairs_are_told() -> None:
-    with pytest.raises(InputError, match="at least 10"):
-        DSDMR(DSDMRConfig()).clean_probability(-modes_of(2, 3))
-
-
 def test_the_trainer_filters_every_so_many_epochs_and_trains_no_noisy_side(tiny_root: Path, tmp_path: Path) -> None:
     flags = ("--method", "dsdmr", "--num_epochs", "4", "--refit_every", "3", "--noisy_start", "0")
     trainer = make_trainer(tiny_root, tmp_path, *flags, "--min_separation", "0", "--warmup_epoch", "3")
@@ -152,3 +141,15 @@ def test_a_warning_of_the_filter_is_said(tiny_root: Path, tmp_path: Path, capsys
     make_trainer(tiny_root, tmp_path, "--method", "dsdmr", "--num_epochs", "1", "--min_separation", "100").train()
     said = capsys.readouterr().out
     assert "  warning: " in said and "one mode" in said and "share clean 1.000" in said
+
+
+def test_the_filters_flags_reach_the_fit() -> None:
+    assert "less than 1" in fitted(min_separation=100.0).findings().warning
+    with pytest.raises(InputError, match="--mode_starts 0"):
+        fitted(mode_starts=0)
+
+
+def test_without_the_filter_modes_set_the_margins_only() -> None:
+    method = DSDMR(DSDMRConfig(no_filter=True))
+    assert method.divide(method.clean_probability(-modes_of(400, 600))).all()
+    assert method.findings().figures["image_margin"] > 0.3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.blocks import rematch
-from methods.blocks.agreement import CAPTIONS_HEARD, NOTHING, PairBank
+from methods.blocks.consensus import CAPTIONS_HEARD, NOTHING, PairBank
 from methods.blocks.rematch import LENT, MIN_CONFIDENCE, NEIGHBOURS, Offers, joint_offers, make_offers
 from tests.methods.test_agreement import best, cosine, make_bank, score
 
@@ -85,24 +85,9 @@ def test_credible_offers_are_right() -> None:
     assert offers.confidence[is_right(offers)].mean() > 2 * offers.confidence[~is_right(offers)].mean()
 
 
-def test_an_image_without_a_trusted_caption_is_offered_one() -> None:
-    bank = concepts_bank(noise=0.1)
-    trusted = (bank.image_of_pair != 7).numpy() & (np.arange(len(bank.captions)) % 4 > 0)
-    offers = make_offers(bank, trusted)
-    assert 7 in offers.image.tolist()
-    assert is_right(offers)[offers.image == 7].all()
-
-
 def test_without_a_trusted_pair_nothing_is_offered() -> None:
     bank = make_bank()
     assert len(make_offers(bank, np.zeros(18, dtype=bool))) == 0
-
-
-def test_where_everything_is_trusted_only_images_without_captions_are_offered_some() -> None:
-    bank = make_bank()
-    offers = make_offers(bank, np.ones(18, dtype=bool))
-    empty = set(range(7)) - set(bank.image_of_pair.tolist())
-    assert set(offers.image.tolist()) == empty and len(offers) == len(empty)
 
 
 @pytest.mark.parametrize("which", ["images", "captions", "both"])

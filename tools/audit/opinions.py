@@ -18,7 +18,7 @@ import torch
 
 from data_utils.loaders import MIN_BATCH, covering_batches
 from data_utils.precomputed import PrecomputedSplit
-from methods import Method, known_methods
+from methods import Method, known_methods, stored_config
 from methods.blocks.method import Scored, StudentAndPeer
 from models.matcher import Matcher
 from runtime.errors import InputError
@@ -78,7 +78,7 @@ def ask_networks(
     """
     name, kind, settings = stored_method(checkpoint)
     try:
-        methods = [kind(kind.Config(**settings)) for _ in matchers]
+        methods = [kind(stored_config(kind, settings)) for _ in matchers]
     except TypeError as error:
         raise InputError(f"the checkpoint's settings of method {name} are not this suite's: {error}") from None
     training = checkpoint["config"]["training"]

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
+from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.modes import SimilarityModes
 from models.losses import Margins, mean_over_negatives, negatives, pair_costs
+from tools.filter.ranking_loss import DynamicMarginRankingLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Embeddings (B, D) of pictures and of captions -> scalar."""

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluation import result_table
-from methods.blocks.dynamic_margin import DynamicMarginRankingLoss, MarginConfig, dynamic_margins
+from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from models.losses import Margins
 from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import save_checkpoint
@@ -33,6 +33,7 @@ from runtime.flags import check_range, flag
 from runtime.log import Progress
 from runtime.seed import generator
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, Filtered, filter_pairs, filter_quality, similarity_of
+from tools.filter.ranking_loss import DynamicMarginRankingLoss
 from tools.filter.report import percent, quality_text
 
 ADAPTER, ADAPTED_IMAGES, ADAPTED_CAPTIONS = "adapter.pt", "adapted_images.npy", "adapted_captions.npy"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from methods.blocks.dynamic_margin import DynamicMarginRankingLoss
 from tests.tools.filter.made_up import flags, make, save
 from tools.filter import __main__ as clean
+from tools.filter.ranking_loss import DynamicMarginRankingLoss
 
 Fails = Callable[..., str]
 
