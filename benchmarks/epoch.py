@@ -20,17 +20,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import published
-from benchmarks.measure import Results, check_target, compare, result_rows, write_rows
+from benchmarks.measure import Results, compare, device_of, tell
 from data_utils.catalog import locate, protocol
 from data_utils.noise import inject
 from data_utils.precomputed import PrecomputedSplit
 from models.attention import l2norm
 from models.encoders import CaptionEncoder
 from models.matcher import PRECISIONS, Embeddings, Matcher
-from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.flags import check_range, flag
 from runtime.log import table
+from tools.command import check_writable, parsed
 from training.config import RunConfig, parse_args
 from training.data import RunData, open_data
 from training.trainer import Trainer
@@ -55,7 +55,7 @@ class EpochConfig:
     def __post_init__(self) -> None:
         check_range(self, "share", low=1e-6, high=1.0)
         check_range(self, "repeats", low=1)
-        check_target(self.json)
+        check_writable("json", self.json)
         if not Path(self.recipe).is_file():
             raise InputError(f"--recipe {self.recipe} is not a file; recipes/ has some")
 
@@ -116,12 +116,8 @@ def profile_table(epoch: Callable[[], Results]) -> str:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Time epochs of both sides and print the row."""
-    parser = OneLineParser(prog="python -m benchmarks.epoch", description="An epoch of a recipe.")
-    add_flags(parser, "benchmark", EpochConfig)
-    config = from_namespace(EpochConfig, parser.parse_args(argv))
-    gpu = "0" if config.device == "cuda" else "cpu"
-    if choose_device(gpu).type != config.device:
-        raise InputError(f"--device {config.device!r}: there is none here; known: cpu, cuda")
+    (config,) = parsed("benchmarks.epoch", "An epoch of a recipe.", argv, {"benchmark": EpochConfig})
+    gpu = "0" if device_of(config.device).type == "cuda" else "cpu"
     flags = [f"@{config.recipe}", "--gpu", gpu, "--precision", config.precision]
     run = parse_args(flags + (["--warmup_model_path", config.start] if config.start else []))
     data = first_images(run, open_data(run.data, run.noise, run.matcher), config.share)
@@ -130,21 +126,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         for network in theirs.networks:
             network.matcher.__class__ = PublishedMatcher
             network.matcher.caption_encoder.__class__ = PublishedEncoder
-        row = compare(
-            f"{Path(config.recipe).name}, {len(data.train)} pairs, both networks",
+        name = f"{Path(config.recipe).name}, {len(data.train)} pairs, both networks"
+        rows = compare(
             epochs_of(theirs),
-            epochs_of(ours),
+            {name: epochs_of(ours)},
             repeats=config.repeats,
             device=ours.device,
             differences=lambda *_: {},
         )
-        print(result_rows([row]))
+        tell(rows, config.json)
         if config.profile:
             print(profile_table(epochs_of(ours)))
         for trainer in (theirs, ours):
             trainer.log.close()
-    if config.json is not None:
-        write_rows(config.json, [row])
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 
 from benchmarks import published
-from benchmarks.measure import Results, Row, check_target, compare_all, result_rows, write_rows
+from benchmarks.measure import Results, Row, compare, device_of, tell
 from benchmarks.published_sizes import published_matcher, published_split
 from data_utils.precomputed import PrecomputedSplit
 from models.ensemble import similarities
 from models.matcher import Matcher, bf16_is_supported
 from models.ranks import retrieval
-from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+from runtime.errors import exit_on_input_error
+from runtime.flags import check_choices, check_range, flag
+from tools.command import check_writable, parsed
 
 Scoring = Callable[[Matcher, PrecomputedSplit, torch.device], np.ndarray]
 """Scores a split, (images, captions)."""
@@ -45,9 +46,7 @@ class BenchmarkConfig:
         check_choices(self)
         for name in ("repeats", "images", "captions_per_image", "embed_size"):
             check_range(self, name, low=1)
-        check_target(self.json)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: there is no CUDA device; take cpu")
+        check_writable("json", self.json)
 
 
 def _in_bf16(matcher: Matcher, split: PrecomputedSplit, device: torch.device) -> np.ndarray:
@@ -60,7 +59,7 @@ def _in_bf16(matcher: Matcher, split: PrecomputedSplit, device: torch.device) ->
 
 def measure(config: BenchmarkConfig, matcher: Matcher, split: PrecomputedSplit) -> list[Row]:
     """Compare every scoring with the published one on one network and split."""
-    device = torch.device(config.device)
+    device = device_of(config.device)
 
     def evaluate(scoring: Scoring) -> Results:
         sims = scoring(matcher, split, device)
@@ -70,7 +69,7 @@ def measure(config: BenchmarkConfig, matcher: Matcher, split: PrecomputedSplit) 
     ours: dict[str, Scoring] = {"exact": similarities}
     if bf16_is_supported(device):
         ours["bf16"] = _in_bf16
-    return compare_all(
+    return compare(
         partial(evaluate, lambda m, s, _: published.evaluate(m, s)),
         {f"{split.num_images} x {len(split)}, {name}": partial(evaluate, own) for name, own in ours.items()},
         repeats=config.repeats,
@@ -81,15 +80,12 @@ def measure(config: BenchmarkConfig, matcher: Matcher, split: PrecomputedSplit) 
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Time the rows, print them and write them."""
-    parser = OneLineParser(prog="python -m benchmarks.evaluation", description="Published against our evaluation.")
-    add_flags(parser, "benchmark", BenchmarkConfig)
-    config = from_namespace(BenchmarkConfig, parser.parse_args(argv))
+    kinds = {"benchmark": BenchmarkConfig}
+    (config,) = parsed("benchmarks.evaluation", "Published against our evaluation.", argv, kinds)
     matcher = published_matcher(config.module_name, embed_size=config.embed_size).to(config.device)
     with published_split(config.images, config.captions_per_image) as split:
         rows = measure(config, matcher, split)
-    print(result_rows(rows))
-    if config.json is not None:
-        write_rows(config.json, rows)
+    tell(rows, config.json)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from runtime.device import choose_device
 from runtime.errors import InputError
-from runtime.files import write_atomically
+from runtime.files import write_json
 from runtime.log import table
 
 Results = Mapping[str, Tensor]
@@ -43,44 +43,23 @@ Differences = Callable[[Results, Results], dict[str, float]]
 """Names and sizes of the differences between the published results and ours."""
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)  # a long run's lines are wanted as they come
-
-
 def compare(
-    name: str,
-    published: Callable[[], Results],
-    ours: Callable[[], Results],
-    *,
-    repeats: int,
-    device: torch.device,
-    differences: Differences | None = None,
-    say: Callable[[str], None] = _say,
-) -> Row:
-    """Do what `compare_all` does with one computation of ours."""
-    found = {} if differences is None else {name: differences}
-    return compare_all(published, {name: ours}, repeats=repeats, device=device, differences=found, say=say)[0]
-
-
-def compare_all(
     published: Callable[[], Results],
     ours: Mapping[str, Callable[[], Results]],
     *,
     repeats: int,
     device: torch.device,
-    differences: Mapping[str, Differences] | None = None,
-    say: Callable[[str], None] = _say,
+    differences: Differences | None = None,
 ) -> list[Row]:
     """Run everything once to warm up and to compare the results, then `repeats` times in turn.
 
     Args:
         published: the formulation to compare with.
         ours: what is to be measured, by the name of its row.
-        differences: by name of the row; by default relative ones of equally named results.
-        say: told what came out.
+        differences: by default the relative ones of equally named results.
     """
-    reference, differences = published(), differences or {}
-    found = {name: differences.get(name, relative_differences)(reference, side()) for name, side in ours.items()}
+    reference = published()
+    found = {name: (differences or relative_differences)(reference, side()) for name, side in ours.items()}
     del reference
     sides = {"": published, **ours}
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -107,9 +86,21 @@ def compare_all(
         )
         parts = ", ".join(f"{key} {value:.1e}" for key, value in found[name].items())
         times_of = f"{row.published_s:.3g} s -> {row.ours_s:.3g} s, {row.ratio:.2f} x"
-        say(f"{name}: {times_of}" + (parts and f"; {parts}"))
+        print(f"{name}: {times_of}" + (parts and f"; {parts}"), flush=True)
         rows.append(row)
     return rows
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of `--device`.
+
+    Raises:
+        InputError: there is none here.
+    """
+    device = choose_device("0" if name == "cuda" else "cpu")
+    if device.type != name:
+        raise InputError(f"--device {name!r}: there is none here; known: cpu, cuda")
+    return device
 
 
 def relative_differences(published: Results, ours: Results) -> dict[str, float]:
@@ -125,38 +116,17 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / a.norm().clamp(min=1e-300))
 
 
-def result_rows(rows: Sequence[Row]) -> str:
-    """Return the rows as a table."""
+def tell(rows: Sequence[Row], path: str | None) -> None:
+    """Print the rows as a table and, where a path is given, write them as a JSON list."""
     header = ["", "published s", "ours s", "ratio", "published MiB", "ours MiB", "difference"]
+    digits = (".4g", ".4g", ".2f", ".0f", ".0f", ".1e")
     cells = [
-        [
-            row.name,
-            f"{row.published_s:.4g}",
-            f"{row.ours_s:.4g}",
-            f"{row.ratio:.2f}",
-            f"{row.published_peak_mib:.0f}",
-            f"{row.ours_peak_mib:.0f}",
-            "-" if row.max_diff is None else f"{row.max_diff:.1e}",
-        ]
+        [row.name, *("-" if v is None else format(v, d) for v, d in zip(astuple(row)[1:], digits, strict=True))]
         for row in rows
     ]
-    return table(header, cells)
-
-
-def write_rows(path: str, rows: Sequence[Row]) -> None:
-    """Write the rows as a JSON list.
-
-    Raises:
-        InputError: the folder is not there.
-    """
-    check_target(path)
-    write_atomically(Path(path), json.dumps([asdict(row) for row in rows], indent=1).encode())
-
-
-def check_target(path: str | None) -> None:
-    """Raise `InputError` now, and not after the measurement, if a file cannot be written there."""
-    if path is not None and (Path(path).is_dir() or not Path(path).resolve().parent.is_dir()):
-        raise InputError(f"--json {path} cannot be written: it is a folder, or its folder does not exist")
+    print(table(header, cells))
+    if path is not None:
+        write_json(Path(path), [asdict(row) for row in rows])
 
 
 def _wait(device: torch.device) -> None:

@@ -20,17 +20,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from benchmarks import published
-from benchmarks.measure import (
-    Results,
-    Row,
-    check_target,
-    compare,
-    compare_all,
-    relative_difference,
-    relative_differences,
-    result_rows,
-    write_rows,
-)
+from benchmarks.measure import Results, Row, compare, device_of, relative_difference, relative_differences, tell
 from benchmarks.published_sizes import published_matcher, random_batch
 from data_utils.loaders import Batch
 from methods.baseline import METHOD as BASELINE
@@ -38,9 +28,9 @@ from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Method, MethodConfig
 from methods.mgcs import MGCS, MGCSConfig
 from models.matcher import Matcher, ScoringConfig, bf16_is_supported, prepare_scoring
-from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
+from runtime.flags import check_range, flag
+from tools.command import check_writable, parsed
 from training.config import TrainingConfig
 from training.network import (
     LabelledBatch,
@@ -69,7 +59,7 @@ class TrainStepConfig:
     def __post_init__(self) -> None:
         check_range(self, "batch_size", low=2)
         check_range(self, "repeats", low=1)
-        check_target(self.json)
+        check_writable("json", self.json)
         unknown = set(self.chosen()) - ROWS.keys()
         if unknown:
             raise InputError(f"--rows {', '.join(sorted(unknown))} is unknown; known: all, {', '.join(ROWS)}")
@@ -133,8 +123,13 @@ def _hard(config: TrainStepConfig, device: torch.device, module: str = "SGR") ->
     ours = {name: side("fp32")}
     if module == "SGR" and bf16_is_supported(device):  # SAF couples pairs: nothing is scored without gradient
         ours[f"{name}, bf16 scoring"] = side("bf16")
-    differences = dict.fromkeys(ours, lambda a, b: scores | relative_differences(a, b))
-    return compare_all(theirs, ours, repeats=config.repeats, device=device, differences=differences)
+    return compare(
+        theirs,
+        ours,
+        repeats=config.repeats,
+        device=device,
+        differences=lambda a, b: scores | relative_differences(a, b),
+    )
 
 
 def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> list[Row]:
@@ -153,7 +148,7 @@ def _warm_up(config: TrainStepConfig, device: torch.device, kind: str) -> list[R
         return _results(matcher, warm_up_step([network], batch, settings) * len(batch))
 
     name = "warm-up, mean hinge, SGR" + (f", warmup_sele {SELECTED}" if kind == "warmup_sele" else "")
-    return [compare(name, theirs, ours, repeats=config.repeats, device=device)]
+    return compare(theirs, {name: ours}, repeats=config.repeats, device=device)
 
 
 def _mgcs(config: TrainStepConfig, device: torch.device) -> list[Row]:
@@ -174,8 +169,8 @@ def _mgcs(config: TrainStepConfig, device: torch.device) -> list[Row]:
         return step
 
     paper = MGCSConfig(drift_correction="both", drift_neighbours="batch", drift_own=False)
-    sides = side(lambda: BiCro(BiCroConfig())), side(lambda: MGCS(paper))
-    return [compare("MGCS against BiCro, both ours", *sides, repeats=config.repeats, device=device)]
+    bicro, ours = side(lambda: BiCro(BiCroConfig())), {"MGCS against BiCro, both ours": side(lambda: MGCS(paper))}
+    return compare(bicro, ours, repeats=config.repeats, device=device)
 
 
 ROWS: dict[str, Callable[[TrainStepConfig, torch.device], list[Row]]] = {
@@ -190,16 +185,10 @@ ROWS: dict[str, Callable[[TrainStepConfig, torch.device], list[Row]]] = {
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the chosen rows and print the table."""
-    parser = OneLineParser(prog="python -m benchmarks.train_step", description="Training steps at published sizes.")
-    add_flags(parser, "benchmark", TrainStepConfig)
-    config = from_namespace(TrainStepConfig, parser.parse_args(argv))
-    device = choose_device("0" if config.device == "cuda" else "cpu")
-    if device.type != config.device:
-        raise InputError(f"--device {config.device!r}: there is none here; known: cpu, cuda")
-    rows = [row for name in config.chosen() for row in ROWS[name](config, device)]
-    print(result_rows(rows))
-    if config.json is not None:
-        write_rows(config.json, rows)
+    kinds = {"benchmark": TrainStepConfig}
+    (config,) = parsed("benchmarks.train_step", "Training steps at published sizes.", argv, kinds)
+    device = device_of(config.device)
+    tell([row for name in config.chosen() for row in ROWS[name](config, device)], config.json)
 
 
 if __name__ == "__main__":

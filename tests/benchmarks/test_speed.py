@@ -36,7 +36,7 @@ def test_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     rows = json.loads(target.read_text(encoding="utf-8"))
     assert all(set(row) == FIELDS for row in rows)
     by_name = {row["name"]: row for row in rows}
-    assert len(rows) == 5 + bf16_is_supported(train_step.choose_device("cpu"))
+    assert len(rows) == 5 + bf16_is_supported(torch.device("cpu"))
     compared = [row for name, row in by_name.items() if not name.startswith("MGCS")]
     assert all(row["max_diff"] < 1e-2 and row["ratio"] == row["published_s"] / row["ours_s"] for row in compared)
     assert by_name["hardest negatives, SGR"]["max_diff"] < 1e-4

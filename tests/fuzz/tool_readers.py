@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from data_utils.noise import NoiseConfig
+from data_utils.noise import NoiseConfig, inject
 from runtime.checkpoint import save_checkpoint
 from tests.fuzz.readers import SUITE_READERS, Prepared, Reader, hdf5_bytes, npy_bytes
 from tools.clip_tuning.config import parse_args
 from tools.clip_tuning.model import SETTINGS, CLIPModel, Preprocessing
-from tools.clip_tuning.pairs import inject_noise, read_pairs
+from tools.clip_tuning.pairs import read_pairs
 from tools.clip_tuning.trainer import CONFIG, STATE, RunState, latest_run, load_state
 from tools.extract.listing import read_listing
 from tools.extract.regions import check_inside, chosen_boxes, read_boxes
@@ -133,7 +133,7 @@ def _clip_pairs(folder: Path, file: str) -> Prepared:
 
     def read(path: Path) -> None:
         pairs = read_pairs(path, "train")
-        inject_noise(pairs, NoiseConfig(), "tiny")
+        inject(NoiseConfig(), pairs.image_of_caption)
         for number in range(min(2, pairs.num_images)):
             pairs.pictures.pixels(number)
 

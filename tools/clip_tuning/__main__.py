@@ -11,24 +11,16 @@ trainer are unpublished: margins, guards and pools are ours, and numbers are not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from runtime.errors import exit_on_input_error
-from tools.clip_tuning.config import ClipRunConfig, parse_args
-from tools.clip_tuning.model import require_transformers
+from tools.clip_tuning.config import parse_args
 from tools.clip_tuning.trainer import ClipTrainer
-
-
-def train(config: ClipRunConfig) -> dict[str, Any]:
-    """Train, or go on training; return the content of results.json."""
-    require_transformers()
-    return ClipTrainer.start(config).train()
 
 
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and train."""
-    train(parse_args(argv))
+    ClipTrainer.start(parse_args(argv)).train()
 
 
 if __name__ == "__main__":

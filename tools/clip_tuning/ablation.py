@@ -18,11 +18,11 @@ from typing import Any
 
 from runtime.errors import InputError, exit_on_input_error
 from runtime.files import write_json
-from runtime.flags import OneLineParser, add_flags, flag, from_namespace
+from runtime.flags import flag
 from runtime.log import table
-from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, add_all_flags, config_of
-from tools.clip_tuning.model import require_transformers
+from tools.clip_tuning.config import CLIP_METHODS, SECTIONS, ClipRunConfig
 from tools.clip_tuning.trainer import PRETRAINED, RESULTS, ClipTrainer, latest_run
+from tools.command import parsed
 
 BASE = "zero_shot"
 TABLE = "ablation.json"
@@ -89,7 +89,6 @@ def ablation_table(results: dict[str, dict[str, Any]]) -> str:
 
 def ablation(config: ClipRunConfig, names: Sequence[str]) -> None:
     """Run the rows, print their table, write ablation.json."""
-    require_transformers()
     output, results, pretrained = Path(config.tuning.output_dir), {}, None
     if config.tuning.pretrain_epochs:
         base = row_config(config, BASE, None)
@@ -105,12 +104,12 @@ def ablation(config: ClipRunConfig, names: Sequence[str]) -> None:
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and run the rows."""
-    parser = OneLineParser(prog="python -m tools.clip_tuning.ablation", description="The ablation of DSDMR with CLIP.")
-    add_flags(parser, "ablation", AblationConfig)
-    add_all_flags(parser)
-    namespace = parser.parse_args(argv)
-    namespace.clip_method = BASE  # each row sets its own
-    ablation(config_of(namespace), from_namespace(AblationConfig, namespace).names)
+    kinds = {"ablation": AblationConfig, **SECTIONS}
+    rows, pairs, noise, model, filtering, tuning = parsed(
+        "tools.clip_tuning.ablation", "The ablation of DSDMR with CLIP.", argv, kinds
+    )
+    tuning = dataclasses.replace(tuning, clip_method=BASE)  # each row sets its own
+    ablation(ClipRunConfig(pairs, noise, model, filtering, tuning), rows.names)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_utils.noise import NoiseConfig
 from runtime.errors import InputError
-from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
+from runtime.flags import check_choices, check_range, flag
 from tools.clip_tuning.evaluate import RefilterConfig
 from tools.clip_tuning.model import TINY, ModelConfig
 from tools.clip_tuning.pairs import PairsConfig
+from tools.command import parsed
 
 PLAIN_LOSSES = ("triplet", "contrastive")
 NEGATIVES = ("hardest", "mean")
@@ -130,27 +130,14 @@ class ClipRunConfig:
         return "_".join(parts + ([self.tuning.id] if self.tuning.id else []))
 
 
-SECTIONS: tuple[tuple[str, type], ...] = (
-    ("pairs", PairsConfig),
-    ("noise", NoiseConfig),
-    ("model", ModelConfig),
-    ("filter", RefilterConfig),
-    ("tuning", TuningConfig),
-)
-"""Fields of `ClipRunConfig` and their types."""
-TITLES = {"filter": "filter and margins", "tuning": "training"}
-"""Titles in `--help` that are not the field's name."""
-
-
-def add_all_flags(parser: OneLineParser) -> None:
-    """Add every flag of a run, in groups."""
-    for name, kind in SECTIONS:
-        add_flags(parser, TITLES.get(name, name), kind)
-
-
-def config_of(namespace: Any) -> ClipRunConfig:
-    """Build the checked configuration from parsed flags."""
-    return ClipRunConfig(**{name: from_namespace(kind, namespace) for name, kind in SECTIONS})
+SECTIONS = {
+    "pairs": PairsConfig,
+    "noise": NoiseConfig,
+    "model": ModelConfig,
+    "filter and margins": RefilterConfig,
+    "training": TuningConfig,
+}
+"""Titles of the groups of flags, in the order of `ClipRunConfig`."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ClipRunConfig:
@@ -159,10 +146,6 @@ def parse_args(argv: Sequence[str] | None = None) -> ClipRunConfig:
     Raises:
         InputError: a value is not allowed.
     """
-    parser = OneLineParser(
-        prog="python -m tools.clip_tuning",
-        description="Fine-tune CLIP under noisy correspondence: DSDMR's filter and dynamic margins, a reconstruction.",
-        epilog="@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/.",
-    )
-    add_all_flags(parser)
-    return config_of(parser.parse_args(argv))
+    told = "Fine-tune CLIP under noisy correspondence: DSDMR's filter and dynamic margins, a reconstruction."
+    epilog = "@FILE reads further arguments from a file, one or more a line; # starts a comment. See recipes/."
+    return ClipRunConfig(*parsed("tools.clip_tuning", told, argv, SECTIONS, epilog))

@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_utils.captions import read_caption_file
-from data_utils.catalog import EMBEDDED, DataConfig, locate, protocol
+from data_utils.catalog import EMBEDDED, DataConfig, locate
 from data_utils.loaders import one_ahead
-from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import number_images
 from runtime.errors import InputError
 from runtime.flags import flag
@@ -128,15 +127,6 @@ def open_pairs(config: PairsConfig, split: str) -> Pairs:
             f"{folder / THUMBNAILS}; there must be one id a picture"
         )
     return Pairs(f"{config.data_name} {split}", pictures, listed.texts, image)
-
-
-def inject_noise(pairs: Pairs, noise: NoiseConfig, data_name: str) -> tuple[np.ndarray, NoiseReport]:
-    """Return the picture that each caption is trained with (C,), and what was measured.
-
-    Raises:
-        InputError: what `inject` raises.
-    """
-    return inject(noise, pairs.image_of_caption, has_real_noise=protocol(data_name).has_real_noise)
 
 
 class PreparedPictures:

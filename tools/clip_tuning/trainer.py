@@ -21,8 +21,9 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
+from data_utils.catalog import protocol
 from data_utils.loaders import MIN_BATCH, shuffled_batches
-from data_utils.noise import NoiseReport
+from data_utils.noise import inject
 from methods.blocks.modes import SimilarityModes
 from runtime.checkpoint import save_checkpoint
 from runtime.device import choose_device
@@ -35,7 +36,7 @@ from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, TuningConfig
 from tools.clip_tuning.evaluate import PreparedPairs, filter_figures, filter_given_pairs, rank, ranked_tables
 from tools.clip_tuning.losses import Loss, loss_function
 from tools.clip_tuning.model import Clip, load_clip, open_clip, placed
-from tools.clip_tuning.pairs import SPLITS, augment, inject_noise, open_pairs
+from tools.clip_tuning.pairs import SPLITS, augment, open_pairs
 from tools.filter.filtering import Filtered
 from training.checkpointing import claim, differing_settings, numbered
 
@@ -47,43 +48,6 @@ WARMUP_SHARE = 0.1
 """Share of the pretraining's steps in which its learning rate rises."""
 FREE = ("resume", "gpu", "workers")
 """Flags that may be others when a run is gone on with."""
-
-
-@dataclass(frozen=True)
-class ClipData:
-    """A run's model and pairs.
-
-    Attributes:
-        model: on its device.
-        splits: train, dev, test.
-        image_index: (C,) the picture that each training caption is trained with.
-        noise: what was done to the pairs.
-    """
-
-    model: Clip
-    splits: dict[str, PreparedPairs]
-    image_index: np.ndarray
-    noise: NoiseReport
-
-    @classmethod
-    def open(cls, config: ClipRunConfig) -> ClipData:
-        """Open the pairs of every split, put the noise in, open the model.
-
-        Raises:
-            InputError: anything missing, broken or not fitting together.
-        """
-        pairs = {split: open_pairs(config.pairs, split) for split in SPLITS}
-        image_index, noise = inject_noise(pairs["train"], config.noise, config.pairs.data_name)
-        tuning = config.tuning
-        model = open_clip(config.model, pairs["train"].captions, tuning.seed, choose_device(tuning.gpu))
-        splits = {name: PreparedPairs.of(p, model, workers=tuning.workers) for name, p in pairs.items()}
-        return cls(model, splits, image_index, noise)
-
-    @property
-    def is_matched(self) -> np.ndarray | None:
-        """Which training pairs (C,) belong together, None where nothing was moved: then the truth is not known."""
-        truth = self.image_index == self.splits["train"].pairs.image_of_caption
-        return None if truth.all() else truth
 
 
 def build_optimiser(model: Clip, tuning: TuningConfig) -> Optimizer:
@@ -198,14 +162,33 @@ def latest_run(config: ClipRunConfig) -> Path | None:
 
 
 class ClipTrainer:
-    """Train as `config` says and write everything into `folder`; with a `state`, go on from there."""
+    """Train as `config` says and write everything into a folder.
 
-    def __init__(
-        self, config: ClipRunConfig, data: ClipData, folder: Path, state: dict[str, Any] | None = None
-    ) -> None:
-        self.config, self.tuning, self.data, self.folder = config, config.tuning, data, folder
+    Args:
+        config: settings.
+        folder: of the interrupted run that is gone on with; None claims one for a new run.
+        state: what that run saved.
+
+    Raises:
+        InputError: pairs or model missing, broken or not fitting together.
+    """
+
+    def __init__(self, config: ClipRunConfig, folder: Path | None = None, state: dict[str, Any] | None = None) -> None:
+        self.config, self.tuning = config, config.tuning
         self.row = CLIP_METHODS[config.tuning.clip_method]
-        self.model = data.model
+        pairs = {split: open_pairs(config.pairs, split) for split in SPLITS}
+        own = pairs["train"].image_of_caption
+        has_real_noise = protocol(config.pairs.data_name).has_real_noise
+        self.image_index, self.noise = inject(config.noise, own, has_real_noise=has_real_noise)
+        device = choose_device(self.tuning.gpu)
+        self.model = open_clip(config.model, pairs["train"].captions, self.tuning.seed, device)
+        self.splits = {name: PreparedPairs.of(p, self.model, workers=self.tuning.workers) for name, p in pairs.items()}
+        truth = self.image_index == own
+        self.is_matched = None if truth.all() else truth  # where nothing was moved the truth is not known
+        if folder is None:
+            folder = claim(Path(config.tuning.output_dir), config.run_name())
+            write_json(folder / CONFIG, asdict(config))
+        self.folder = folder
         seed_everything(self.tuning.seed)
         self.optimiser = build_optimiser(self.model, self.tuning)
         self.filtered: Filtered | None = None
@@ -217,15 +200,11 @@ class ClipTrainer:
 
     @classmethod
     def start(cls, config: ClipRunConfig) -> ClipTrainer:
-        """Open data and model; claim a folder for a new run or, with `--resume`, go on with an interrupted one."""
+        """Begin a new run or, with `--resume`, go on with an interrupted one."""
         folder = latest_run(config) if config.tuning.resume else None
-        if folder is not None and not (folder / RESULTS).is_file():
-            state = load_state(folder)  # before the pictures are opened
-            return cls(config, ClipData.open(config), folder, state)
-        data = ClipData.open(config)
-        folder = claim(Path(config.tuning.output_dir), config.run_name())
-        write_json(folder / CONFIG, asdict(config))
-        return cls(config, data, folder)
+        if folder is None or (folder / RESULTS).is_file():
+            return cls(config)
+        return cls(config, folder, load_state(folder))
 
     def _save(self) -> None:
         self.run.seconds, self.run.log_size = time.monotonic() - self._started, self.log.size()
@@ -278,7 +257,7 @@ class ClipTrainer:
 
     def pretrain_epoch(self) -> None:
         """Train an epoch with CLIP's loss on all pairs."""
-        epoch, everything = self.run.epochs_done, np.arange(len(self.data.image_index))
+        epoch, everything = self.run.epochs_done, np.arange(len(self.image_index))
         rate = partial(pretraining_rate, self.tuning, math.ceil(len(everything) / self.tuning.batch_size), epoch)
         loss = self._train_on(everything, "contrastive", rate)
         self._close_epoch(f"pretraining {epoch + 1}/{self.tuning.pretrain_epochs}", {"loss": loss})
@@ -298,7 +277,7 @@ class ClipTrainer:
         if row.needs_modes and epoch % self.config.filter.refit_every == 0:
             self.filtered, figures = self._filter(f"filter {epoch + 1}")
             self.run.first_filter = self.run.first_filter or figures
-        chosen = np.arange(len(self.data.image_index))
+        chosen = np.arange(len(self.image_index))
         if row.filters:
             assert self.filtered is not None
             chosen = np.flatnonzero(self.filtered.is_clean)
@@ -313,14 +292,14 @@ class ClipTrainer:
         Raises:
             InputError: they are too few for a batch.
         """
-        tuning, train, done, device = self.tuning, self.data.splits["train"], self.run.epochs_done, self.model.device
+        tuning, train, done, device = self.tuning, self.splits["train"], self.run.epochs_done, self.model.device
         if len(chosen) < MIN_BATCH:
             raise InputError(f"{len(chosen)} pairs are too few to train on; lower --p_threshold")
         shuffled = shuffled_batches(chosen, tuning.batch_size, generator(tuning.seed, "shuffle", done))
         batches, draw = [batch.numpy() for batch in shuffled], generator(tuning.seed, "augment", done)
         progress, total = self.log.progress(f"epoch {done + 1}", len(chosen)), 0.0
         self.model.train()
-        pictures = train.pictures.batches(self.data.image_index[batch] for batch in batches)
+        pictures = train.pictures.batches(self.image_index[batch] for batch in batches)
         for step, (batch, (image_id, prepared)) in enumerate(zip(batches, pictures, strict=True)):
             for group in self.optimiser.param_groups:
                 group["lr"] = rate(step)
@@ -344,9 +323,9 @@ class ClipTrainer:
 
     def _filter(self, title: str) -> tuple[Filtered, dict[str, Any]]:
         """Filter the training pairs by the model as it is now; say, record and return how good that was."""
-        train = self.data.splits["train"]
-        found = filter_given_pairs(self.model, train, self.data.image_index, self.config.filter)
-        figures = filter_figures(found, self.data.is_matched)
+        train = self.splits["train"]
+        found = filter_given_pairs(self.model, train, self.image_index, self.config.filter)
+        figures = filter_figures(found, self.is_matched)
         self._record({f"filter/{name}": value for name, value in figures.items()}, event="filter")
         said = f"{title}: keeps {100 * figures['share_kept']:.1f} % of the pairs, d' {figures['separation']:.2f}"
         if "residual_noise" in figures:
@@ -358,7 +337,7 @@ class ClipTrainer:
         return found, figures
 
     def _validate(self, title: str) -> dict[str, Any]:
-        ranked = rank(self.model, self.data.splits["dev"], self.tuning.fold_images)
+        ranked = rank(self.model, self.splits["dev"], self.tuning.fold_images)
         self._record({"dev/rSum": ranked.whole.r_sum}, event="dev")
         self.log.say(ranked_tables("dev", {title: ranked}, self.tuning.fold_images))
         return ranked.as_dict()
@@ -381,14 +360,14 @@ class ClipTrainer:
         """Look at all training pairs once more, test the model that dev chose, write results.json."""
         _, last = self._filter("after training")
         best = placed(load_clip(self.folder / MODEL, self.config.model.precision), self.model.device)
-        ranked = rank(best, self.data.splits["test"], self.tuning.fold_images)
+        ranked = rank(best, self.splits["test"], self.tuning.fold_images)
         title = f"{self.tuning.clip_method}, epoch {self.run.best['epoch']}"
         self.log.say(ranked_tables("test", {title: ranked}, self.tuning.fold_images))
         results = {
             "clip_method": self.tuning.clip_method,
             "reconstruction": "DSDMR's loss and trainer are unpublished; numbers are not a reproduction",
             "clip": self.config.model.clip,
-            "noise": vars(self.data.noise),
+            "noise": vars(self.noise),
             "seed": self.tuning.seed,
             "num_networks": 1,
             "epoch": self.run.best["epoch"],

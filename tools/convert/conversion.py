@@ -243,6 +243,12 @@ def narrowed(features: np.ndarray, dtype: np.dtype, source: Path, start: int) ->
     return features.astype(dtype, copy=False)
 
 
+def check_space(target: Path, needed: int) -> None:
+    """Raise `InputError` if the disk of `target`, in a folder that is there, has fewer bytes left than are needed."""
+    if needed > (free := shutil.disk_usage(target.parent).free):
+        raise InputError(f"--output {target} takes {needed} bytes, the disk has {free} left; free some, or --dtype")
+
+
 def _open(plan: Plan) -> tuple[RegionWriter, int]:
     """Return the unfinished output and how many rows it has: that of an interrupted conversion, or a new one."""
     kind, shape, done = WRITERS[plan.target.suffix], plan.source.shape, plan.rows_done()
@@ -250,11 +256,7 @@ def _open(plan: Plan) -> tuple[RegionWriter, int]:
         with contextlib.suppress(OSError, ValueError):  # damaged: made anew
             return kind(plan.part, shape, plan.dtype, is_new=False), done
     plan.forget()
-    needed, free = shape[0] * plan.row_bytes, shutil.disk_usage(plan.target.parent).free
-    if needed > free:
-        raise InputError(
-            f"--output {plan.target} takes {needed} bytes, the disk has {free} left; free some, or --dtype"
-        )
+    check_space(plan.target, shape[0] * plan.row_bytes)
     return kind(plan.part, shape, plan.dtype, is_new=True), 0
 
 

@@ -14,7 +14,7 @@ camera's note that a picture is to be turned is not followed, and boxes are in s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,14 @@ import numpy as np
 
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
+from runtime.files import write_atomically
 from runtime.flags import check_choices, check_range, flag, require
 from runtime.log import Progress
-from tools.command import parsed
+from tools.command import folder_at_once, parsed
+from tools.convert.conversion import WRITERS, check_space, narrowed
 from tools.extract.backbones import INSTALL, LITE0, BackboneOptions, open_backbone
 from tools.extract.listing import SPLIT_NAMES, Listing, read_listing
 from tools.extract.regions import GRID, Image, Regions, check_inside, chosen_boxes, read_boxes
-from tools.extract.split_files import SplitFiles
 from tools.picture_files import Pictures, picture_bytes
 
 MOST_TOLD = 10
@@ -154,6 +155,51 @@ def feature_blocks(
             progress.advance(len(inputs))
 
 
+def check_is_new(config: ExtractConfig) -> None:
+    """Raise `InputError` if a file of the split is there already."""
+    ends = [*(f"ims{kind}" for kind in WRITERS), "caps.txt", "caps.tsv", "images.txt", "images_folder.txt"]
+    for path in (Path(config.output or "") / f"{config.split}_{end}" for end in ends):
+        if path.exists():
+            raise InputError(f"--output: {path} exists; nothing is written over: delete it or name another folder")
+
+
+def write_split(
+    config: ExtractConfig, listing: Listing, shape: tuple[int, int, int], blocks: Iterable[np.ndarray]
+) -> None:
+    """Write all files of the split, or none; the features get their name last.
+
+    Args:
+        config: flags.
+        listing: the N pictures and their captions.
+        shape: (N, R, D).
+        blocks: features (n, R, D) float32 of the pictures in order.
+
+    Raises:
+        InputError: the folder cannot be written, or a number is not finite or too large for the type.
+    """
+    output, dtype = Path(config.output or ""), np.dtype(config.dtype)
+    texts = {
+        "caps": [caption for own in listing.captions for caption in own],
+        "images": listing.pictures,
+        "images_folder": [str(Path(config.images or "").resolve())],
+    }
+    with folder_at_once(output, ()) as folder:
+        features = folder / f"{config.split}_ims.{config.format}"
+        check_space(output / features.name, int(np.prod(shape)) * dtype.itemsize)
+        with contextlib.closing(WRITERS[features.suffix](features, shape, dtype, is_new=True)) as writer:
+            done = 0
+            for block in blocks:
+                if not (is_finite := np.isfinite(block).all(axis=(1, 2))).all():
+                    name = listing.pictures[done + int((~is_finite).argmax())]
+                    raise InputError(f"the features of {name} are not finite; the backbone cannot be used on it")
+                writer.write(done, narrowed(block, dtype, output / f"{config.split}_images.txt", done))
+                done += len(block)
+            assert done == shape[0]
+            writer.sync()
+        for name, lines in texts.items():
+            write_atomically(folder / f"{config.split}_{name}.txt", ("\n".join(lines) + "\n").encode())
+
+
 def _read_picture(folder: Path, names: Sequence[str], number: int) -> bytes:
     return picture_bytes(folder / names[number])
 
@@ -167,7 +213,7 @@ def extract(config: ExtractConfig) -> list[str]:
     if Image is None:
         raise InputError(f"tools.extract needs Pillow, which is not installed; run: {INSTALL}")
     folder, path = Path(config.images or ""), Path(config.captions or "")
-    target = SplitFiles(Path(config.output or ""), config.split, f".{config.format}", np.dtype(config.dtype), folder)
+    check_is_new(config)
     listing = read_listing(path, config.split, config.captions_per_image)
     boxes: dict[str, np.ndarray] | None = None
     if config.boxes is not None:
@@ -186,12 +232,11 @@ def extract(config: ExtractConfig) -> list[str]:
     num_regions = regions.shape[0] if boxes is None else len(boxes[listing.pictures[0]])
     block = config.batch_size if boxes is None else max(1, config.batch_size // num_regions)
     kept, shape = listing.part(good), (len(good), num_regions, regions.shape[1])
-    target.write(kept, shape, feature_blocks(regions, listing, pictures, good, boxes, block))
+    write_split(config, kept, shape, feature_blocks(regions, listing, pictures, good, boxes, block))
     each = len(kept.captions[0])
     said = [f"skipped: {why}" for why in skipped[:MOST_TOLD]]
-    said += [
-        f"{target.features}: {shape[0]} pictures x {shape[1]} regions x {shape[2]} {config.dtype}, {each} captions each"
-    ]
+    target = f"{config.output}/{config.split}_ims.{config.format}"
+    said += [f"{target}: {shape[0]} pictures x {shape[1]} regions x {shape[2]} {config.dtype}, {each} captions each"]
     return said + ([f"{len(skipped)} of {len(pictures)} pictures were skipped: they cannot be read"] if skipped else [])
 
 

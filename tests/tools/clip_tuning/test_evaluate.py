@@ -12,20 +12,11 @@ import torch
 pytest.importorskip("transformers")
 
 from models.ranks import retrieval
-from runtime.errors import InputError
 from tests.tools.clip_tuning.made_up import make_pictures, tiny_clip, write_json
 from tools.clip_tuning import evaluate
-from tools.clip_tuning.evaluate import (
-    PreparedPairs,
-    RefilterConfig,
-    embed,
-    filter_figures,
-    filter_given_pairs,
-    rank,
-)
+from tools.clip_tuning.evaluate import PreparedPairs, RefilterConfig, embed, filter_given_pairs, rank
 from tools.clip_tuning.model import Clip
 from tools.clip_tuning.pairs import Pairs, read_pairs
-from tools.filter.filtering import filter_pairs
 
 CAPTIONS_OF = (2, 1, 3, 1, 2, 2, 1)
 """Captions of each picture."""
@@ -48,13 +39,9 @@ def model() -> Clip:
     return tiny_clip()
 
 
-def prepared(pairs: Pairs, model: Clip) -> PreparedPairs:
-    return PreparedPairs.of(pairs, model)
-
-
 def test_embeddings_go_with_their_numbers(pairs: Pairs, model: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     """In chunks of any size, in evaluation mode, with the mode restored; captions with the pictures they are given."""
-    data = prepared(pairs, model)
+    data = PreparedPairs.of(pairs, model)
     pictures, captions = embed(model, data)
     assert pictures.shape == (7, 16) and captions.shape == (12, 16)
     monkeypatch.setattr(evaluate, "CHUNK", 2)
@@ -74,7 +61,7 @@ def test_embeddings_go_with_their_numbers(pairs: Pairs, model: Clip, monkeypatch
 
 
 def test_whole_and_folds(pairs: Pairs, model: Clip) -> None:
-    data = prepared(pairs, model)
+    data = PreparedPairs.of(pairs, model)
     pictures, captions = embed(model, data)
     sims = (pictures @ captions.T).numpy()
     found = rank(model, data, 1000)
@@ -97,7 +84,7 @@ def test_the_command(pairs: Pairs, model: Clip, tmp_path: Path, capsys: pytest.C
     assert "7 images x 12 captions" in said and "3-image" in said
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["images"], found["captions"], found["split"]) == (7, 12, "dev")
-    assert found["results"] == json.loads(json.dumps(rank(model, prepared(pairs, model), 3).as_dict()))
+    assert found["results"] == json.loads(json.dumps(rank(model, PreparedPairs.of(pairs, model), 3).as_dict()))
 
 
 @pytest.mark.parametrize(
@@ -116,32 +103,3 @@ def test_wrong_input(flags: list[str], message: str, capsys: pytest.CaptureFixtu
         evaluate.main([*flags, "--gpu", "cpu"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and message in error
-
-
-# -- the filter -----------------------------------------------------------------------------------------------------
-
-NUM_CLEAN, NUM_NOISY = 600, 400
-IS_CLEAN = np.arange(NUM_CLEAN + NUM_NOISY) < NUM_CLEAN
-
-
-def drawn() -> np.ndarray:
-    """Return similarities of two modes as published for a pretrained CLIP, first those of the clean pairs."""
-    random = np.random.RandomState(0)
-    return np.concatenate([random.normal(0.313, 0.035, NUM_CLEAN), random.normal(0.169, 0.041, NUM_NOISY)])
-
-
-def test_the_noisy_mode_is_dropped() -> None:
-    found = filter_pairs(drawn(), RefilterConfig(), 0.5)
-    figures = filter_figures(found, IS_CLEAN)
-    assert figures["is_split"] and figures["residual_noise"] < 0.05 and figures["recall"] > 0.93
-    assert figures["auc"] > 0.99 and figures["separation"] == pytest.approx(0.144 / 0.038, rel=0.1)
-    assert figures["share_kept"] == found.is_clean.mean() == pytest.approx(0.6, abs=0.03)
-    kept_noise = (found.is_clean & ~IS_CLEAN).sum() / found.is_clean.sum()
-    assert figures["residual_noise"] == pytest.approx(kept_noise)
-    assert not {"residual_noise", "recall", "auc"} & set(filter_figures(found, None))
-    counts = [filter_pairs(drawn(), RefilterConfig(), t).is_clean.sum() for t in (0.01, 0.5, 0.99)]
-    assert counts[0] > counts[1] > counts[2]
-    with pytest.raises(InputError, match=r"no pair is kept: .* lower --p_threshold 0\.999999"):
-        filter_pairs(drawn(), RefilterConfig(mode_prior="0.001"), 0.999999)
-    whole = filter_pairs(drawn()[:NUM_CLEAN], RefilterConfig(), 0.5)
-    assert whole.is_clean.all() and not whole.modes.is_split and "one mode" in whole.modes.note

@@ -1,4 +1,4 @@
-"""Pairs from files and the data folder, the noise put into them, prepared pictures by number, random changes."""
+"""Pairs from files and the data folder, prepared pictures by number, random changes."""
 
 from __future__ import annotations
 
@@ -8,47 +8,20 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("PIL")
 
-from data_utils.noise import NoiseConfig, make_index
 from runtime.errors import InputError
 from runtime.seed import generator
 from tests.tools.clip_tuning.made_up import make_pictures
-from tools.clip_tuning.pairs import (
-    PairsConfig,
-    PreparedPictures,
-    augment,
-    inject_noise,
-    open_pairs,
-)
+from tools.clip_tuning.pairs import PairsConfig, PreparedPictures, augment, open_pairs
 from tools.picture_files import Pictures
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Folder with a.png and b.png."""
-    for name, kind in (("a", 0), ("b", 1)):
-        make_pictures(tmp_path, np.array([[kind] * 4]), name)
-        (tmp_path / f"{name}_0.png").rename(tmp_path / f"{name}.png")
-    return tmp_path
 
 
 def test_the_data_folder() -> None:
     pairs = open_pairs(PairsConfig(), "dev")
     assert pairs.num_images == 500 and len(pairs.captions) == 2500
     assert (np.bincount(pairs.image_of_caption) == 5).all()
-
-
-def test_noise_is_that_of_run_py(tmp_path: Path) -> None:
-    pairs = open_pairs(PairsConfig(), "dev")
-    index, report = inject_noise(pairs, NoiseConfig(noise_ratio=0.4), "emoji_precomp")
-    np.testing.assert_array_equal(index, make_index(np.repeat(np.arange(500), 5), 0.4, "caption", 123))
-    assert report.protocol == "caption" and report.measured_ratio == pytest.approx(0.4, abs=0.01)
-    np.save(tmp_path / "noise.npy", np.roll(np.arange(500), 1))
-    index, report = inject_noise(pairs, NoiseConfig(noise_file=str(tmp_path / "noise.npy")), "emoji_precomp")
-    assert report.protocol == "image" and (index != pairs.image_of_caption).all()
 
 
 def test_captions_that_do_not_fit_the_pictures(tmp_path: Path) -> None:
@@ -86,22 +59,15 @@ class Numbered(Pictures):
         return np.full((5, 7, 3), number, np.uint8)
 
 
-def prepared_pictures(workers: int) -> tuple[Numbered, PreparedPictures]:
-    """Return pictures, and what cuts 4 x 4 pixels out of them."""
-    pictures = Numbered()
-
-    def prepare(pixels: np.ndarray) -> Tensor:
-        return torch.from_numpy(pixels[:4, :4]).permute(2, 0, 1)
-
-    return pictures, PreparedPictures(pictures, prepare, 4, workers=workers)
-
-
 @pytest.mark.parametrize(("kept_bytes", "workers"), [(0, 0), (0, 2), (2**20, 0), (2**20, 2)])
 def test_batches_hold_the_asked_pictures_decoded_once_where_they_are_kept(
     kept_bytes: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.clip_tuning.pairs.KEPT_BYTES", kept_bytes)
-    pictures, prepared = prepared_pictures(workers)
+    pictures = Numbered()
+    prepared = PreparedPictures(
+        pictures, lambda pixels: torch.from_numpy(pixels[:4, :4]).permute(2, 0, 1), 4, workers=workers
+    )
     parts = [np.array([3, 1, 1]), np.array([0, 6]), np.array([4, 2, 4, 11])]
     for _ in range(2):
         found = list(prepared.batches(parts))
@@ -113,23 +79,14 @@ def test_batches_hold_the_asked_pictures_decoded_once_where_they_are_kept(
         assert sorted(pictures.decoded) == [0, 1, 2, 3, 4, 6, 11]
 
 
-def pictures(count: int = 6) -> Tensor:
-    """Return (count, 3, 16, 16) smooth pictures of several colours."""
-    small = torch.randn(count, 3, 4, 4, generator=generator(0, "pictures"))
-    return torch.nn.functional.interpolate(small, size=16, mode="bilinear", align_corners=False)
-
-
-def test_changes_are_seeded_and_differ_by_picture() -> None:
-    before = pictures(1).expand(4, -1, -1, -1)
+def test_changes_are_seeded_differ_by_picture_and_leave_one_colour_one_colour() -> None:
+    small = torch.randn(1, 3, 4, 4, generator=generator(0, "pictures"))
+    before = torch.nn.functional.interpolate(small, size=16, mode="bilinear").expand(4, -1, -1, -1)
     one, same, other = (augment(before, 1.0, generator(seed, "test")) for seed in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other)
-    assert one.shape == before.shape and torch.isfinite(one).all()
+    assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == before.shape
     assert all(float((one[0] - one[k]).abs().max()) > 0.1 for k in range(1, 4))
-
-
-def test_a_picture_of_one_colour_changes_only_its_tint() -> None:
     before = torch.tensor([0.5, -1.0, 2.0])[None, :, None, None].expand(3, 3, 8, 8)
     after = augment(before, 1.0, generator(0, "test"))
     assert float(after.flatten(2).std(dim=2).max()) < 1e-5
-    factor_and_tint = (after[:, :, 0, 0] - before[:, :, 0, 0]).abs()
-    assert (factor_and_tint > 0).all() and (factor_and_tint <= 0.3 * 2.0 + 0.3 + 1e-5).all()
+    change = (after - before).abs()
+    assert (change > 0).all() and (change <= 0.3 * 2.0 + 0.3 + 1e-5).all()

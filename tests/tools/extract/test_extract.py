@@ -14,15 +14,12 @@ import torch
 
 import run
 from data_utils.regions import RegionStore
-from runtime.errors import InputError
 from tests.tiny import THEMES, captions_for
 from tools.audit import __main__ as audit
 from tools.check import __main__ as check
 from tools.extract import __main__ as extract
 from tools.extract import backbones, regions
 from tools.extract.backbones import Lite0
-from tools.extract.listing import Listing
-from tools.extract.split_files import SplitFiles
 from tools.report import __main__ as report
 from tools.search import __main__ as search
 from vocab import build
@@ -280,36 +277,44 @@ def test_nothing_is_written_over(root: Path, capsys: pytest.CaptureFixture[str],
     assert files(folder) == [name] and (folder / name).read_text(encoding="utf-8") == "mine"
 
 
-# -- the writer ------------------------------------------------------------------------------------------------------
-
-LISTING = Listing(["a", "b", "c"], [["1"], ["2"], ["3"]])
-
-
-@pytest.mark.parametrize("fault", [KeyboardInterrupt(), InputError("x"), ZeroDivisionError()])
-@pytest.mark.parametrize("kind", [".h5", ".npy"])
-def test_what_breaks_off_leaves_nothing(tmp_path: Path, kind: str, fault: BaseException) -> None:
-    def blocks() -> Iterator[np.ndarray]:
-        yield np.zeros((2, 2, 2), dtype=np.float32)
-        raise fault
-
-    folder = tmp_path / "new" / "deep"
-    with pytest.raises(type(fault)):
-        SplitFiles(folder, "dev", kind, np.dtype(np.float32), tmp_path).write(LISTING, (3, 2, 2), blocks())
-    assert not files(tmp_path)
-    (tmp_path / "test_caps.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(type(fault)):
-        SplitFiles(tmp_path, "dev", kind, np.dtype(np.float32), tmp_path).write(LISTING, (3, 2, 2), blocks())
-    assert files(tmp_path) == ["test_caps.txt"]
-
-
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["h5", "npy"])
 @pytest.mark.parametrize(
     ("value", "dtype", "message"),
-    [(np.nan, np.float32, "features of b are not finite"), (np.inf, np.float16, "features of b are not finite")]
-    + [(70000.0, np.float16, "row 1 holds 70000, too large for float16")],
+    [
+        (np.nan, "float32", "features of train/4.jpg are not finite"),
+        (np.inf, "float16", "features of train/4.jpg are not finite"),
+        (70000.0, "float16", "row 4 holds 70000, too large for float16"),
+        (None, "float32", "interrupted"),
+    ],
 )
-def test_numbers_that_cannot_be_stored(tmp_path: Path, value: float, dtype: type, message: str) -> None:
-    block = np.zeros((3, 2, 2), dtype=np.float32)
-    block[1, 0, 1] = value
-    with pytest.raises(InputError, match=message):
-        SplitFiles(tmp_path, "dev", ".h5", np.dtype(dtype)).write(LISTING, block.shape, iter([block[:1], block[1:]]))
-    assert not files(tmp_path)
+def test_what_breaks_off_leaves_nothing(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    value: float | None,
+    dtype: str,
+    message: str,
+) -> None:
+    calls: list[int] = []
+
+    def broken(self: regions.Regions, inputs: np.ndarray, pictures: int) -> np.ndarray:
+        calls.append(pictures)
+        if value is None and len(calls) == 3:
+            raise KeyboardInterrupt
+        return np.full((pictures, 4, 3), value if len(calls) == 3 else 0, dtype=np.float32)
+
+    monkeypatch.setattr(regions.Regions, "compute", broken)
+    folder = root / "data" / NAME
+    for there in ([], ["test_caps.txt"]):
+        calls.clear()
+        for name in there:
+            folder.mkdir(parents=True)
+            (folder / name).write_text("mine", encoding="utf-8")
+        with pytest.raises(SystemExit) as stop:
+            extract.main(
+                flags(root, "train", *("--grid", "2", "--batch_size", "2", "--format", kind, "--dtype", dtype))
+            )
+        assert stop.value.code == (130 if value is None else 2) and message in capsys.readouterr().err
+        assert files(folder) == there

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.ensemble import similarities
-from models.keys import fit_estimate
+from models.keys import fit_estimate, fit_keys
+from models.sgraf import SGR
 from models.similarity import CrossAttention, EncodedCaptions, EncodedImages
 from runtime.errors import InputError
 from tests.models.splits import small_matcher, small_split
@@ -56,7 +57,19 @@ class Metric(CrossAttention):
         return -1 + (images.pooled[image] - captions.pooled[caption]).square() @ self.weights
 
 
-def test_a_weighted_distance_is_found() -> None:
+class SigmoidMetric(SGR):
+    """The same, ending in a sigmoid as SGR does."""
+
+    def __init__(self, weights: Tensor) -> None:
+        torch.nn.Module.__init__(self)
+        self.metric = Metric(weights)
+
+    def score_pairs(self, images: EncodedImages, captions: EncodedCaptions, image: Tensor, caption: Tensor) -> Tensor:
+        return torch.sigmoid(self.metric.score_pairs(images, captions, image, caption))
+
+
+@pytest.mark.parametrize("kind", [Metric, SigmoidMetric])
+def test_a_weighted_distance_is_found(kind: type[Metric] | type[SigmoidMetric]) -> None:
     """Weights of both signs: neither a cosine nor a plain distance would order these pairs."""
     random = torch.Generator().manual_seed(0)
     weights = 0.3 * torch.randn(6, generator=random)
@@ -64,8 +77,24 @@ def test_a_weighted_distance_is_found() -> None:
     words, pooled = torch.randn(50, 4, 6, generator=random), torch.randn(50, 6, generator=random)
     captions = EncodedCaptions(words, torch.full((50,), 4), pooled)
     true = -1 + (images.pooled[:, None] - pooled).square() @ weights
-    keys = fit_estimate(Metric(weights), images, captions, random)
-    assert np.corrcoef((keys.of_images(images) @ keys.of_captions(captions).t()).flatten(), true.flatten())[0, 1] > 0.95
+    keys = fit_estimate(kind(weights), images, captions, random)
+    found = keys.of_images(images) @ keys.of_captions(captions).t()
+    assert np.corrcoef(found.flatten(), true.flatten())[0, 1] > 0.95
+    assert 0.6 < found.std() / true.std() < 1.1, "the ridge shrinks a little"
+
+
+def test_the_estimate_sees_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.keys.SAMPLED", 5)
+    monkeypatch.setattr("models.keys.fit_estimate", lambda similarity, images, captions, random: (images, captions))
+    split = small_split(tmp_path)
+    matcher = small_matcher(split, "SGR")
+    images, captions = fit_keys(matcher, split, CPU)  # type: ignore[misc]
+    assert len(images.regions) == len(captions.lengths) == 5
+    with torch.no_grad():
+        whole = matcher.encode_images(split.read_images(np.arange(7)))
+    places = [int((whole.pooled - own).abs().sum(dim=1).argmin()) for own in images.pooled]
+    assert places == sorted(set(places)) != list(range(5)), "drawn, and each once"
+    torch.testing.assert_close(images.pooled, whole.pooled[places])
 
 
 def test_vectors_that_are_all_alike_give_an_estimate() -> None:
