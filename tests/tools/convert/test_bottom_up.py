@@ -129,14 +129,6 @@ def test_a_bad_row_is_named(tmp_path: Path, text: str, message: str) -> None:
         opened.read(np.array([5, 4]))
 
 
-def test_a_bad_row_stops_a_conversion_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_lines(tmp_path / "x.tsv", broken(4, 5, "?"))
-    with pytest.raises(SystemExit) as stop:
-        convert.main(["--input", str(path), "--output", str(tmp_path / "out.h5")])
-    assert stop.value.code == 2 and "line 5 (image 14)" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["x.tsv"]
-
-
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bottom_up, "MAX_LINE", 50)
     with pytest.raises(InputError, match="line 1 has no end within 50 bytes"):
