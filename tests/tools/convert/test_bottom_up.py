@@ -112,10 +112,7 @@ NARROW = tsv_line("x", FEATURES[0][:, :3])[5]
     [
         ("!" + tsv_line("x", FEATURES[0])[5][1:], "features are not base64"),
         (tsv_line("x", FEATURES[0])[5][:-1], "features are not base64"),
-        (
-            tsv_line("x", FEATURES[0])[5][:-4],
-            "features are 45 bytes, no whole number of float32 .* for 3 boxes",
-        ),
+        (tsv_line("x", FEATURES[0])[5][:-4], "features are 45 bytes, no whole number of float32 .* for 3 boxes"),
         (tsv_line("x", FEATURES[0])[5] + "!", "features are not base64"),
         ("", "features are 0 bytes"),
         (NARROW, "has 3 dimensions, the first image has 4"),

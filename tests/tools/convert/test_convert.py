@@ -241,10 +241,7 @@ def test_a_disk_too_small_is_told_before(tmp_path: Path, monkeypatch: pytest.Mon
             "'float64' is unknown; did you mean float16? known: float16, float32",
         ),
         (["--input", "in.npy", "--output", "out.h5", "--ids", "x.txt"], "--ids orders the rows of a .tsv"),
-        (
-            ["--input", "cut.npy", "--output", "out.h5"],
-            "cut.npy is cut short: shape (11, 3, 5) of float32",
-        ),
+        (["--input", "cut.npy", "--output", "out.h5"], "cut.npy is cut short: shape (11, 3, 5) of float32"),
         (["--input", "cut.h5", "--output", "out.npy"], "cut.h5 is cut short"),
         (["--input", "flat.npy", "--output", "out.h5"], "flat.npy has shape (11, 15)"),
         (["--input", "nan.npy", "--output", "out.h5"], "nan.npy row 7 holds NaN"),

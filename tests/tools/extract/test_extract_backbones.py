@@ -13,15 +13,7 @@ import torch
 
 from runtime.errors import InputError
 from tools.extract import backbones
-from tools.extract.backbones import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    BackboneOptions,
-    Lite0,
-    ModelFolder,
-    OnnxFile,
-    as_maps,
-)
+from tools.extract.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneOptions, Lite0, ModelFolder, OnnxFile, as_maps
 from tools.extract.regions import Regions, grid_of, resized
 
 CPU, FLOAT = torch.device("cpu"), 1  # ONNX's number of the type
