@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from data_utils.precomputed import PrecomputedSplit
 from models.matcher import Matcher
 from models.sgraf import SAF, SGR, GraphReasoning

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from data_utils.precomputed import PrecomputedSplit
 from models.matcher import Matcher, MatcherConfig, MatcherShape
 from vocab.vocabulary import SPECIAL, Vocabulary

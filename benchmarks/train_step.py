@@ -22,7 +22,7 @@ from torch.optim import Adam
 from benchmarks import published
 from benchmarks.measure import Results, Row, compare, device_of, relative_difference, relative_differences, tell
 from benchmarks.published_sizes import published_matcher, random_batch
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from methods.baseline import METHOD as BASELINE
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Method, MethodConfig

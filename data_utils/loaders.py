@@ -1,20 +1,21 @@
-"""Batches of pairs in a seeded order; workers and prefetching change when a batch is read, never what is in it."""
+"""Batches of pairs in a seeded order; workers and prefetching change when a batch is read, never what is in it.
+
+Legend: B pairs (K of a share), R regions, D feature dimensions, W words of the longest caption.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data_utils.batch import Batch
-from data_utils.precomputed import PrecomputedSplit
-from runtime.distributed import Processes
+from runtime.distributed import ALONE, Processes, Share
 from runtime.errors import InputError
 
 Given = TypeVar("Given")
@@ -22,6 +23,64 @@ Prepared = TypeVar("Prepared")
 
 MIN_BATCH = 2
 """A pair alone has no negatives, and batch normalisation no variance: a last batch of one pair is left out."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B image-caption pairs.
+
+    Attributes:
+        regions: (B, R, D) float32; of a shared batch this process's rows alone, (K, R, D).
+        tokens: (B, W) int64, zero beyond each caption's length.
+        lengths: (B,) int64, at least 2 (`<start>` and `<end>`), on the CPU, where captions are grouped by length.
+        index: (B,) int64, each pair's number in the data set.
+        image_id: (B,) int64, the image given to each pair; equal numbers are the same image.
+        share: what this process does of the batch, where several share it.
+    """
+
+    regions: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    index: Tensor
+    image_id: Tensor
+    share: Share | None = None
+
+    def part(self, index: slice | Tensor) -> Batch:
+        """Return some of the pairs."""
+        assert self.share is None
+        return Batch(
+            self.regions[index], self.tokens[index], self.lengths[index], self.index[index], self.image_id[index]
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which CUDA copies beside its computations."""
+        return replace(
+            self,
+            regions=self.regions.pin_memory(),
+            tokens=self.tokens.pin_memory(),
+            index=self.index.pin_memory(),
+            image_id=self.image_id.pin_memory(),
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """Move everything but the lengths to `device`."""
+        return replace(
+            self,
+            regions=self.regions.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            index=self.index.to(device, non_blocking=True),
+            image_id=self.image_id.to(device, non_blocking=True),
+        )
+
+
+class Pairs(Protocol):
+    """What batches are read from."""
+
+    def batch(self, index: Tensor, share: Share | None = None) -> Batch:
+        """Return the pairs of numbers `index` (B,); with `share` the regions of that share alone."""
 
 
 def shuffled_batches(
@@ -35,10 +94,10 @@ def shuffled_batches(
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """A split whose batches are shared by several processes."""
+class _Reader:
+    """Batches of a split, of which several processes may share each."""
 
-    split: PrecomputedSplit
+    split: Pairs
     processes: Processes
 
     def __getitem__(self, index: Tensor) -> Batch:
@@ -46,22 +105,22 @@ class _Shared:
 
 
 def load(
-    split: PrecomputedSplit,
+    split: Pairs,
     batches: list[Tensor],
     workers: int = 0,
     *,
     device: torch.device | None = None,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[Batch]:
     """Yield the batches in the given order, read by `workers` processes ahead of time (0: in this process).
 
     Args:
         device: with CUDA, batches come on that device, each read, pinned and copied while the one before it is in use.
             On the CPU, and without it, they come as they are read.
-        processes: who shares each batch; None: it is this process's own.
+        processes: who share each batch.
     """
     loader: DataLoader[Batch] = DataLoader(
-        split if processes is None else _Shared(split, processes),  # type: ignore[arg-type]
+        _Reader(split, processes),  # type: ignore[arg-type]
         batch_size=None,
         sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
@@ -108,14 +167,14 @@ def _onto(device: torch.device, batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def load_forever(
-    split: PrecomputedSplit,
+    split: Pairs,
     pairs: np.ndarray,
     batch_size: int,
     generator: torch.Generator,
     workers: int = 0,
     *,
     device: torch.device | None = None,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
     skip: int = 0,
 ) -> Iterator[Batch]:
     """Yield shuffled batches of `pairs` without end, shuffled anew each time round; leave out the first `skip`."""

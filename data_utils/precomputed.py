@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils.batch import Batch
 from data_utils.captions import CaptionFile, read_caption_file, read_tokens, unsegmented
+from data_utils.loaders import Batch
 from data_utils.regions import RegionFile, RegionStore
 from runtime.distributed import Share
 from runtime.errors import InputError

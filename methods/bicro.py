@@ -1,16 +1,53 @@
-"""BiCro: Noisy Correspondence Rectification via Bi-directional Cross-modal Similarity Consistency (CVPR 2023)."""
+"""BiCro: Noisy Correspondence Rectification via Bi-directional Cross-modal Similarity Consistency (CVPR 2023).
+
+Legend: B pairs, A anchors, D embed size.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods.blocks.method import Method, MethodConfig, Scored, SoftLabels, StudentAndPeer
-from methods.blocks.targets import NOISE_TRAIN, most_trusted, predicted_correspondence, similarity_consistency
+from methods.ncr import num_anchors, predicted_correspondence
 from models.losses import pair_costs
 from runtime.flags import check_range, flag
+
+NOISE_TRAIN = ("train", "noise_soft", "noise_hard")
+
+
+def most_trusted(p: Tensor) -> Tensor:
+    """Return the numbers (A,) of the B // 10 + 1 pairs of highest p; of equal ones, the later."""
+    return torch.argsort(p, stable=True)[-num_anchors(len(p)) :]
+
+
+def _ratio(x: Tensor, z: Tensor) -> Tensor:
+    """Return min(x/z, z/x); 0 where a cosine is not positive, where the ratio would mean nothing."""
+    low, high = torch.minimum(x, z), torch.maximum(x, z)
+    return torch.where(low > 0, low / high.clamp(min=1e-12), torch.zeros_like(low))
+
+
+def similarity_consistency(image: Tensor, caption: Tensor, anchor_image: Tensor, anchor_caption: Tensor) -> Tensor:
+    """Return y* (B,) in [0, 1]: a pair's distances to a trusted pair should agree in both modalities.
+
+    With a the anchor nearest by image and b the one nearest by caption (cosine), and r(x, z) = min(x/z, z/x):
+    y* = [r(cosI(u, a), cosT(u, a)) + r(cosT(u, b), cosI(u, b))] / 2.
+
+    Args:
+        image, caption: (B, D) pooled vectors of the pairs.
+        anchor_image, anchor_caption: (A, D) of the anchors.
+
+    Source: BiCro (CVPR 2023), Eq. 4-6.
+    """
+    by_image = F.normalize(image, dim=1) @ F.normalize(anchor_image, dim=1).t()  # (B, A)
+    by_caption = F.normalize(caption, dim=1) @ F.normalize(anchor_caption, dim=1).t()
+    a, b = by_image.argmax(dim=1, keepdim=True), by_caption.argmax(dim=1, keepdim=True)
+    first = _ratio(by_image.gather(1, a), by_caption.gather(1, a))
+    second = _ratio(by_caption.gather(1, b), by_image.gather(1, b))
+    return ((first + second) / 2).squeeze(1).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from methods.bicro import BiCro, BiCroConfig
 from methods.blocks.method import Bank, Scored, SoftLabels, StudentAndPeer
 from models.matcher import Embeddings

@@ -6,8 +6,24 @@ import torch
 from torch import Tensor
 
 from methods.blocks.method import Method, Scored, SoftLabels, StudentAndPeer
-from methods.blocks.targets import predicted_correspondence
-from models.losses import pair_costs
+from models.losses import PairCosts, pair_costs
+
+
+def num_anchors(num_pairs: int) -> int:
+    """Return how many of a batch's pairs are its most trusted ones: B // 10 + 1."""
+    return num_pairs // 10 + 1
+
+
+def predicted_correspondence(costs: PairCosts, margin: float) -> Tensor:
+    """Return p (B,) in [0, 1], how well the network itself thinks each pair matches.
+
+    p = clip(a1 - (mean cost_i2t + mean cost_t2i) / 2, 0, a1), divided by the mean of its B // 10 + 1 largest values and
+    clipped at 1; all zero if no pair is above zero. Source: NCR (NeurIPS 2021), Eq. 6-8.
+    """
+    mean_cost = (costs.i2t.mean(dim=1) + costs.t2i.mean(dim=0)) / 2
+    p = (margin - mean_cost).clamp(0, margin)
+    top = p.topk(num_anchors(len(p))).values.mean()
+    return (p / top).clamp(0, 1) if top > 0 else torch.zeros_like(p)
 
 
 class NCR(Method):

@@ -6,7 +6,6 @@ Legend: I images, C captions, R regions, D embed size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.attention import masked_mean, word_mask
-from models.matcher import Matcher
+from models.matcher import Matcher, evaluating
 from models.similarity import EncodedCaptions, EncodedImages
 from runtime.distributed import ALONE, Processes
 
@@ -66,18 +65,6 @@ def caption_vectors(captions: EncodedCaptions) -> Tensor:
     """Return what the similarity pools of captions, next to the plain mean of their words: (C, 2 D)."""
     mask = word_mask(captions.lengths, captions.words.shape[1], captions.words.device)
     return torch.cat([captions.pooled, masked_mean(captions.words, mask)], dim=1)
-
-
-@contextmanager
-def evaluating(matcher: Matcher) -> Iterator[None]:
-    """Evaluation mode without gradients; the train mode is restored afterwards."""
-    was_training = matcher.training
-    matcher.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        matcher.train(was_training)
 
 
 def encoded_images(

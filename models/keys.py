@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.encoded_split import Split, caption_vectors, encoded_images, evaluating, image_vectors
-from models.matcher import Matcher
+from models.encoded_split import Split, caption_vectors, encoded_images, image_vectors
+from models.matcher import Matcher, evaluating
 from models.sgraf import SAF, SGR
 from models.similarity import EncodedCaptions, EncodedImages, Similarity
 from models.vse import VSE

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from models.attention import l2norm, masked_mean, word_mask
-from models.gru import run_gru
+from models.encoders import run_gru
 from models.similarity import EncodedCaptions, EncodedImages, Similarity
 
 CODE_SIZE = 32

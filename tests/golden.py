@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
-from methods.bicro import BiCro, BiCroConfig
+from data_utils.loaders import Batch
+from methods.bicro import BiCro, BiCroConfig, most_trusted
 from methods.blocks.method import Scored, StudentAndPeer
 from methods.blocks.mixture import clean_probability, fit_bmm, min_max
-from methods.blocks.targets import most_trusted, predicted_correspondence
+from methods.ncr import predicted_correspondence
 from models.losses import hardest_negative, mean_over_negatives, pair_costs
 from models.matcher import Embeddings, Matcher, MatcherConfig, MatcherShape
 from models.ranks import RECALLS, Ranks, retrieval

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
-from data_utils.loaders import covering_batches, load
+from data_utils.loaders import Batch, covering_batches, load
 from data_utils.precomputed import PrecomputedSplit
 from methods.blocks.consensus import (
     SIGNALS,
@@ -31,9 +30,9 @@ from methods.blocks.consensus import (
 )
 from methods.blocks.method import CONSENSUS, FEATURES, PAIR, REMATCH, Bank, Method, Scored
 from methods.blocks.rematch import Offers, make_offers
-from models.encoded_split import caption_vectors, encoded_captions, evaluating, image_blocks, image_vectors
+from models.encoded_split import caption_vectors, encoded_captions, image_blocks, image_vectors
 from models.keys import Keys, fit_keys
-from models.matcher import Matcher
+from models.matcher import Matcher, evaluating
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
 

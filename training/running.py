@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
-from data_utils.loaders import load, load_forever, shuffled_batches
+from data_utils.loaders import Batch, load, load_forever, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from runtime.distributed import Processes
 from runtime.errors import InputError, Interruption

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
-from data_utils.loaders import MIN_BATCH
+from data_utils.loaders import MIN_BATCH, Batch
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import result_table
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from models.encoded_split import similarities, with_mean
-from models.matcher import prepare_scoring
+from models.matcher import hardest_loss, prepare_scoring
 from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
@@ -41,7 +40,6 @@ from training.evidence import PairEvidence, gather_evidence
 from training.network import Network, build_networks, load_start, load_weights
 from training.running import Running
 from training.schedule import CLEAN, NOISY, WARM_UP, Position, Stage, hardness, learning_rate, stages
-from training.sparse import hardest_loss
 
 
 class Trainer:

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from methods.blocks.mixture import FITS, Fitted, divide, fit, probability_under
-from models.encoded_split import evaluating
 from models.losses import (
     BOUND,
     HINGE,
@@ -34,7 +33,7 @@ from models.losses import (
     pair_costs,
     soft_margin,
 )
-from models.matcher import Embeddings, Matcher
+from models.matcher import Embeddings, Matcher, evaluating
 from runtime.flags import check_range, flag
 
 PAIR, CONSENSUS = "pair", "consensus"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, train_step
+from benchmarks import epoch, evaluation, train_step
 from benchmarks.published_sizes import (
     LONGEST,
     SHORTEST,
@@ -21,6 +21,7 @@ from benchmarks.published_sizes import (
     random_batch,
 )
 from models.matcher import bf16_is_supported
+from tests.tiny import tiny_flags
 
 SMALL = ["--images", "6", "--captions_per_image", "2", "--embed_size", "16", "--repeats", "1"]
 FIELDS = {"name", "published_s", "ours_s", "ratio", "published_peak_mib", "ours_peak_mib", "max_diff"}
@@ -42,6 +43,16 @@ def test_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "hardest negatives, SAF" in capsys.readouterr().out
 
 
+def test_an_epoch(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, target = tmp_path / "tiny.args", tmp_path / "row.json"
+    recipe.write_text(" ".join(tiny_flags(tiny_root, tmp_path, "--module_name", "SGR")), encoding="utf-8")
+    flags = ["--recipe", str(recipe), "--share", "1", "--repeats", "1", "--profile", "--json", str(target)]
+    epoch.main(flags)
+    (row,) = json.loads(target.read_text(encoding="utf-8"))
+    assert set(row) == FIELDS and "200 pairs, both networks" in row["name"]
+    assert "\naten::" in capsys.readouterr().out, "operators, whichever took longest"
+
+
 @pytest.mark.parametrize(
     ("main", "flags", "message"),
     [
@@ -49,6 +60,7 @@ def test_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (evaluation.main, ["--device", "tpu"], "--device 'tpu'"),
         (evaluation.main, ["--json", "no/such/folder/x.json"], "no/such/folder"),
         (train_step.main, ["--rows", "hard,nonsense"], "--rows nonsense is unknown"),
+        (epoch.main, ["--recipe", "absent.args"], "--recipe absent.args"),
     ],
 )
 def test_flags_that_make_no_sense(

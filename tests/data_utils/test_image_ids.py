@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import evaluation
-from data_utils.batch import Batch
 from data_utils.captions import parse_captions
 from data_utils.catalog import DataConfig, vocabulary_file
+from data_utils.loaders import Batch
 from data_utils.noise import NoiseConfig, make_index
 from data_utils.precomputed import PrecomputedSplit, count
 from data_utils.regions import RegionFile

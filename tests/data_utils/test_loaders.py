@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from data_utils import regions
-from data_utils.batch import Batch
-from data_utils.loaders import MIN_BATCH, covering_batches, load, load_forever, one_ahead, shuffled_batches
+from data_utils.loaders import MIN_BATCH, Batch, covering_batches, load, load_forever, one_ahead, shuffled_batches
 from data_utils.precomputed import PrecomputedSplit
 from runtime.errors import InputError
 from runtime.seed import generator

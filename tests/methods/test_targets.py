@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.bicro import BiCro, BiCroConfig
+from methods.bicro import BiCro, BiCroConfig, most_trusted, similarity_consistency
 from methods.blocks.method import MethodConfig, Scored, StudentAndPeer
-from methods.blocks.targets import most_trusted, predicted_correspondence, similarity_consistency
 from methods.mgcs import MGCS
-from methods.ncr import NCR
+from methods.ncr import NCR, predicted_correspondence
 from models.losses import pair_costs
 from tests import reference
 from tests.models.networks import make_batch, make_matcher

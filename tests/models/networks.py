@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from models.attention import gram
 from models.matcher import SIMILARITIES, Embeddings, Matcher, MatcherConfig, MatcherShape
 from models.similarity import Block, CrossAttention

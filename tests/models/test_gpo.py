@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import vse
-from models.gru import run_gru
+from models.encoders import run_gru
 from models.vse import GPO, RankPooling
 from tests import golden, reference
 from tests.models.networks import LENGTHS, assert_same, gradients, make_matcher, randomise, tensors_of

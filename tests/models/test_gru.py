@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from models import gru as module
-from models.gru import mirrored_positions, run_gru
+from models import encoders as module
+from models.encoders import mirrored_positions, run_gru
 
 LENGTHS = {
     "ragged": (7, 5, 5, 2, 1),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_utils.batch import Batch
+from data_utils.loaders import Batch
 from methods.blocks.method import SoftLabels
 from models.encoders import set_generator
 from models.ranks import Ranks, Retrieval

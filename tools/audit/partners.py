@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.encoded_split import Split, encoded_captions, evaluating
-from models.matcher import Matcher
+from models.encoded_split import Split, encoded_captions
+from models.matcher import Matcher, evaluating
 from tools.filter.filtering import Rows
 from tools.search.scores import ImagesOf
 

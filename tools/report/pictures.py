@@ -17,7 +17,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from models.attention import EPSILON, SOFTMAX_FACTOR, TINY
-from models.encoded_split import evaluating
+from models.matcher import evaluating
 from models.scan import SOFTMAX_FACTORS
 from tools.pages.page import Piece, badge, grid, heading, note, tick
 from tools.pages.pictures import Thumbnails, card

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoded_split import Split, encoded_captions, encoded_images, evaluating, image_blocks
+from models.encoded_split import Split, encoded_captions, encoded_images, image_blocks
 from models.keys import Keys, fit_keys
-from models.matcher import Matcher
+from models.matcher import Matcher, evaluating
 from models.similarity import EncodedImages
 
 PAIRS_AT_ONCE = 4096

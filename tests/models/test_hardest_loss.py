@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import matcher as module
 from models.losses import hardest_negative, pair_costs
-from models.matcher import Embeddings, Matcher
+from models.matcher import Embeddings, Matcher, hardest_loss, touched
 from models.sgraf import SGR
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
-from training import sparse
-from training.sparse import hardest_loss, touched
 
 SIZE = 16
 LENGTHS = tuple(2 + k % 4 for k in range(SIZE))
@@ -71,7 +70,7 @@ def test_hardest_negatives_are_those_of_exact_scores(
     noise = 0.5 * spread * (torch.rand(SIZE, SIZE, generator=random, dtype=torch.float64) - 0.5)
     sims = matcher.score(embeddings).detach()
     assert not torch.equal(touched(loss_of, sims), touched(loss_of, sims + noise)), "the errors change nothing"
-    monkeypatch.setattr(sparse, "DENSE_SHARE", 1.0)
+    monkeypatch.setattr(module, "DENSE_SHARE", 1.0)
     exactly = spoil(monkeypatch, matcher, noise)
     loss = hardest_loss(matcher, embeddings, loss_of)
     torch.testing.assert_close(loss, exact)
@@ -84,7 +83,7 @@ def test_small_errors_need_few_exact_scores(monkeypatch: pytest.MonkeyPatch) -> 
     matcher, embeddings = draw()
     noise = 1e-6 * torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exactly = spoil(monkeypatch, matcher, noise)
-    monkeypatch.setattr(sparse, "DENSE_SHARE", 1.0)
+    monkeypatch.setattr(module, "DENSE_SHARE", 1.0)
     hardest_loss(matcher, embeddings, hinge)
     assert sum(exactly) <= 4 * SIZE, "two diagonals and at most a negative a row and column"
 
@@ -92,7 +91,7 @@ def test_small_errors_need_few_exact_scores(monkeypatch: pytest.MonkeyPatch) -> 
 def test_too_many_near_ties_are_scored_densely(monkeypatch: pytest.MonkeyPatch) -> None:
     matcher, embeddings = draw()
     exactly = spoil(monkeypatch, matcher, torch.zeros(SIZE, SIZE, dtype=torch.float64))
-    monkeypatch.setattr(sparse, "DENSE_SHARE", 0.0)
+    monkeypatch.setattr(module, "DENSE_SHARE", 0.0)
     loss = hardest_loss(matcher, embeddings, hinge)
     torch.testing.assert_close(loss, hinge(dense_scores(matcher, embeddings)))
     assert not exactly
