@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tools.conftest import ErrorOf
 from tools.check.__main__ import main as check_main
 from tools.emoji_set import __main__ as builder
 from tools.emoji_set import features, pictures
@@ -165,21 +166,13 @@ def test_goes_on_where_it_was_broken_off(work: Path, tmp_path: Path, monkeypatch
     ],
 )
 def test_bad_flags(
-    flags: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(pictures, "resvg_py", SimpleNamespace(svg_to_bytes=draw))
     Path("file").touch()
-    with pytest.raises(SystemExit) as done:
-        builder.main(flags)
-    assert done.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert message in error_of(builder.main, flags)
 
 
 def random_pictures(seed: int, concepts: int, artists: int) -> tuple[list[Picture], np.ndarray]:

@@ -12,6 +12,7 @@ from data_utils.catalog import Protocol
 from data_utils.noise import make_index
 from tests.data_utils.test_noise import IMAGES, KINDS, PER_IMAGE, own, published, slow_mismatch
 from tests.tiny import make_tiny_data
+from tests.tools.conftest import ErrorOf
 from tools import noise
 
 
@@ -91,12 +92,7 @@ def test_a_sidecar_that_disagrees(root: Path, tmp_path: Path, capsys: pytest.Cap
     ],
 )
 def test_wrong_input_is_one_line(
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    argv: list[str],
-    message: str,
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf, argv: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("n.npy", published("rcl"))
@@ -104,9 +100,7 @@ def test_wrong_input_is_one_line(
     np.savez("many.npz", a=np.arange(200))
     np.save("beyond.npy", np.concatenate([np.arange(199), [200]]))
     Path("text.npy").write_text("0 1 2")
-    assert run(root, *argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert message in error_of(noise.main, (*argv, "--data_name", "tiny_precomp", "--data_path", root / "data"))
     assert not Path("new.npy").exists()
 
 

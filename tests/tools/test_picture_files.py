@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -42,30 +43,23 @@ def write(path: Path, *, cut: int = 0, dtype: type = np.int64) -> Path:
     return path
 
 
-def test_thumbnails_by_number(tmp_path: Path) -> None:
+def test_thumbnails_and_files_by_number(tmp_path: Path) -> None:
     opened = thumbnails(write(tmp_path / "t.h5"), "train")
-    assert len(opened) == 3
-    for number in (2, 0, 1, 1):
-        np.testing.assert_array_equal(opened.pixels(number), blocks()[number])
-    assert "train 2" in opened.name(2)
-
-
-def test_files_by_number(tmp_path: Path) -> None:
     paths = [tmp_path / f"{k}.png" for k in range(3)]
     for path, block in zip(paths, blocks(), strict=True):
         path.write_bytes(png(block))
-    opened = picture_files([paths[2], paths[0], paths[2]])
-    np.testing.assert_array_equal(opened.pixels(0), blocks()[2])
-    np.testing.assert_array_equal(opened.pixels(1), blocks()[0])
-    assert len(opened) == 3 and opened.name(1) == str(paths[0])
+    files = picture_files([paths[2], paths[0], paths[2]])
+    assert len(opened) == len(files) == 3 and "train 2" in opened.name(2) and files.name(1) == str(paths[0])
+    for number in (2, 0, 1, 1):
+        np.testing.assert_array_equal(opened.pixels(number), blocks()[number])
+        np.testing.assert_array_equal(files.pixels(number), blocks()[(2, 0, 2)[number]])
 
 
 def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
-    grey, alpha = np.full((3, 3), 77, np.uint8), np.full((3, 3, 4), 9, np.uint8)
-    for name, pixels, value in (("grey", grey, 77), ("alpha", alpha, 9)):
-        (tmp_path / name).write_bytes(png(pixels))
-        got = picture_files([tmp_path / name]).pixels(0)
-        assert got.shape == (3, 3, 3) and got.dtype == np.uint8 and (got == value).all()
+    for pixels in (np.full((3, 3), 77, np.uint8), np.full((3, 3, 4), 77, np.uint8)):
+        (tmp_path / "x").write_bytes(png(pixels))
+        got = picture_files([tmp_path / "x"]).pixels(0)
+        assert got.shape == (3, 3, 3) and got.dtype == np.uint8 and (got == 77).all()
 
 
 def test_the_embedded_set() -> None:
@@ -75,47 +69,36 @@ def test_the_embedded_set() -> None:
     assert {opened.pixels(number).shape for number in (0, 250, 499)} == {(72, 72, 3)}
 
 
-def test_missing_files_are_counted(tmp_path: Path) -> None:
-    there = tmp_path / "there.png"
-    there.write_bytes(png(blocks()[0]))
-    with pytest.raises(InputError, match=r"2 of 3 pictures are missing, the first is .*b\.png"):
-        picture_files([there, tmp_path / "b.png", tmp_path / "c.png"])
-
-
 @pytest.mark.parametrize("content", [b"", b"no picture at all", png(blocks()[0])[:-30]])
-def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_missing_files_are_counted_and_a_broken_one_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(content)
+    with pytest.raises(InputError, match=r"2 of 3 pictures are missing, the first is .*b\.png"):
+        picture_files([path, tmp_path / "b.png", tmp_path / "c.png"])
     with pytest.raises(InputError, match=r"broken\.png cannot be read: .*; replace it"):
         picture_files([path]).pixels(0)
 
 
-def test_no_thumbnail_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not there"):
-        thumbnails(tmp_path / "none.h5", "train")
-    (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(InputError, match="text.h5 is not an HDF5 file"):
-        thumbnails(tmp_path / "text.h5", "train")
-    with pytest.raises(InputError, match="no pictures of split 'dev'; it has: train"):
-        thumbnails(write(tmp_path / "t.h5"), "dev")
+def turned(file: h5py.File) -> None:
+    file["train/offsets"][1:3] = file["train/offsets"][1:3][::-1]
 
 
-def test_a_group_without_its_parts(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "t.h5", "w") as file:
-        file.create_group("train")["bytes"] = np.zeros(3, np.uint8)
-    with pytest.raises(InputError, match="no file of thumbnails"):
-        thumbnails(tmp_path / "t.h5", "train")
-
-
-def test_offsets_must_fit(tmp_path: Path) -> None:
-    for settings in ({"cut": 5}, {"dtype": np.float32}):
-        with pytest.raises(InputError, match="offsets of split 'train' do not fit"):
-            thumbnails(write(tmp_path / "t.h5", **settings), "train")
-    path = write(tmp_path / "t.h5")
-    with h5py.File(path, "r+") as file:
-        file["train/offsets"][1:3] = file["train/offsets"][1:3][::-1]
-    with pytest.raises(InputError, match="offsets of split 'train' do not fit"):
-        thumbnails(path, "train")
+@pytest.mark.parametrize(
+    ("breaks", "split", "told"),
+    [
+        (lambda path: path.unlink(), "train", "is not there"),
+        (lambda path: path.write_text("no HDF5"), "train", "t.h5 is not an HDF5 file"),
+        (lambda path: None, "dev", "no pictures of split 'dev'; it has: train"),
+        (lambda path: h5py.File(path, "r+").pop("train/offsets"), "train", "no file of thumbnails"),
+        (lambda path: write(path, cut=5), "train", "offsets of split 'train' do not fit"),
+        (lambda path: write(path, dtype=np.float32), "train", "offsets of split 'train' do not fit"),
+        (lambda path: turned(h5py.File(path, "r+")), "train", "offsets of split 'train' do not fit"),
+    ],
+)
+def test_files_that_are_no_thumbnails(tmp_path: Path, breaks: Callable[[Path], object], split: str, told: str) -> None:
+    breaks(write(tmp_path / "t.h5"))
+    with pytest.raises(InputError, match=told):
+        thumbnails(tmp_path / "t.h5", split)
 
 
 def test_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:

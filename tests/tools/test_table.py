@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import evaluation
+from tests.tools.conftest import ErrorOf
 from tools import table
 from tools.result_rows import Row, marks, over_seeds, read_published, read_results, sections
 
@@ -116,15 +117,11 @@ def test_what_run_and_evaluation_write_is_read(trained_folder: Path, checkpoint_
         (json.dumps({k: v for k, v in run_record().items() if k != "noise"}), "lacks 'noise'"),
     ],
 )
-def test_other_files_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
-) -> None:
+def test_other_files_are_refused(tmp_path: Path, error_of: ErrorOf, content: str, message: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(SystemExit) as stop:
-        table.main([str(path)])
-    line = capsys.readouterr().err
-    assert stop.value.code == 2 and line.count("\n") == 1 and str(path) in line and message in line
+    line = error_of(table.main, [path])
+    assert str(path) in line and message in line
 
 
 # -- sums and seeds -------------------------------------------------------------------------------------------------
@@ -247,17 +244,7 @@ def test_markdown(runs: list[Path]) -> None:
     rows = [line for line in lines if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1, "every row has every column"
     header = [cell.strip() for cell in rows[0].strip("|").split("|")]
-    for name in (
-        "ratio measured",
-        "noise protocol",
-        "networks",
-        "seeds",
-        "epoch",
-        "chosen on",
-        "rSum",
-        "not comparable",
-    ):
-        assert name in header
+    assert set(table.COLUMNS) - set(header) == set(table.IN_TITLE)
     assert "| ncr\\|x |" in text and "| N E |" in text and "504.7* |" in text and "0.1998" in text
     legend = [line for line in lines if line.startswith("- ")]
     assert "- N: another noise protocol, or one of them is not stated" in legend
@@ -317,11 +304,8 @@ def test_the_command_writes_a_file(runs: list[Path], tmp_path: Path, capsys: pyt
         (["--output", "no/such/t.md", "x"], "--output no/such/t.md cannot be written"),
     ],
 )
-def test_wrong_commands_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+def test_wrong_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf, flags: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        table.main(flags)
-    line = capsys.readouterr().err
-    assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1 and message in line
+    assert message in error_of(table.main, flags)

@@ -31,9 +31,7 @@ def audit_page(ordered: Ordered, cleaned: Cleaned, thumbnails: Thumbnails | None
         f"Audit of {audit.subject.name}",
         lead=f"{len(audit.subject):,} training pairs, judged by {audit.judged_by}. Ranks are over {audit.ranked_over}.",
     )
-    pieces: list[Markup] = [
-        table(("", "pairs", "%"), _counts(audit, cleaned), caption="What was found", digits=2),
-    ]
+    pieces: list[Markup] = [table(("", "pairs", "%"), _counts(audit, cleaned), caption="What was found", digits=2)]
     precision = ordered.precisions()
     if precision:
         assert audit.subject.is_mismatched is not None

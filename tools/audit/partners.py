@@ -103,9 +103,7 @@ class _Direction:
     def standing(self) -> Standing:
         is_better = self._best_score > self._own
         return Standing(
-            self._rank,
-            np.where(is_better, self._best, NOBODY),
-            np.where(is_better, self._best_score, np.nan),
+            self._rank, np.where(is_better, self._best, NOBODY), np.where(is_better, self._best_score, np.nan)
         )
 
 

@@ -21,14 +21,7 @@ from models.ensemble import image_blocks
 from runtime.checkpoint import epoch_title
 from runtime.log import percent
 from tools.audit.opinions import ask_networks, stored_method
-from tools.audit.partners import (
-    Rivalry,
-    find_partners,
-    listed_tiles,
-    product_tiles,
-    shortlist,
-    similarity_tiles,
-)
+from tools.audit.partners import Rivalry, find_partners, listed_tiles, product_tiles, shortlist, similarity_tiles
 from tools.audit.subject import Audit, Progressing, Subject, near_groups, text_groups
 from tools.command import OpenedCheckpoint
 from tools.search.scores import EncodedFile, KeyedMatcher, caption_keys, fit_networks, image_keys, score_listed

@@ -23,15 +23,7 @@ from methods.blocks.modes import check_similarity
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
 from tools.command import check_output, folder_at_once, parsed
-from tools.filter.adapter import (
-    ADAPTED_CAPTIONS,
-    ADAPTED_IMAGES,
-    ADAPTER,
-    RESULTS,
-    AdapterConfig,
-    adapt,
-    open_test,
-)
+from tools.filter.adapter import ADAPTED_CAPTIONS, ADAPTED_IMAGES, ADAPTER, RESULTS, AdapterConfig, adapt, open_test
 from tools.filter.files import read_similarities, read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, filter_pairs, filter_quality
 from tools.filter.report import INDEX, MODES, PAIRS_CSV, PICTURE, PROBABILITY, filter_text, quality_text, write_filter

@@ -13,13 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from methods.blocks.modes import (
-    ModesConfig,
-    SimilarityModes,
-    clean_posterior,
-    fit_similarity_modes,
-    select,
-)
+from methods.blocks.modes import ModesConfig, SimilarityModes, clean_posterior, fit_similarity_modes, select
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
 from tools.filter.cosines import pair_similarity

@@ -60,9 +60,7 @@ class SearchConfig(PlacesConfig):
     pictures: str | None = flag(None, "folder that the paths in {split}_images.txt start from", metavar="DIR")
     no_pictures: bool = flag(False, "leave pictures out")
     backbone: str = flag(
-        LITE0,
-        "for --image FILE: what the data set's features were extracted with (tools.extract)",
-        metavar="FILE",
+        LITE0, "for --image FILE: what the data set's features were extracted with (tools.extract)", metavar="FILE"
     )
     grid: int = flag(GRID, "for --image FILE: cells a side that the features were extracted with")
 

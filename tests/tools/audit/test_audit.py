@@ -16,6 +16,7 @@ import run
 from data_utils.captions import read_captions
 from data_utils.precomputed import PrecomputedSplit
 from tests.tiny import make_tiny_data, tiny_flags
+from tests.tools.conftest import ErrorOf
 from tools.audit import __main__ as audit
 from tools.audit.trained import unknown_words
 from vocab.vocabulary import Vocabulary
@@ -25,15 +26,6 @@ FILES = {
     *("cleanlab_labels.npy", "cleanlab_pred_probs.npy"),
 }
 NUM_PAIRS = 200
-
-
-def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line that a wrong command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        audit.main(argv)
-    text = capsys.readouterr().err
-    assert stop.value.code == 2 and text.startswith("error: ") and text.count("\n") == 1
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +64,16 @@ def test_the_table(audited: Path, tiny_root: Path) -> None:
     assert list(lines[0]) == table.column_names
 
 
-def test_page(audited: Path) -> None:
+def test_page_and_cleanlab_files(audited: Path) -> None:
     table = pq.read_table(audited / "audit.parquet")
     first = table["is_mismatched"].to_pylist()[:100]
     page = (audited / "audit.html").read_text(encoding="utf-8")
     assert "Audit of tiny_precomp" in page and "has no pictures" in page
     assert re.search(rf"first 100</th><td[^>]*>{float(sum(first)):.1f}<", page), "precision"
     assert page.count("clean 0.") + page.count("clean 1.") == 2 * NUM_PAIRS, "both networks of every pair shown"
-
-
-def test_cleanlab_files(audited: Path) -> None:
     labels, chances = np.load(audited / "cleanlab_labels.npy"), np.load(audited / "cleanlab_pred_probs.npy")
     assert labels.shape == (NUM_PAIRS,) and (labels == 1).all()
     np.testing.assert_allclose(chances.sum(axis=1), 1)
-    table = pq.read_table(audited / "audit.parquet")
     np.testing.assert_allclose(chances[table["pair"].to_numpy(), 1], table["clean_probability"].to_numpy())
 
 
@@ -193,14 +181,14 @@ def test_unknown_words_are_counted(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_flags(
-    argv: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert told in error_of(argv, capsys)
+    assert told in error_of(audit.main, argv)
     assert not list(tmp_path.iterdir()), "nothing is left"
 
 
-def test_an_output_that_is_not_empty(checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_is_not_empty(checkpoint_path: Path, tmp_path: Path, error_of: ErrorOf) -> None:
     (tmp_path / "note.txt").write_text("mine", encoding="utf-8")
-    text = error_of(["--mode_path", str(checkpoint_path), "--output", str(tmp_path)], capsys)
+    text = error_of(audit.main, ("--mode_path", checkpoint_path, "--output", tmp_path))
     assert "is not empty" in text and "--overwrite" in text

@@ -5,16 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.audit.partners import (
-    NOBODY,
-    Partners,
-    Rivalry,
-    Standing,
-    Tile,
-    find_partners,
-    listed_tiles,
-    shortlist,
-)
+from tools.audit.partners import NOBODY, Partners, Rivalry, Standing, Tile, find_partners, listed_tiles, shortlist
 
 
 def twin(scores: np.ndarray, rivalry: Rivalry, listed: np.ndarray | None = None) -> Partners:

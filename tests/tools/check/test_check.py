@@ -157,7 +157,10 @@ def two_of_a_kind(folder: Path) -> None:
     (folder / "test_ims.h5.part").write_bytes(b"")
 
 
-CASES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
+Case = tuple[Callable[[Path], object], list[str], list[str]]
+"""What is broken, all faults that are found, and some of the remarks."""
+TRAIN, TEST = "train_ims.npy", "test_ims.npy"
+CASES: dict[str, Case] = {
     "no vocabulary": (
         lambda folder: (folder.parents[1] / "vocab" / f"{NAME}_vocab.json").unlink(),
         ["no vocabulary at .*python -m vocab.build"],
@@ -202,11 +205,7 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
         ],
         [],
     ),
-    "another number of captions": (
-        every_fifth_caption,
-        [],
-        ["^test has 10 captions for 10 feature rows, not 5 an image as the other splits$"],
-    ),
+    "another number of captions": (every_fifth_caption, [], ["^test has 10 captions for 10 feature rows, not 5 an"]),
     "other dimensions": (
         changed("dev_ims.npy", lambda features: features[:, :3]),
         [r"differ \(train 4 x 12, dev 3 x 12, test 4 x 12\); all splits must agree"],
@@ -215,28 +214,20 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "cut short": (cut, ["train_ims.npy is cut short.*copy it again"], []),
     "HDF5 cut short": (cut_hdf5, ["train_ims.h5 is cut short.*copy it again"], []),
     "NaN": (
-        set_rows("train_ims.npy", ([3, 5, 7, 9, 11, 39], 1, 2), np.nan),
+        set_rows(TRAIN, ([3, 5, 7, 9, 11, 39], 1, 2), np.nan),
         ["train_ims.npy: 6 rows hold NaN or infinity, the first are 3, 5, 7, 9, 11, ...; extract"],
         [],
     ),
-    "infinity": (set_rows("test_ims.npy", (2, 1, 2), -np.inf), ["test_ims.npy: 1 rows hold NaN or infinity"], []),
-    "rows of zeros": (
-        set_rows("train_ims.npy", [4, 7], 0),
-        [],
-        ["train_ims.npy: 2 rows are all zero, the first are 4, 7"],
-    ),
-    "all zeros": (
-        set_rows("train_ims.npy", slice(None), 0),
-        ["train_ims.npy holds nothing but zeros; extract train again"],
-        [],
-    ),
+    "infinity": (set_rows(TEST, (2, 1, 2), -np.inf), ["test_ims.npy: 1 rows hold NaN or infinity"], []),
+    "rows of zeros": (set_rows(TRAIN, [4, 7], 0), [], ["train_ims.npy: 2 rows are all zero, the first are 4, 7"]),
+    "all zeros": (set_rows(TRAIN, slice(None), 0), ["holds nothing but zeros; extract train again"], []),
     "equal rows": (
-        changed("test_ims.npy", lambda features: features.__setitem__(7, features[2])),
+        changed(TEST, lambda features: features.__setitem__(7, features[2])),
         [r"1 rows equal a row of another image, 10.0 % of all \(first: rows 2 and 7\); extract test again"],
         [],
     ),
-    "equal rows in train": (set_rows("train_ims.npy", slice(21), 1), [], ["train_ims.npy: 20 rows equal"]),
-    "too many of them": (set_rows("train_ims.npy", slice(22), 1), ["train_ims.npy: 21 rows equal"], []),
+    "equal rows in train": (set_rows(TRAIN, slice(21), 1), [], ["train_ims.npy: 20 rows equal"]),
+    "too many of them": (set_rows(TRAIN, slice(22), 1), ["train_ims.npy: 21 rows equal"], []),
     "images of test in train": (
         rows_of_test_in_train,
         [r"train and test share 2 feature rows, 20.0 % of test \(first: row 30 of train is row 2 of test\)"],

@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from models.ranks import retrieval
 from tests.tools.clip_tuning.made_up import make_pictures, tiny_clip, write_json
+from tests.tools.conftest import ErrorOf
 from tools.clip_tuning import evaluate
 from tools.clip_tuning.evaluate import PreparedPairs, RefilterConfig, embed, filter_given_pairs, rank
 from tools.clip_tuning.model import Clip
@@ -98,8 +99,5 @@ def test_the_command(pairs: Pairs, model: Clip, tmp_path: Path, capsys: pytest.C
         (["--clip", "x", "--data_name", "none"], "no data set 'none'"),
     ],
 )
-def test_wrong_input(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main([*flags, "--gpu", "cpu"])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+def test_wrong_input(flags: list[str], message: str, error_of: ErrorOf) -> None:
+    assert message in error_of(evaluate.main, [*flags, "--gpu", "cpu"])

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from runtime.errors import InputError
 from tests.tools.clip_tuning.made_up import colour_flags, make_colours
+from tests.tools.conftest import ErrorOf
 from tools.clip_tuning import __main__ as command
 from tools.clip_tuning import ablation, evaluate
 from tools.clip_tuning.config import CLIP_METHODS, ClipRunConfig, parse_args
@@ -78,7 +79,7 @@ def test_the_filter_finds_the_mismatches_and_filtered_training_beats_plain_train
 
 
 def test_rows_share_one_pretraining_and_are_not_repeated(
-    rows: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+    rows: Path, colours: Path, capsys: pytest.CaptureFixture[str], error_of: ErrorOf
 ) -> None:
     base = rows / "clip_train_zero_shot_0.4_s0"
     config = json.loads((rows / "clip_train_dsdmr_0.4_s0" / "config.json").read_text())
@@ -91,12 +92,9 @@ def test_rows_share_one_pretraining_and_are_not_repeated(
     assert {path: path.stat().st_mtime_ns for path in rows.rglob("results.json")} == times
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table[2:]] == ["dsdmr", "triplet"]
-    with pytest.raises(SystemExit):
-        ablation.main([*flags, "--rows", "dsdmr", "--batch_size", "64"])
-    assert "holds a run with other settings" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        ablation.main([*flags, "--rows", "dsdmr,full"])
-    assert "--rows full unknown; known: dsdmr" in capsys.readouterr().err
+    other = error_of(ablation.main, [*flags, "--rows", "dsdmr", "--batch_size", "64"])
+    assert "holds a run with other settings" in other
+    assert "--rows full unknown; known: dsdmr" in error_of(ablation.main, [*flags, "--rows", "dsdmr,full"])
 
 
 def test_what_a_run_leaves(rows: Path, colours: Path, tmp_path: Path) -> None:
@@ -113,7 +111,9 @@ def test_what_a_run_leaves(rows: Path, colours: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.json").read_text())["results"] == found["test"], "the saved model was tested"
 
 
-def test_an_ablation_goes_on_where_it_was(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ablation_goes_on_where_it_was(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error_of: ErrorOf
+) -> None:
     """A row that was interrupted is resumed, with the settings that the ablation gave it."""
     flags = colour_flags(few, tmp_path, "--pretrain_epochs", "2", "--num_epochs", "1", "--rows", "contrastive")
     base = parse_args([*flags[:-2], "--clip_method", "zero_shot"])
@@ -127,9 +127,8 @@ def test_an_ablation_goes_on_where_it_was(few: Path, tmp_path: Path, capsys: pyt
     }
     cut = tmp_path / "clip_train_triplet_0.4_s0"
     cut.mkdir()
-    with pytest.raises(SystemExit):
-        ablation.main([*flags[:-1], "triplet"])
-    assert "was cut off before its first epoch was done; remove the folder" in capsys.readouterr().err
+    cut_off = "was cut off before its first epoch was done; remove the folder"
+    assert cut_off in error_of(ablation.main, [*flags[:-1], "triplet"])
 
 
 # -- every row, every setting ------------------------------------------------------------------------
@@ -204,18 +203,12 @@ def test_resumed_equals_uninterrupted(few: Path, tmp_path: Path, epochs: int) ->
     assert lines[0] == lines[1]
 
 
-def test_what_cannot_be_resumed(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_resumed(few: Path, tmp_path: Path, error_of: ErrorOf) -> None:
     given = ("--pretrain_epochs", "1", "--num_epochs", "1")
+    common = colour_flags(few, tmp_path, "--batch_size", "64", "--min_separation", "0", *given, "--resume")
 
     def line(*more: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            command.main(
-                [*colour_flags(few, tmp_path, "--batch_size", "64", "--min_separation", "0", *given, *more), "--resume"]
-            )
-        error = capsys.readouterr().err
-        assert stop.value.code == 2 and error.count("\n") == 1
-        return error
+        return error_of(command.main, [*common, *more])
 
     folder = interrupted(short(few, tmp_path, *given), 1)
     assert "holds a run with other settings: batch_size 64 -> 77" in line("--batch_size", "77")

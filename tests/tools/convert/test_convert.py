@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from data_utils.regions import RegionFile
-from tests.tools.convert.bottom_up_files import write_tsv
+from tests.tools.conftest import ErrorOf
+from tests.tools.convert.bottom_up_files import tsv_line, write_lines, write_tsv
 from tools.convert import __main__ as convert
 from tools.convert import conversion
 from tools.convert.conversion import WRITERS, Hdf5Writer, NpyWriter
@@ -31,29 +32,29 @@ def _three_rows_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "BLOCK_BYTES", 3 * FEATURES[0].nbytes)
 
 
+INPUTS: dict[str, Callable[[np.ndarray], np.ndarray] | dict[str, object]] = {
+    "npy": lambda features: features,
+    "npy float64": lambda features: features.astype(np.float64),
+    "npy Fortran": np.asfortranarray,
+    "npy big-endian": lambda features: features.astype(">f4"),
+    "h5": {},
+    "h5 chunks": {"chunks": (4, 2, 5), "compression": "gzip"},
+    "h5 wide chunks": {"chunks": (11, 1, 1), "compression": "gzip"},
+    "tsv": {},
+}
+
+
 def write(path: Path, kind: str) -> Path:
     """Write FEATURES as one of the inputs."""
-    if kind == "tsv":
-        return write_tsv(path.with_suffix(".tsv"), FEATURES)
-    if kind == "npy":
-        np.save(path.with_suffix(".npy"), FEATURES)
-        return path.with_suffix(".npy")
-    if kind == "npy float64":
-        np.save(path.with_suffix(".npy"), FEATURES.astype(np.float64))
-        return path.with_suffix(".npy")
-    if kind == "npy Fortran":
-        np.save(path.with_suffix(".npy"), np.asfortranarray(FEATURES))
-        return path.with_suffix(".npy")
-    if kind == "npy big-endian":
-        np.save(path.with_suffix(".npy"), FEATURES.astype(">f4"))
-        return path.with_suffix(".npy")
-    with h5py.File(path.with_suffix(".h5"), "w") as file:
-        chunks = {"h5": None, "h5 chunks": (4, 2, 5), "h5 wide chunks": (11, 1, 1)}[kind]
-        file.create_dataset("features", data=FEATURES, chunks=chunks, compression="gzip" if chunks else None)
-    return path.with_suffix(".h5")
-
-
-INPUTS = ("npy", "npy float64", "npy Fortran", "npy big-endian", "h5", "h5 chunks", "h5 wide chunks", "tsv")
+    path, how = path.with_suffix(f".{kind.split()[0]}"), INPUTS[kind]
+    if callable(how):
+        np.save(path, how(FEATURES))
+    elif kind == "tsv":
+        write_tsv(path, FEATURES)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("features", data=FEATURES, **how)
+    return path
 
 
 def stored(path: Path) -> np.ndarray:
@@ -78,18 +79,14 @@ def test_every_kind_to_every_kind(tmp_path: Path, kind: str, suffix: str, dtype:
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, FEATURES.astype(dtype))
     np.testing.assert_array_equal(RegionFile(target).read(ROWS), FEATURES.astype(dtype).astype(np.float32))
+    if suffix == ".h5":
+        with h5py.File(target, "r") as file:
+            assert list(file) == ["features"] and file["features"].chunks == (1, 3, 5)
+            assert file["features"].compression is None
+    elif (kind, dtype) == ("npy", "float32"):
+        assert target.read_bytes() == source.read_bytes()
     beside = {"out.ids.txt"} if kind == "tsv" else set()
     assert {p.name for p in tmp_path.iterdir()} == {source.name, target.name} | beside
-
-
-def test_hdf5_is_chunked_by_image_and_npy_is_plain(tmp_path: Path) -> None:
-    source = write(tmp_path / "in", "npy")
-    run("--input", source, "--output", tmp_path / "out.h5")
-    with h5py.File(tmp_path / "out.h5", "r") as file:
-        assert list(file) == ["features"] and file["features"].chunks == (1, 3, 5)
-        assert file["features"].compression is None
-    run("--input", tmp_path / "out.h5", "--output", tmp_path / "back.npy")
-    assert (tmp_path / "back.npy").read_bytes() == source.read_bytes()
 
 
 # -- interruptions ----------------------------------------------------------------------------------------------------
@@ -174,37 +171,28 @@ convert.main(["--input", {str(source)!r}, "--output", {str(target)!r}])
     np.testing.assert_array_equal(stored(target), FEATURES)
 
 
-def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str = ".npy", *flags: str) -> tuple[Path, Path]:
-    """Convert an npy until six rows are done; return input and output."""
-    source, target = write(tmp_path / "in", "npy"), tmp_path / f"out{suffix}"
-    with monkeypatch.context() as patch:
-        Broken(patch, WRITERS[suffix], 3, press_ctrl_c)
-        with pytest.raises(SystemExit):
-            run("--input", source, "--output", target, *flags)
-    return source, target
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "part gone": lambda part, state: part.unlink(),
+    "part cut": lambda part, state: os.truncate(part, 200),  # rows that the state says are there
+    "part of other bytes": lambda part, state: part.write_bytes(b"x" * part.stat().st_size),
+    "state gone": lambda part, state: state.unlink(),
+    "state cut": lambda part, state: state.write_bytes(state.read_bytes()[:-9]),
+    "state beyond": lambda part, state: state.write_text(state.read_text().replace('_done": 6', '_done": 99')),
+}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-@pytest.mark.parametrize(
-    "damage", ["part gone", "part cut", "part of other bytes", "state gone", "state cut", "state beyond"]
-)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_remainder_starts_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, damage: str
 ) -> None:
-    source, target = broken_off(tmp_path, monkeypatch, suffix)
+    source, target = write(tmp_path / "in", "npy"), tmp_path / f"out{suffix}"
     part, state = tmp_path / f"out{suffix}.part", tmp_path / f"out{suffix}.part.json"
-    if damage == "part gone":
-        part.unlink()
-    elif damage == "part cut":
-        os.truncate(part, 200)  # rows that the state says are there
-    elif damage == "part other":
-        part.write_bytes(b"x" * part.stat().st_size)
-    elif damage == "state gone":
-        state.unlink()
-    elif damage == "state cut":
-        state.write_bytes(state.read_bytes()[:-9])
-    else:
-        state.write_text(state.read_text().replace('"rows_done": 6', '"rows_done": 99'))
+    with monkeypatch.context() as patch:
+        Broken(patch, WRITERS[suffix], 3, press_ctrl_c)
+        with pytest.raises(SystemExit):
+            run("--input", source, "--output", target)
+    DAMAGES[damage](part, state)
     run("--input", source, "--output", target)
     np.testing.assert_array_equal(stored(target), FEATURES)
     assert not part.exists() and not state.exists()
@@ -212,7 +200,7 @@ def test_a_damaged_remainder_starts_anew(
 
 @pytest.mark.parametrize(("suffix", "writer"), [(".npy", NpyWriter), (".h5", Hdf5Writer)])
 def test_a_full_disk_keeps_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str, writer: type
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf, suffix: str, writer: type
 ) -> None:
     def fails() -> None:
         raise OSError(28, "No space left on device")
@@ -220,9 +208,8 @@ def test_a_full_disk_keeps_what_is_there(
     source, target = write(tmp_path / "in", "npy"), tmp_path / f"out{suffix}"
     with monkeypatch.context() as patch:
         Broken(patch, writer, 3, fails)
-        assert "No space left on device; 6 of 11 rows are there" in failing(
-            capsys, "--input", source, "--output", target
-        )
+        error = error_of(convert.main, ("--input", source, "--output", target))
+    assert "No space left on device; 6 of 11 rows are there" in error
     assert not target.exists()
     run("--input", source, "--output", target)
     np.testing.assert_array_equal(stored(target), FEATURES)
@@ -231,21 +218,10 @@ def test_a_full_disk_keeps_what_is_there(
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def failing(capsys: pytest.CaptureFixture[str], *flags: str | Path) -> str:
-    """Convert with something that cannot work; return the one line that is printed."""
-    with pytest.raises(SystemExit) as stop:
-        run(*flags)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
-    return error
-
-
-def test_a_disk_too_small_is_told_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_too_small_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf) -> None:
     source = write(tmp_path / "in", "npy")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 341, 659))  # type: ignore[attr-defined]
-    line = failing(capsys, "--input", source, "--output", tmp_path / "out.npy")
+    line = error_of(convert.main, ("--input", source, "--output", tmp_path / "out.npy"))
     assert "takes 660 bytes, the disk has 659 left" in line
     run("--input", source, "--output", tmp_path / "out.npy", "--dtype", "float16")
 
@@ -265,10 +241,7 @@ def test_a_disk_too_small_is_told_before(
             "'float64' is unknown; did you mean float16? known: float16, float32",
         ),
         (["--input", "in.npy", "--output", "out.h5", "--ids", "x.txt"], "--ids orders the rows of a .tsv"),
-        (
-            ["--input", "cut.npy", "--output", "out.h5"],
-            "cut.npy is cut short: shape (11, 3, 5) of float32",
-        ),
+        (["--input", "cut.npy", "--output", "out.h5"], "cut.npy is cut short: shape (11, 3, 5) of float32"),
         (["--input", "cut.h5", "--output", "out.npy"], "cut.h5 is cut short"),
         (["--input", "flat.npy", "--output", "out.h5"], "flat.npy has shape (11, 15)"),
         (["--input", "nan.npy", "--output", "out.h5"], "nan.npy row 7 holds NaN"),
@@ -276,11 +249,12 @@ def test_a_disk_too_small_is_told_before(
             ["--input", "large.npy", "--output", "out.h5", "--dtype", "float16"],
             "row 8 holds 65520, too large for float16",
         ),
+        (["--input", "bad.tsv", "--output", "out.h5"], "bad.tsv line 5 (image 4)"),
         (["--input", "wide.npy", "--output", "out.h5"], "wide.npy row 10 holds NaN or infinite"),
     ],
 )
 def test_faults_are_one_line_and_leave_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_of: ErrorOf, flags: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     whole = write(tmp_path / "in", "npy").read_bytes()
@@ -292,6 +266,9 @@ def test_faults_are_one_line_and_leave_nothing(
         broken = FEATURES.astype(dtype)
         broken[row, 2, 4] = value
         np.save(f"{name}.npy", broken)
+    lines = [tsv_line(str(k), features) for k, features in enumerate(FEATURES)]
+    lines[4][5] = "?"
+    write_lines(Path("bad.tsv"), lines)
     before = sorted(os.listdir())
-    assert message in failing(capsys, *flags)
+    assert message in error_of(convert.main, flags)
     assert sorted(os.listdir()) == before

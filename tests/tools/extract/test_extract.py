@@ -15,6 +15,7 @@ import torch
 import run
 from data_utils.regions import RegionStore
 from tests.tiny import THEMES, captions_for
+from tests.tools.conftest import ErrorOf
 from tools.audit import __main__ as audit
 from tools.check import __main__ as check
 from tools.extract import __main__ as extract
@@ -70,16 +71,6 @@ def flags(root: Path, split: str = "train", *extra: str) -> list[str]:
         *("--images", str(root / "pictures"), "--captions", str(root / f"{split}.csv"), "--split", split),
         *("--output", str(root / "data" / NAME), "--gpu", "cpu", *extra),
     ]
-
-
-def fails(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """Run the command with arguments that cannot work; return what is said."""
-    with pytest.raises(SystemExit) as caught:
-        extract.main(arguments)
-    assert caught.value.code == 2
-    out, line = capsys.readouterr()
-    assert not out and line.startswith("error: ") and line.count("\n") == 1, line
-    return line
 
 
 def files(folder: Path) -> list[str]:
@@ -205,8 +196,8 @@ def broken(root: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_broken_picture_ends_the_command(root: Path, broken: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(capsys, flags(root, "train", "--grid", "2"))
+def test_a_broken_picture_ends_the_command(root: Path, broken: str, error_of: ErrorOf) -> None:
+    line = error_of(extract.main, flags(root, "train", "--grid", "2"))
     assert f"picture {root / 'pictures' / broken} cannot be read" in line and "--skip_bad" in line
     assert not (root / "data").exists(), "nothing is left"
 
@@ -230,14 +221,14 @@ def test_broken_pictures_are_left_out_and_counted(root: Path, broken: str, capsy
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_box_outside_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_box_outside_is_told(root: Path, error_of: ErrorOf) -> None:
     boxes = {f"dev/{k}.{('png', 'jpg', 'bmp')[k % 3]}": [[0, 0, 5, 5], [1, 2, 48, 40 + 5 * (k == 3)]] for k in range(6)}
     (root / "boxes.json").write_text(json.dumps(boxes), encoding="utf-8")
-    line = fails(capsys, flags(root, "dev", "--boxes", str(root / "boxes.json")))
+    line = error_of(extract.main, flags(root, "dev", "--boxes", str(root / "boxes.json")))
     assert "box 2 of picture dev/3.png, (1.0, 2.0, 48.0, 45.0), reaches outside the picture of 60 x 40 pixels" in line
     del boxes["dev/1.jpg"]
     (root / "boxes.json").write_text(json.dumps(boxes), encoding="utf-8")
-    assert "no box of dev/1.jpg" in fails(capsys, flags(root, "dev", "--boxes", str(root / "boxes.json")))
+    assert "no box of dev/1.jpg" in error_of(extract.main, flags(root, "dev", "--boxes", str(root / "boxes.json")))
     assert not (root / "data").exists()
 
 
@@ -259,21 +250,21 @@ def test_a_box_outside_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -
         (["--captions_per_image", "6"], "--captions_per_image is 6"),
     ],
 )
-def test_faulty_flags(root: Path, capsys: pytest.CaptureFixture[str], extra: list[str], message: str) -> None:
+def test_faulty_flags(root: Path, error_of: ErrorOf, extra: list[str], message: str) -> None:
     if message.startswith("a map"):
         pytest.importorskip("efficientnet_lite_pytorch")
-    assert message in fails(capsys, flags(root, "train", *extra))
+    assert message in error_of(extract.main, flags(root, "train", *extra))
     assert not (root / "data").exists()
 
 
 @pytest.mark.parametrize(
     "name", ["dev_ims.h5", "dev_ims.npy", "dev_caps.txt", "dev_caps.tsv", "dev_images.txt", "dev_images_folder.txt"]
 )
-def test_nothing_is_written_over(root: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_nothing_is_written_over(root: Path, error_of: ErrorOf, name: str) -> None:
     folder = root / "data" / NAME
     folder.mkdir(parents=True)
     (folder / name).write_text("mine", encoding="utf-8")
-    assert f"{folder / name} exists; nothing is written over" in fails(capsys, flags(root, "dev"))
+    assert f"{folder / name} exists; nothing is written over" in error_of(extract.main, flags(root, "dev"))
     assert files(folder) == [name] and (folder / name).read_text(encoding="utf-8") == "mine"
 
 

@@ -12,6 +12,7 @@ import pytest
 from methods.blocks.modes import SimilarityModes, clean_posterior
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
+from tests.tools.conftest import ErrorOf
 from tests.tools.filter.made_up import flags, make, save, save_as
 from tools.command import folder_at_once
 from tools.filter import __main__ as clean
@@ -178,9 +179,7 @@ def test_pooled_rows_of_each_network(checkpoint_path: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("flags", [("--mode_path", "none.pth.tar"), ("--split", "other"), ("--network", "C")])
 def test_pooled_without_what_it_needs(
-    flags: tuple[str, ...], checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...], checkpoint_path: Path, tmp_path: Path, error_of: ErrorOf
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        write_pooled(checkpoint_path, tmp_path / "out", *flags)
-    assert stop.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+    error_of(pooled.main, ("--mode_path", checkpoint_path, "--output", tmp_path / "out", "--gpu", "cpu", *flags))
     assert not (tmp_path / "out").exists()

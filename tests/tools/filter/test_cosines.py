@@ -44,24 +44,6 @@ def test_lengths_do_not_matter_however_extreme(scale: float) -> None:
     np.testing.assert_allclose(pair_similarity(images * scale, captions), pair_similarity(images, captions), atol=1e-12)
 
 
-def test_embeddings_are_read_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cosines, "ROW_CHUNK", 5 * 7)
-    images, captions = draw_embeddings()
-    read: list[int] = []
-
-    class Stored:
-        shape = images.shape
-
-        def __getitem__(self, rows: slice) -> np.ndarray:
-            part = images[rows]
-            part.setflags(write=False)
-            read.append(len(part))
-            return part
-
-    assert (pair_similarity(Stored(), captions) == pair_similarity(images, captions)).all()
-    assert read == [5, 5, 5, 5, 3]
-
-
 @pytest.mark.parametrize("chunk", [7, 2**20])
 @pytest.mark.parametrize("side", [0, 1])
 def test_bad_rows_are_named(side: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:

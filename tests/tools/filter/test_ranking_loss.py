@@ -6,10 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.blocks.dynamic_margin import (
-    MarginConfig,
-    dynamic_margins,
-)
+from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from models.losses import Margins, hardest_negative, pair_costs
 from tests import reference
 from tests.methods.test_dynamic_margin import modes_apart

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_tiny_data
+from tests.tools.conftest import ErrorOf
 from tests.tools.pages.browser import PHONE, opened
 from tests.tools.report.made_up import copied, edit_config, train, with_pictures
 from tools.report import __main__ as report
@@ -134,13 +135,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_line(
-    name: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_wrong_input(
+    name: str, runs: list[Path], tmp_path: Path, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words, said = WRONG[name]
-    with pytest.raises(SystemExit) as stopped:
-        report.main([str(runs[0]) if word == "RUN" else word for word in words])
-    err = capsys.readouterr().err
-    assert stopped.value.code == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert said in error_of(report.main, [runs[0] if word == "RUN" else word for word in words])
     assert not list(tmp_path.glob("*.html*"))

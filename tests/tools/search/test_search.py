@@ -14,20 +14,12 @@ from data_utils.stored import open_for_all
 from models.ensemble import restore, similarities
 from runtime.checkpoint import load_checkpoint
 from tests.tiny import tiny_flags
+from tests.tools.conftest import ErrorOf
 from tools.command import parsed
 from tools.search import __main__ as search
 from tools.search.results import Result
 
 CPU = torch.device("cpu")
-
-
-def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line that a wrong command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        search.main(argv)
-    text = capsys.readouterr().err
-    assert stop.value.code == 2 and text.startswith("error: ") and text.count("\n") == 1
-    return text
 
 
 def answers(argv: list[str]) -> list[Result]:
@@ -120,25 +112,24 @@ def test_the_page(checkpoint_path: Path, tmp_path: Path) -> None:
         (["a dog", "--pictures", "."], "test_images.txt is not there"),
     ],
 )
-def test_wrong_input(argv: list[str], told: str, checkpoint_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told in error_of(["--mode_path", str(checkpoint_path), *argv], capsys)
+def test_wrong_input(argv: list[str], told: str, checkpoint_path: Path, error_of: ErrorOf) -> None:
+    assert told in error_of(search.main, ("--mode_path", checkpoint_path, *argv))
 
 
-def test_a_line_of_a_query_file_is_told(
-    checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_of_a_query_file_is_told(checkpoint_path: Path, tmp_path: Path, error_of: ErrorOf) -> None:
     path = tmp_path / "q.txt"
     argv = ["--mode_path", str(checkpoint_path), "--queries", str(path)]
-    path.write_text("a dog\n\na cat\n", encoding="utf-8")
-    assert "query 2 is empty" in error_of(argv, capsys)
-    path.write_text("a dog\nxyzzy\n", encoding="utf-8")
-    assert "query 2 ('xyzzy') holds no word" in error_of(argv, capsys)
-    path.write_text("", encoding="utf-8")
-    assert "is empty; it must hold a query a line" in error_of(argv, capsys)
+    for content, told in (
+        ("a dog\n\na cat\n", "query 2 is empty"),
+        ("a dog\nxyzzy\n", "query 2 ('xyzzy') holds no word"),
+        ("", "is empty; it must hold a query a line"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        assert told in error_of(search.main, argv)
 
 
 def test_a_picture_file_of_other_features(
-    checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint_path: Path, tmp_path: Path, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_module = pytest.importorskip("PIL.Image")
     image_module.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(tmp_path / "p.png")
@@ -152,7 +143,7 @@ def test_a_picture_file_of_other_features(
 
     monkeypatch.setattr("tools.search.queries.open_backbone", lambda *how: Backbone())
     argv = ["--mode_path", str(checkpoint_path), "--image", str(tmp_path / "p.png"), "--grid", "2"]
-    text = error_of(argv, capsys)
+    text = error_of(search.main, argv)
     assert "gives 4 regions x 5 dimensions, the networks were trained on 4 x 12" in text
     Backbone.channels = 12
     (found,) = answers([*argv, "--top_k", "2"])
