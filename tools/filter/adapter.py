@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
-from models.losses import Margins
+from models.losses import Margins, hardest_negative, pair_costs
 from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import save_checkpoint
 from runtime.device import choose_device
@@ -33,7 +33,6 @@ from runtime.flags import check_range, flag
 from runtime.log import Progress
 from runtime.seed import generator
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, Filtered, filter_pairs, filter_quality, similarity_of
-from tools.filter.ranking_loss import DynamicMarginRankingLoss
 from tools.filter.report import percent, quality_text
 
 ADAPTER, ADAPTED_IMAGES, ADAPTED_CAPTIONS = "adapter.pt", "adapted_images.npy", "adapted_captions.npy"
@@ -177,7 +176,6 @@ class AdapterTraining:
             ResidualAdapter(rows[0].shape[1], config.hidden_size, generator(filtering.seed, "adapter", side)).to(device)
             for side in ("images", "captions")
         )
-        self._loss = DynamicMarginRankingLoss(margins)
         parameters = [*self.image_adapter.parameters(), *self.caption_adapter.parameters()]
         self._optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
 
@@ -210,7 +208,7 @@ class AdapterTraining:
         batches = np.array_split(order, -(-len(order) // self.config.batch_size))  # of equal size but for one pair
         bar, total = Progress(f"epoch {epoch + 1}", len(order)), 0.0
         for batch in batches:
-            probability = torch.from_numpy(found.probability[batch]).float()
+            probability = torch.from_numpy(found.probability[batch]).float().to(self.image_adapter.inner.device)
             loss = self._step(self.pairs[batch], dynamic_margins(self.margins, found.modes, probability))
             total += loss * len(batch)
             bar.advance(len(batch), loss)
@@ -222,7 +220,9 @@ class AdapterTraining:
     def _step(self, pairs: np.ndarray, margins: Margins) -> float:
         numbers = self.image_of_caption[pairs]
         images, captions = self.image_adapter.of(self.rows[0][numbers]), self.caption_adapter.of(self.rows[1][pairs])
-        loss = self._loss(images @ captions.t(), margins, image_id=torch.from_numpy(numbers).to(images.device))
+        image_id = torch.from_numpy(numbers).to(images.device)
+        costs = pair_costs(images @ captions.t(), margins.image, image_id, caption_margin=margins.text)
+        loss = hardest_negative(costs).mean()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
