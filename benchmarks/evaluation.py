@@ -19,7 +19,7 @@ from benchmarks import published
 from benchmarks.measure import Results, Row, compare, device_of, tell
 from benchmarks.published_sizes import published_matcher, published_split
 from data_utils.precomputed import PrecomputedSplit
-from models.encoded_split import similarities
+from models.ensemble import similarities
 from models.matcher import Matcher, bf16_is_supported
 from models.ranks import retrieval
 from runtime.errors import exit_on_input_error

@@ -32,8 +32,16 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag
 from tools.command import check_writable, parsed
 from training.config import TrainingConfig
-from training.network import Network, build_optimiser
-from training.trainer import LabelledBatch, part_loss, small, soft_labels, train_step, warm_up_step
+from training.network import (
+    LabelledBatch,
+    Network,
+    build_optimiser,
+    part_loss,
+    small,
+    soft_labels,
+    train_step,
+    warm_up_step,
+)
 
 MARGIN, CLIP, LEARNING_RATE, SELECTED = 0.2, 2.0, 2e-4, 0.5
 

@@ -115,8 +115,7 @@ def load(
     """Yield the batches in the given order, read by `workers` processes ahead of time (0: in this process).
 
     Args:
-        device: with CUDA, batches come on that device, each read, pinned and copied while the one before it is in use.
-            On the CPU, and without it, they come as they are read.
+        device: where they come; on CUDA each is read, pinned and copied while the one before it is in use.
         processes: who share each batch.
     """
     loader: DataLoader[Batch] = DataLoader(
@@ -131,7 +130,7 @@ def load(
         if device is not None and device.type == "cuda":
             yield from _onto(device, iter(loader))
         else:
-            yield from loader
+            yield from loader if device is None else (batch.to(device) for batch in loader)
     except InputError as error:  # a worker's comes with its traceback in front of the message
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.encoded_split import Split, caption_vectors, encoded_images, image_vectors
+from models.ensemble import Split, caption_vectors, encoded_images, image_vectors
 from models.matcher import Matcher, evaluating
 from models.sgraf import SAF, SGR
 from models.similarity import EncodedCaptions, EncodedImages, Similarity

@@ -25,8 +25,7 @@ from runtime.log import table
 from runtime.seed import generator
 from tools.command import parsed
 from training.data import open_data
-from training.division import decide
-from training.evidence import gather_evidence
+from training.division import decide, gather_evidence
 from training.reports import division_metrics
 
 READINGS: dict[str, dict[str, Any]] = {

@@ -25,7 +25,6 @@ from runtime.torch_file import as_bytes, read_torch_file
 from training.config import RunConfig
 from training.division import Division
 from training.network import Network
-from training.schedule import Position
 
 BEST, WARMED, BROKEN = "checkpoint_dev_best.pth.tar", "checkpoint_warmup.pth.tar", "not_finite.pth.tar"
 CONFIG, RESULTS = "config.json", "results.json"
@@ -40,6 +39,62 @@ LONGEST = 240
 
 SHOWN = 3
 """So many interrupted runs of other names are named."""
+
+
+@dataclass
+class Steps:
+    """How far one network is (or both, where they step together).
+
+    Attributes:
+        batches: those of this epoch that are done.
+        losses: a pair, of the steps since the last record.
+        total: steps of the run whose loss is recorded: the step of that record.
+    """
+
+    batches: int = 0
+    losses: list[float] = field(default_factory=list)
+    total: int = 0
+
+
+@dataclass
+class Position:
+    """A place between two optimiser steps: all that decides what a run does next, apart from what its networks are.
+
+    Attributes:
+        stage: number of the stage in progress.
+        is_divided: the stage's division is made.
+        is_trained: the stage's training is done; what is left is its validation.
+        epochs_done: stages that were validated: the step of every record but the loss.
+        seconds: run time until the last save.
+        steps: by network, `A+B` where they step together.
+    """
+
+    stage: int = 0
+    is_divided: bool = False
+    is_trained: bool = False
+    epochs_done: int = 0
+    seconds: float = 0.0
+    steps: dict[str, Steps] = field(default_factory=dict)
+
+    def steps_of(self, name: str) -> Steps:
+        """Return how far a network is."""
+        return self.steps.setdefault(name, Steps())
+
+    def next_stage(self) -> None:
+        """Go to the next stage's beginning."""
+        self.stage += 1
+        self.is_divided = self.is_trained = False
+        self.end_pass()
+
+    def end_pass(self) -> None:
+        """Go to the beginning of the next pass over batches: all networks have made this one."""
+        for steps in self.steps.values():
+            steps.batches, steps.losses = 0, []
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> Position:
+        """Return the place that `dataclasses.asdict` has made plain values of."""
+        return cls(**{**values, "steps": {name: Steps(**steps) for name, steps in values["steps"].items()}})
 
 
 @dataclass
@@ -116,10 +171,9 @@ class SavedState:
             InputError: there is none.
         """
         found = {path: _read(path) for path in self._paths if path.exists()}
-        whole = [content for content in found.values() if content is not None]
-        if not whole:
+        latest = max(filter(None, found.values()), key=lambda content: content["generation"], default=None)
+        if latest is None:
             raise InputError(f"{self._paths[0].parent} holds no whole state to resume from; start the run again")
-        latest = max(whole, key=lambda content: content["generation"])
         self._generation = latest["generation"]
         damaged = (path for path, content in found.items() if content is None)
         return latest, [f"warning: {path} is damaged; the state before it is used" for path in damaged]
@@ -128,8 +182,8 @@ class SavedState:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return a state file's content, None if it is damaged. Nothing in it is executed."""
     data = path.read_bytes()
-    digest, payload = data[len(MAGIC) : len(MAGIC) + DIGEST], data[len(MAGIC) + DIGEST :]
-    if not data.startswith(MAGIC) or hashlib.sha256(payload).digest() != digest:
+    payload = data[len(MAGIC) + DIGEST :]
+    if data[: len(MAGIC) + DIGEST] != MAGIC + hashlib.sha256(payload).digest():
         return None
     try:
         content = read_torch_file(payload, str(path))
@@ -150,8 +204,7 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
-        self.folder, self.writes = folder, writes
-        self.lock = FolderLock(folder) if writes else None
+        self.folder, self.lock = folder, FolderLock(folder) if writes else None
         self.saved = SavedState(folder)
         self.unsaved: dict[str, dict[str, Any]] = {}
         """Checkpoints that could not be written yet, by file name."""
@@ -159,12 +212,12 @@ class RunFiles:
 
     def json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file."""
-        if self.writes:
+        if self.lock is not None:
             write_json(self.folder / name, content)
 
     def checkpoint(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; if that fails, say so, keep it, and try again at every save."""
-        if self.writes:
+        if self.lock is not None:
             self.unsaved[name] = content
             self.save_unsaved()
 
@@ -184,7 +237,7 @@ class RunFiles:
         While a checkpoint waits to be written, the state before its validation is the one to go on from.
         """
         self.save_unsaved()
-        if not self.writes or self.unsaved:
+        if self.lock is None or self.unsaved:
             return
         try:
             self.saved.save({**state.as_dict(), **more})
@@ -217,19 +270,14 @@ class RunFiles:
 
     def snapshot(self, content: dict[str, Any]) -> Path:
         """Write what is needed to look into a step that went wrong; return where."""
-        if self.writes:
+        if self.lock is not None:
             save_checkpoint(self.folder / BROKEN, content)
         return self.folder / BROKEN
 
     def finish(self) -> None:
         """Remove the state and the lock: the run is done."""
-        if self.writes:
-            self.saved.clear()
-        self.release()
-
-    def release(self) -> None:
-        """Let another process write."""
         if self.lock is not None:
+            self.saved.clear()
             self.lock.release()
 
 
@@ -344,13 +392,13 @@ def _others(parent: Path, name: str) -> str:
 
 def _continued(config: RunConfig, folder: Path) -> Place:
     """Go on in a folder that `--saved_model` names, with the start that its run was given."""
+    state = SavedState(folder)
     if (folder / RESULTS).exists():
-        SavedState(folder).clear()
+        state.clear()
         raise InputError(
             f"--saved_model {folder}: that run is finished; to start a new one from its networks name a checkpoint in "
             f"it, such as {BEST}"
         )
-    state = SavedState(folder)
     if not state.exists():
         raise InputError(
             f"--saved_model {folder} is a folder without a run's saved state; name the folder of an interrupted run, "

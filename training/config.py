@@ -217,14 +217,8 @@ class RunConfig:
 
     def run_name(self) -> str:
         """Return the name of the run's folder."""
-        parts = [
-            self.data.data_name,
-            self.method_name,
-            self.matcher.module_name,
-            f"{self.noise.noise_ratio:g}",
-            f"s{self.training.seed}",
-        ]
-        return "_".join(parts + ([self.training.id] if self.training.id else []))
+        parts = [self.data.data_name, self.method_name, self.matcher.module_name, f"{self.noise.noise_ratio:g}"]
+        return "_".join([*parts, f"s{self.training.seed}", *filter(None, [self.training.id])])
 
 
 def build_parser() -> OneLineParser:

@@ -1,8 +1,12 @@
-"""One of the co-taught networks with what trains it; the only place where a loss is differentiated."""
+"""One of the co-taught networks and its optimiser steps; the only place where a loss is differentiated.
+
+Legend: B pairs of a batch.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,14 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from data_utils.loaders import Batch
 from methods import Method
+from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from models.encoders import set_generator
-from models.matcher import Matcher, MatcherShape
+from models.matcher import Matcher, MatcherShape, hardest_loss
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
 from runtime.seed import generator, seed_everything
-from training.config import RunConfig
+from training.config import RunConfig, TrainingConfig
 from training.data import RunData
 from vocab import word_vectors
 
@@ -81,9 +87,8 @@ class Network:
 
     def before_step(self) -> dict[str, Tensor]:
         """Return copies of what a forward pass changes: running statistics, and the state of the dropout generator."""
-        return {name: value.clone() for name, value in self.matcher.named_buffers()} | {
-            "dropout": self.dropout.get_state()
-        }
+        buffers = {name: value.clone() for name, value in self.matcher.named_buffers()}
+        return {**buffers, "dropout": self.dropout.get_state()}
 
     def undo_forward(self, before: dict[str, Tensor], *, dropout: bool) -> None:
         """Put back the running statistics of `before_step`, and with `dropout` the generator too."""
@@ -131,6 +136,9 @@ def build_networks(
     return networks
 
 
+# -- what a run starts from -----------------------------------------------------------------------------------------
+
+
 def load_weights(
     networks: list[Network], checkpoint: dict[str, Any], path: object, data: RunData, config: RunConfig
 ) -> None:
@@ -175,3 +183,81 @@ def load_start(networks: list[Network], data: RunData, config: RunConfig) -> lis
     for network in networks:
         network.matcher.caption_encoder.set_word_vectors(torch.from_numpy(found.rows), torch.from_numpy(found.is_given))
     return [found.report(vectors)]
+
+
+# -- steps ----------------------------------------------------------------------------------------------------------
+
+
+def warm_up_step(networks: Sequence[Network], batch: Batch, settings: TrainingConfig) -> float:
+    """Update one network or both with the mean hinge; return the loss per pair.
+
+    On all pairs, on those that a network finds easy itself (`warmup_sele`), or on those that its peer finds easy
+    (`co_teaching`; Han et al., NeurIPS 2018).
+    """
+    losses = [warm_up_losses(network, batch) for network in networks]
+    if settings.warmup_type != "warmup":
+        easy = [small(own, settings.warmup_rate) for own in losses]
+        chosen = reversed(easy) if settings.warmup_type == "co_teaching" else easy
+        losses = [own[picked] for own, picked in zip(losses, chosen, strict=True)]
+    total = sum(n.step(own.sum(), settings.grad_clip) for n, own in zip(networks, losses, strict=True))
+    return total / (len(networks) * len(batch))
+
+
+def warm_up_losses(network: Network, batch: Batch) -> Tensor:
+    """Return each pair's loss (B,) against all its negatives."""
+    return network.method.per_pair_loss(network.matcher.score(network.matcher.embed(batch)), batch)
+
+
+def small(losses: Tensor, rate: float) -> Tensor:
+    """Return the numbers of the `rate` share of the pairs (B,) of smallest loss, at least one."""
+    return torch.argsort(losses.detach(), stable=True)[: max(1, int(rate * len(losses)))]
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A share of a training step: a batch, its labels (B,), and which of its pairs enter the loss (None: all)."""
+
+    batch: Batch
+    labels: Tensor
+    kept: Tensor | None = None
+
+
+@torch.no_grad()
+def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor) -> SoftLabels:
+    """Ask the student's method for labels; networks look at the pairs in eval mode, the peer only if it is asked.
+
+    Args:
+        probability: (B,) clean probability of the clean batch's pairs.
+    """
+
+    def seen(batch: Batch) -> StudentAndPeer:
+        return StudentAndPeer(*(Scored(n.matcher, n.method, batch) for n in (student, peer)))
+
+    labels = student.method.labels(seen(clean), None if noisy is None else seen(noisy), probability)
+    assert labels.clean.shape == (len(clean),)
+    return labels
+
+
+def train_step(network: Network, parts: list[LabelledBatch], hardness: float, *, grad_clip: float) -> float:
+    """Take one optimiser step on the summed loss of the parts; return that loss per pair."""
+    loss = torch.stack([part_loss(network, part, hardness) for part in parts]).sum()
+    return network.step(loss, grad_clip) / sum(len(part.batch) for part in parts)
+
+
+def part_loss(network: Network, part: LabelledBatch, hardness: float) -> Tensor:
+    """Return the loss of one batch.
+
+    Args:
+        network: in train mode.
+        part: the batch and its labels.
+        hardness: 0 for the mean of the negatives, 1 for the hardest.
+    """
+    method, embeddings = network.method, network.matcher.embed(part.batch)
+
+    def loss_of(sims: Tensor) -> Tensor:
+        scores = method.scores(sims, embeddings, part.batch)
+        return method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
+
+    if hardness < 1.0:
+        return loss_of(network.matcher.score(embeddings))
+    return hardest_loss(network.matcher, embeddings, loss_of)

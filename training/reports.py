@@ -165,14 +165,13 @@ def record_ranking(
     log.scalars(step, values, event=split, **where, results={name: found.as_dict() for name, found in ranked.items()})
 
 
-def check_flat(log: RunLog, sims: Mapping[str, np.ndarray]) -> None:
-    """Warn of networks that give every pair the same score."""
-    for name, matrix in sims.items():
-        if name != "mean" and float(matrix.max()) - float(matrix.min()) <= FLAT:
-            log.say(
-                f"warning: network {name} gives every pair the same score: it has collapsed; lower --learning_rate, "
-                "warm up longer, or use --negatives anneal"
-            )
+def check_flat(log: RunLog, name: str, sims: np.ndarray) -> None:
+    """Warn of a network that gives every pair the same score."""
+    if float(sims.max()) - float(sims.min()) <= FLAT:
+        log.say(
+            f"warning: network {name} gives every pair the same score: it has collapsed; lower --learning_rate, "
+            "warm up longer, or use --negatives anneal"
+        )
 
 
 def results(

@@ -1,18 +1,33 @@
-"""What a run does when: its stages, what its epochs are like, where it is, and when it pauses to be saved."""
+"""A run in progress: its stages and what their epochs are like, its passes over batches, its saves and its pace."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_utils.loaders import Batch, load, shuffled_batches
+from data_utils.precomputed import PrecomputedSplit
 from runtime.distributed import Processes
-from runtime.errors import Interruption
-from runtime.log import duration
-from training.config import LR_RULES, TrainingConfig
+from runtime.errors import InputError, Interruption
+from runtime.log import RunLog, duration
+from runtime.seed import generator
+from training.checkpointing import BEST, CONFIG, Position, RunFiles, RunState
+from training.config import LR_RULES, RunConfig, TrainingConfig
+from training.data import RunData
+from training.network import Network, NotFinite
+from training.reports import described, introduction
+
+T = TypeVar("T")
 
 START, WARM_UP, CLEAN, NOISY = "start", "warm-up", "clean", "noisy"
 """Kinds of work of a stage: none, steps of the warm-up, on clean pairs, on clean and noisy pairs."""
@@ -62,96 +77,6 @@ def hardness(settings: TrainingConfig, epoch: int) -> float:
     if settings.negatives == "anneal":
         return min(1.0, epoch / settings.anneal_epochs)
     return 1.0 if settings.negatives == "hardest" else 0.0
-
-
-def noisy_side_is_due(settings: TrainingConfig, epoch: int) -> bool:
-    """Tell whether the noisy side is trained in this epoch, if the method trains it."""
-    return epoch >= settings.noisy_start * settings.num_epochs
-
-
-@dataclass
-class Steps:
-    """How far one network is (or both, where they step together).
-
-    Attributes:
-        batches: those of this epoch that are done.
-        losses: a pair, of the steps since the last record.
-        total: steps of the run whose loss is recorded: the step of that record.
-    """
-
-    batches: int = 0
-    losses: list[float] = field(default_factory=list)
-    total: int = 0
-
-
-@dataclass
-class Position:
-    """A place between two optimiser steps: all that decides what a run does next, apart from what its networks are.
-
-    Attributes:
-        stage: number of the stage in progress.
-        is_divided: the stage's division is made.
-        is_trained: the stage's training is done; what is left is its validation.
-        epochs_done: stages that were validated: the step of every record but the loss.
-        seconds: run time until the last save.
-        steps: by network, `A+B` where they step together.
-    """
-
-    stage: int = 0
-    is_divided: bool = False
-    is_trained: bool = False
-    epochs_done: int = 0
-    seconds: float = 0.0
-    steps: dict[str, Steps] = field(default_factory=dict)
-
-    def steps_of(self, name: str) -> Steps:
-        """Return how far a network is."""
-        return self.steps.setdefault(name, Steps())
-
-    def next_stage(self) -> None:
-        """Go to the next stage's beginning."""
-        self.stage += 1
-        self.is_divided = self.is_trained = False
-        self.end_pass()
-
-    def end_pass(self) -> None:
-        """Go to the beginning of the next pass over batches: all networks have made this one."""
-        for steps in self.steps.values():
-            steps.batches, steps.losses = 0, []
-
-    @classmethod
-    def restored(cls, values: dict[str, Any]) -> Position:
-        """Return the place that `dataclasses.asdict` has made plain values of."""
-        return cls(**{**values, "steps": {name: Steps(**steps) for name, steps in values["steps"].items()}})
-
-
-class Pauses:
-    """Says, in all of a run's processes alike, when it is to be saved and when it is to end.
-
-    Args:
-        minutes: between saves.
-        interruption: whether this process was asked to end.
-        processes: those of the run.
-    """
-
-    def __init__(self, minutes: float, interruption: Interruption, processes: Processes) -> None:
-        self._seconds, self._interruption, self._processes = 60 * minutes, interruption, processes
-        self.taken()
-
-    def is_due(self) -> bool:
-        """Tell whether to save now."""
-        asked = self._interruption.requested is not None or time.monotonic() >= self._next
-        return self._processes.any(asked)
-
-    def taken(self) -> None:
-        """Begin to wait for the next one."""
-        self._next = time.monotonic() + self._seconds
-
-    def check(self) -> None:
-        """Raise `Stopped` if any process was asked to end."""
-        if self._processes.any(self._interruption.requested is not None):
-            self._interruption.ask()
-        self._interruption.check()
 
 
 class Pace:
@@ -217,3 +142,215 @@ class Pace:
         if self.left(position)[1] > LONG and module not in ("VSE", "GPO"):
             line += "; much faster: a GPU, --module_name VSE or GPO, or a recipe of the embedded data (recipes/)"
         return line
+
+
+class Running:
+    """What all parts of a run share.
+
+    Attributes:
+        state: what is saved and restored.
+        processes: those that share the run; all hold the same networks and go through the same batches.
+        log: what it says and records.
+        interruption: whether it was asked to end.
+        pace: how long its work takes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: RunData,
+        device: torch.device,
+        state: RunState,
+        files: RunFiles,
+        processes: Processes,
+    ) -> None:
+        self.config, self.data, self.device = config, data, device
+        self.settings, self.state, self.files, self.processes = config.training, state, files, processes
+        self.log = RunLog(None)
+        self.interruption = Interruption()
+        turns = dict.fromkeys((WARM_UP, CLEAN, NOISY), len(state.networks))
+        if self.settings.warmup_type == "co_teaching":
+            turns[WARM_UP] = 1
+        kinds = [self.kind(stage) for stage in stages(self.settings)]
+        self.pace = Pace(kinds, ceil(len(data.train) / self.settings.step_size), turns)
+        self._began = self._saved = time.monotonic()
+
+    def begin(self, remarks: Sequence[str], log_size: dict[str, int] | None) -> None:
+        """Open the log, of a resumed run with what of it belongs to the state, and say the remarks; of several
+        processes one speaks."""
+        self._began = time.monotonic() - self.position.seconds
+        if self.processes.is_first:
+            self.log = RunLog(self.files.folder, log_size)
+        self.files.say = self.log.say
+        for line in remarks:
+            self.log.say(line)
+
+    def introduce(self) -> None:
+        """Say and save what a new run is."""
+        self.files.json(CONFIG, described(self.config, self.data))
+        for line in introduction(self.config, self.data, self.device, self.files.folder):
+            self.log.say(line)
+        self.save()
+
+    def trains_noisy(self, epoch: int) -> bool:
+        """Tell whether the noisy side is trained in this epoch, if there is any."""
+        is_due = epoch >= self.settings.noisy_start * self.settings.num_epochs
+        return is_due and all(network.method.wants_noisy for network in self.state.networks)
+
+    def kind(self, stage: Stage) -> str:
+        """Return the kind of a stage's steps."""
+        return stage.kind if stage.kind != "epoch" else NOISY if self.trains_noisy(stage.epoch) else CLEAN
+
+    @property
+    def position(self) -> Position:
+        """Where the run is."""
+        return self.state.position
+
+    @property
+    def seconds(self) -> float:
+        """Run time, that before an interruption included."""
+        return time.monotonic() - self._began
+
+    def save(self) -> None:
+        """Save all that the run needs to go on from here."""
+        self._saved = time.monotonic()
+        self.position.seconds = self.seconds
+        settings, digest = described(self.config, self.data), self.data.digest()
+        self.files.state(self.state, config=settings, data_digest=digest, log=self.log.size())
+
+    def checkpoint(self, name: str, title: str) -> None:
+        """Write a checkpoint of all networks, as they are after the stage of that title."""
+        content = {
+            "epoch": self.position.epochs_done,
+            "title": title,
+            "config": described(self.config, self.data),
+            "vocabulary_digest": self.data.vocabulary.digest(),
+            "networks": [n.matcher.state_dict() for n in self.state.networks],
+            "chosen_on": "dev" if name == BEST else None,
+            "dev": self.state.best["results"] if self.state.best else {},
+        }
+        self.files.checkpoint(name, content)
+
+    def pause_is_due(self) -> bool:
+        """Tell, in all processes alike, whether to save now: it is time to, or one of them was asked to end."""
+        is_late = time.monotonic() >= self._saved + 60 * self.settings.save_minutes
+        return self.processes.any(self.interruption.requested is not None or is_late)
+
+    def save_if_due(self) -> None:
+        """Save if it is time to, or if the run is to end."""
+        if self.pause_is_due():
+            self.save()
+
+    def check(self) -> None:
+        """Raise `Stopped` if any process was asked to end."""
+        if self.processes.any(self.interruption.requested is not None):
+            self.interruption.ask()
+        self.interruption.check()
+
+    # -- passes over the training pairs ---------------------------------------------------------------------------
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """Return a generator of the run's seed for one purpose."""
+        return generator(self.settings.seed, *purpose)
+
+    def batches(self, pairs: np.ndarray, *purpose: str | int) -> list[Tensor]:
+        """Shuffle pair numbers into an epoch's batches."""
+        return shuffled_batches(pairs, self.settings.step_size, self.generator(*purpose))
+
+    def walk(self, work: Callable[[T], bool], items: Sequence[T]) -> None:
+        """Do an epoch's work on every item in turn, and save whenever a pause is due.
+
+        Args:
+            work: does what is left of it until a pause is due; tells whether nothing is left.
+            items: networks, or what stands for them.
+        """
+        for item in items:
+            while not work(item):
+                self.check()
+                self.save()
+        self.position.end_pass()
+
+    def over(
+        self,
+        title: str,
+        networks: Sequence[Network],
+        batches: list[Tensor],
+        one_step: Callable[[Batch], float],
+        kind: str,
+        split: PrecomputedSplit | None = None,
+    ) -> bool:
+        """Take a step on each of what is left of an epoch's batches until a pause is due; tell whether nothing is left.
+
+        Args:
+            title: of the progress bar.
+            networks: those that a step changes.
+            batches: the whole epoch's.
+            one_step: takes one and returns its loss per pair.
+            kind: of step, for the run's pace.
+            split: whose pairs the batches name; None: the training pairs.
+
+        Raises:
+            InputError: a loss or gradient is not finite, and `--on_nan stop`.
+        """
+        for network in networks:
+            network.matcher.train()
+        name, log_step = "+".join(n.name for n in networks), self.settings.log_step
+        steps = self.position.steps_of(name)
+        left = partial(self.pace.left_in_words, self.position)
+        progress = self.log.progress(title, sum(map(len, batches)), every=log_step, left=left)
+        progress.skip(sum(map(len, batches[: steps.batches])))
+        self.pace.sizes[kind] = len(batches)
+        began, loss = time.monotonic(), None
+        pairs, left_over = split or self.data.train, batches[steps.batches :]
+        for batch in load(pairs, left_over, self.settings.workers, device=self.device, processes=self.processes):
+            before = [network.before_step() for network in networks]
+            try:
+                loss = one_step(batch)
+                steps.losses.append(loss)
+            except NotFinite as fault:
+                self._broken(fault, title, steps.batches + 1, networks, before, batch)
+            steps.batches += 1
+            steps.total += 1
+            is_last = steps.batches == len(batches)
+            if steps.batches % log_step == 0 or is_last:
+                self._record_loss(name)
+            began, earlier = time.monotonic(), began
+            self.pace.stepped(kind, began - earlier)
+            if word := self.pace.first_word(self.position, self.config.matcher.module_name):
+                self.log.say(word)
+            progress.advance(len(batch), loss)
+            if not is_last and self.pause_is_due():
+                break
+        progress.close()
+        return steps.batches == len(batches)
+
+    def _record_loss(self, name: str) -> None:
+        """Record the mean loss of the last steps; nothing if all were skipped."""
+        steps = self.position.steps_of(name)
+        if steps.losses:
+            where = {"event": "loss", "epoch": self.position.epochs_done, "network": name}
+            self.log.scalars(steps.total, {f"loss/{name}": float(np.mean(steps.losses))}, **where)
+            steps.losses = []
+
+    def _broken(
+        self,
+        fault: NotFinite,
+        title: str,
+        number: int,
+        networks: Sequence[Network],
+        before: list[dict[str, Tensor]],
+        batch: Batch,
+    ) -> None:
+        """Do what `--on_nan` says of a step whose loss or gradient is not finite; nothing was updated."""
+        where, skips = f"{fault} at batch {number} of {title}", self.settings.on_nan == "skip"
+        for network, earlier in zip(networks, before, strict=True):
+            network.undo_forward(earlier, dropout=not skips)
+        if skips:
+            self.log.say(f"  warning: {where}; the step is skipped")
+            return
+        states = [network.state() for network in networks]
+        path = self.files.snapshot({"title": title, "batch": number, "pairs": batch.index.cpu(), "networks": states})
+        raise InputError(
+            f"{where}; {path} holds the networks before that step and the pairs of its batch; lower --learning_rate, "
+            "or go on past it with --on_nan skip --resume"
+        )

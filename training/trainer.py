@@ -9,37 +9,40 @@ Legend: B pairs of a batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from data_utils.loaders import MIN_BATCH, Batch
+from data_utils.loaders import MIN_BATCH, Batch, load_forever
 from data_utils.precomputed import PrecomputedSplit
 from evaluation import result_table
-from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
-from models.encoded_split import similarities, with_mean
-from models.matcher import hardest_loss, prepare_scoring
+from models.ensemble import scores_in_turn
+from models.matcher import prepare_scoring
 from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError, Stopped
 from runtime.log import RunLog
 from training import reports
-from training.checkpointing import BEST, RESULTS, WARMED, RunFiles, RunState
-from training.config import RunConfig, TrainingConfig
+from training.checkpointing import BEST, RESULTS, WARMED, Position, RunFiles, RunState
+from training.config import RunConfig
 from training.data import RunData
-from training.division import Division, decide, epoch_pairs
-from training.evidence import PairEvidence, gather_evidence
-from training.network import Network, build_networks, load_start, load_weights
-from training.running import Running
-from training.schedule import CLEAN, NOISY, WARM_UP, Position, Stage, hardness, learning_rate, stages
+from training.division import Division, PairEvidence, decide, epoch_pairs, gather_evidence
+from training.network import (
+    LabelledBatch,
+    Network,
+    build_networks,
+    load_start,
+    load_weights,
+    soft_labels,
+    train_step,
+    warm_up_step,
+)
+from training.schedule import CLEAN, NOISY, WARM_UP, Running, Stage, hardness, learning_rate, stages
 
 
 class Trainer:
@@ -124,7 +127,7 @@ class Trainer:
         if stage.kind == WARM_UP and stage.is_last:
             self.running.checkpoint(WARMED, stage.title)
         self.position.next_stage()
-        self.running.pauses.check()
+        self.running.check()
         self.running.save()
 
     # -- warm-up ------------------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ class Trainer:
             processes=self.processes,
         )
         progress.close()
-        self.running.pauses.check()
+        self.running.check()
         return found
 
     # -- training -----------------------------------------------------------------------------------------------
@@ -217,8 +220,16 @@ class Trainer:
         noisy_batches: Iterator[Batch | None] = repeat(None)
         has_noisy = running.trains_noisy(epoch) and len(pairs.noisy) >= MIN_BATCH
         if has_noisy:
-            done = self.position.steps_of(name).batches
-            noisy_batches = running.load_forever(pairs.noisy, running.generator("noisy", name, epoch), done)
+            noisy_batches = load_forever(
+                self.data.train,
+                pairs.noisy,
+                self.settings.step_size,
+                running.generator("noisy", name, epoch),
+                self.settings.workers,
+                device=self.device,
+                processes=self.processes,
+                skip=self.position.steps_of(name).batches,
+            )
         how_hard = hardness(self.settings, epoch)
 
         def one_step(batch: Batch) -> float:
@@ -237,10 +248,15 @@ class Trainer:
     def evaluate(self, split: PrecomputedSplit) -> dict[str, Retrieval]:
         """Rank a split with every network and with the mean of their scores."""
         began = time.monotonic()
-        sims = with_mean({n.name: similarities(n.matcher, split, self.device, self.processes) for n in self.networks})
-        reports.check_flat(self.log, sims)
+        ranked: dict[str, Retrieval] = {}
+        matchers = {network.name: network.matcher for network in self.networks}
+        for name, sims in scores_in_turn(matchers, split, self.device, self.processes):
+            if name in matchers:
+                reports.check_flat(self.log, name, sims)
+            ranked[name] = retrieval(sims, split.image_of_caption)
+            del sims  # or it would be kept while the next one is computed
         self.running.pace.last["ranking"] = time.monotonic() - began
-        return {name: retrieval(matrix, split.image_of_caption) for name, matrix in sims.items()}
+        return ranked
 
     def validate(self, title: str) -> None:
         """Rank the dev split, and keep the networks if their mean is the best so far."""
@@ -277,81 +293,3 @@ class Trainer:
         self.files.finish()
         self.log.say(f"written to {self.folder}: results.json, {BEST}, metrics.jsonl, tensorboard/")
         return record
-
-
-# -- steps ----------------------------------------------------------------------------------------------------------
-
-
-def warm_up_step(networks: Sequence[Network], batch: Batch, settings: TrainingConfig) -> float:
-    """Update one network or both with the mean hinge; return the loss per pair.
-
-    On all pairs, on those that a network finds easy itself (`warmup_sele`), or on those that its peer finds easy
-    (`co_teaching`; Han et al., NeurIPS 2018).
-    """
-    losses = [warm_up_losses(network, batch) for network in networks]
-    if settings.warmup_type != "warmup":
-        easy = [small(own, settings.warmup_rate) for own in losses]
-        chosen = reversed(easy) if settings.warmup_type == "co_teaching" else easy
-        losses = [own[picked] for own, picked in zip(losses, chosen, strict=True)]
-    total = sum(n.step(own.sum(), settings.grad_clip) for n, own in zip(networks, losses, strict=True))
-    return total / (len(networks) * len(batch))
-
-
-def warm_up_losses(network: Network, batch: Batch) -> Tensor:
-    """Return each pair's loss (B,) against all its negatives."""
-    return network.method.per_pair_loss(network.matcher.score(network.matcher.embed(batch)), batch)
-
-
-def small(losses: Tensor, rate: float) -> Tensor:
-    """Return the numbers of the `rate` share of the pairs (B,) of smallest loss, at least one."""
-    return torch.argsort(losses.detach(), stable=True)[: max(1, int(rate * len(losses)))]
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """A share of a training step: a batch, its labels (B,), and which of its pairs enter the loss (None: all)."""
-
-    batch: Batch
-    labels: Tensor
-    kept: Tensor | None = None
-
-
-@torch.no_grad()
-def soft_labels(student: Network, peer: Network, clean: Batch, noisy: Batch | None, probability: Tensor) -> SoftLabels:
-    """Ask the student's method for labels; networks look at the pairs in eval mode, the peer only if it is asked.
-
-    Args:
-        probability: (B,) clean probability of the clean batch's pairs.
-    """
-
-    def seen(batch: Batch) -> StudentAndPeer:
-        return StudentAndPeer(*(Scored(n.matcher, n.method, batch) for n in (student, peer)))
-
-    labels = student.method.labels(seen(clean), None if noisy is None else seen(noisy), probability)
-    assert labels.clean.shape == (len(clean),)
-    return labels
-
-
-def train_step(network: Network, parts: list[LabelledBatch], hardness: float, *, grad_clip: float) -> float:
-    """Take one optimiser step on the summed loss of the parts; return that loss per pair."""
-    loss = torch.stack([part_loss(network, part, hardness) for part in parts]).sum()
-    return network.step(loss, grad_clip) / sum(len(part.batch) for part in parts)
-
-
-def part_loss(network: Network, part: LabelledBatch, hardness: float) -> Tensor:
-    """Return the loss of one batch.
-
-    Args:
-        network: in train mode.
-        part: the batch and its labels.
-        hardness: 0 for the mean of the negatives, 1 for the hardest.
-    """
-    method, embeddings = network.method, network.matcher.embed(part.batch)
-
-    def loss_of(sims: Tensor) -> Tensor:
-        scores = method.scores(sims, embeddings, part.batch)
-        return method.loss(scores, part.batch, part.labels, kept=part.kept, hardness=hardness)
-
-    if hardness < 1.0:
-        return loss_of(network.matcher.score(embeddings))
-    return hardest_loss(network.matcher, embeddings, loss_of)

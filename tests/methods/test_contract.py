@@ -17,8 +17,7 @@ from methods.blocks.mixture import FITS, clean_probability
 from models.matcher import SIMILARITIES
 from runtime.errors import InputError
 from tests.models.networks import dense_scores, gradients, make_batch, make_matcher
-from training.network import Network
-from training.trainer import LabelledBatch, part_loss
+from training.network import LabelledBatch, Network, part_loss
 
 LENGTHS = (3, 2, 5, 3, 1, 2, 3, 6, 2, 3, 4, 5)
 SIZE = len(LENGTHS)

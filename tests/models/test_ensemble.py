@@ -13,9 +13,16 @@ import pytest
 import torch
 
 import evaluation
-from models import encoded_split, ensemble
-from models.encoded_split import caption_vectors, encode_split, image_vectors, similarities, with_mean
-from models.ensemble import rank_scores, restore, scores_in_turn
+from models import ensemble
+from models.ensemble import (
+    caption_vectors,
+    encode_split,
+    image_vectors,
+    rank_scores,
+    restore,
+    scores_in_turn,
+    similarities,
+)
 from models.ranks import folds_of, mean_retrieval, retrieval
 from models.relevance import GroundTruth, Relevance, relevance_result
 from runtime.errors import InputError
@@ -36,8 +43,8 @@ def test_scores_of_a_split_do_not_depend_on_blocks_and_leave_the_mode_alone(
     matcher = small_matcher(split, name).train()
     whole = similarities(matcher, split, CPU)
     assert matcher.training and whole.shape == (7, 35) and whole.dtype == np.float32
-    monkeypatch.setattr(encoded_split, "IMAGE_BLOCK", 2)
-    monkeypatch.setattr(encoded_split, "CAPTION_BLOCK", 3)
+    monkeypatch.setattr(ensemble, "IMAGE_BLOCK", 2)
+    monkeypatch.setattr(ensemble, "CAPTION_BLOCK", 3)
     np.testing.assert_allclose(similarities(matcher.eval(), split, CPU), whole, rtol=0, atol=1e-6)
     assert not matcher.training
     with torch.no_grad():  # one pair at a time, at its place
@@ -49,7 +56,7 @@ def test_scores_of_a_split_do_not_depend_on_blocks_and_leave_the_mode_alone(
 
 
 def test_a_gallery_holds_every_caption_once_with_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded_split, "CAPTION_BLOCK", 8)
+    monkeypatch.setattr(ensemble, "CAPTION_BLOCK", 8)
     split = small_split(tmp_path)
     matcher = small_matcher(split, "SGR").train()
     encoded = encode_split(matcher, split, CPU)
@@ -70,18 +77,18 @@ def test_networks_are_scored_in_turn_and_their_mean(tmp_path: Path, count: int) 
     alone = {name: similarities(matcher, split, CPU) for name, matcher in matchers.items()}
     mean = sum(alone.values()) / np.float32(count)
     expected = {**alone, "mean": mean} if count > 1 else alone
-    for found in (with_mean(alone), {name: sims.copy() for name, sims in scores_in_turn(matchers, split, CPU)}):
-        assert list(found) == list(expected)
-        for name, sims in found.items():
-            np.testing.assert_allclose(sims, expected[name], rtol=0, atol=1e-6)
-            assert sims.dtype == np.float32
+    found = {name: sims.copy() for name, sims in scores_in_turn(matchers, split, CPU)}
+    assert list(found) == list(expected)
+    for name, sims in found.items():
+        np.testing.assert_allclose(sims, expected[name], rtol=0, atol=1e-6)
+        assert sims.dtype == np.float32
 
 
 def test_two_matrices_are_in_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def fake(matcher: int, split: None, device: None) -> np.ndarray:
+    def fake(matcher: int, *_: object) -> np.ndarray:
         nonlocal most
         gc.collect()
         sims = np.random.RandomState(matcher).rand(4, 8)

@@ -27,19 +27,19 @@ from runtime.distributed import asked_for
 from runtime.errors import Stopped, exit_on_input_error
 from training.config import parse_args
 from training.network import Network
-from training.schedule import Pauses
+from training.schedule import Running
 
 
 def stopping(number: int) -> Any:
     """Ask this process to end at its `number`-th pause."""
-    asked, original = itertools.count(1), Pauses.is_due
+    asked, original = itertools.count(1), Running.pause_is_due
 
-    def is_due(self: Pauses) -> bool:
+    def pause_is_due(self: Running) -> bool:
         if next(asked) == number:
-            self._interruption.requested = signal.SIGTERM
+            self.interruption.requested = signal.SIGTERM
         return original(self)
 
-    return mock.patch.object(Pauses, "is_due", is_due)
+    return mock.patch.object(Running, "pause_is_due", pause_is_due)
 
 
 def dying(number: int) -> Any:

@@ -14,13 +14,12 @@ from methods import Method
 from methods.blocks.method import Bank, DivisionReport, Scored
 from methods.blocks.mixture import fit
 from methods.blocks.rematch import Offers
-from models.encoded_split import similarities
+from models.ensemble import similarities
 from runtime.errors import InputError
 from runtime.log import RunLog
 from runtime.seed import generator
 from tests.training.trainers import make_trainer, warmed_up
-from training.division import Division, decide, epoch_pairs
-from training.evidence import collect_bank, collect_pairs, gather_evidence
+from training.division import Division, collect_bank, collect_pairs, decide, epoch_pairs, gather_evidence
 from training.reports import as_arrays, division_metrics, record_division
 
 CPU = torch.device("cpu")
@@ -153,7 +152,7 @@ def test_vectors_for_neighbours_give_the_networks_scores(module: str, tiny_root:
     matcher, split = trainer.networks[0].matcher, trainer.data.train
     if module not in ("VSE", "GPO"):
         warmed_up(trainer, 3)
-    bank = collect_pairs(matcher, split, CPU).bank
+    bank = collect_pairs(matcher, split, CPU)[0]
     scores = (bank.images * bank.slope) @ bank.captions.t() + bank.image_part[:, None] + bank.caption_part
     expected = similarities(matcher, split, CPU)
     if module in ("VSE", "GPO"):
@@ -167,11 +166,11 @@ def test_equal_pictures_have_one_number(tiny_root: Path, tmp_path: Path) -> None
     matcher, split = trainer.networks[0].matcher.train(), trainer.data.train
     read = split.read_images
     split.read_images = lambda images: read(np.where(images == 7, 3, images))  # type: ignore[method-assign]
-    found = collect_pairs(matcher, split, CPU)
+    bank, features = collect_pairs(matcher, split, CPU)
     assert matcher.training, "train mode is restored"
-    picture = found.bank.picture
+    picture = bank.picture
     assert picture[7] == picture[3] and len(picture.unique()) == split.num_images - 1
-    torch.testing.assert_close(found.features[5], read(np.array([5]))[0].mean(dim=0))
+    torch.testing.assert_close(features[5], read(np.array([5]))[0].mean(dim=0))
 
 
 # -- what an epoch trains on after it -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from methods.blocks.method import Bank
 from methods.ncr import NCR
 from runtime.torch_file import as_bytes, read_torch_file
 from tests.training.trainers import make_trainer
-from training import evidence as look_module
+from training import division as look_module
 from training.division import Division
 from training.trainer import Trainer
 

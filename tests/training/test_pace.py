@@ -11,7 +11,8 @@ import run
 from runtime import log
 from tests.tiny import tiny_flags
 from training import schedule
-from training.schedule import CLEAN, NOISY, WARM_UP, Pace, Position, Steps
+from training.checkpointing import Position, Steps
+from training.schedule import CLEAN, NOISY, WARM_UP, Pace
 
 
 def test_what_is_left_is_the_sum_of_what_is_to_come() -> None:

@@ -25,7 +25,7 @@ from tests.soak import differences, outcome
 from tests.tiny import tiny_flags
 from training.checkpointing import DIGEST, MAGIC, STATES, SavedState, choose_folder, claim
 from training.config import parse_args
-from training.schedule import Pauses
+from training.schedule import Running
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,12 +64,12 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int) -> itertools.co
     """Ask for the end when the `number`-th pause is asked about; return what counts these questions."""
     asked = itertools.count(1)
 
-    def is_due(self: Pauses) -> bool:
+    def pause_is_due(self: Running) -> bool:
         if next(asked) == number:
-            self._interruption.requested = signal.SIGINT
-        return self._interruption.requested is not None
+            self.interruption.requested = signal.SIGINT
+        return self.interruption.requested is not None
 
-    monkeypatch.setattr(Pauses, "is_due", is_due)
+    monkeypatch.setattr(Running, "pause_is_due", pause_is_due)
     return asked
 
 
@@ -80,7 +80,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, number: int, root: Path, output
         trainer = start(root, output, *extra)
         with pytest.raises(Stopped):
             trainer.train()
-    trainer.files.release()
+    trainer.files.lock.release()
     trainer.log.close()
     return trainer.folder
 
@@ -175,7 +175,7 @@ def test_a_full_disk_costs_nothing(
     try:
         trainer.train()
     except InputError:  # the very last write may fail; what is there is resumed
-        trainer.files.release()
+        trainer.files.lock.release()
         monkeypatch.undo()
         start(tiny_root, tmp_path / "full", *mgcs, "--save_minutes", "0", "--resume").train()
     said = capsys.readouterr().out
@@ -296,7 +296,7 @@ def test_one_run_a_folder(tiny_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "run.py", *flags(tiny_root, tmp_path, "--resume")]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2 and f"process {os.getpid()}" in refused.stderr
-    trainer.files.release()
+    trainer.files.lock.release()
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
 
 

@@ -18,13 +18,14 @@ from models.ranks import Ranks, Retrieval
 from runtime.checkpoint import load_checkpoint
 from tests.models.networks import dense_scores
 from tests.training.trainers import make_trainer
+from training import network as network_module
 from training import trainer as trainer_module
 from training.checkpointing import BEST
 from training.config import LR_RULES, TrainingConfig, parse_args
 from training.division import Division
-from training.network import Network
+from training.network import LabelledBatch, Network, part_loss, soft_labels, train_step, warm_up_losses, warm_up_step
 from training.schedule import hardness, stages
-from training.trainer import LabelledBatch, Trainer, part_loss, soft_labels, train_step, warm_up_losses, warm_up_step
+from training.trainer import Trainer
 
 Weights = list[dict[str, Tensor]]
 
@@ -160,7 +161,7 @@ def test_which_pairs_a_warm_up_step_takes(
         stepped[network.name] = torch.nonzero(gradient).flatten().tolist()
         return float(loss.detach())
 
-    monkeypatch.setattr(trainer_module, "warm_up_losses", lambda network, batch: leaves[network.name] * 1)
+    monkeypatch.setattr(network_module, "warm_up_losses", lambda network, batch: leaves[network.name] * 1)
     monkeypatch.setattr(Network, "step", step)
     batch = trainer.data.train[torch.arange(10)]
     loss = warm_up_step(trainer.networks[: len(expected)], batch, trainer.settings)

@@ -23,8 +23,7 @@ from methods.blocks.method import Scored, StudentAndPeer
 from models.matcher import Matcher
 from runtime.errors import InputError
 from runtime.seed import generator
-from training.division import Division, decide
-from training.evidence import gather_evidence
+from training.division import Division, decide, gather_evidence
 
 FALLBACK = "baseline"
 """What audits a checkpoint that does not record its method: its signal is the mean hinge."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.encoded_split import Split, encoded_captions
+from models.ensemble import Split, encoded_captions
 from models.matcher import Matcher, evaluating
 from tools.filter.filtering import Rows
 from tools.search.scores import ImagesOf

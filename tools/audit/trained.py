@@ -17,7 +17,7 @@ import torch
 from data_utils.captions import read_captions
 from data_utils.catalog import protocol
 from data_utils.precomputed import PrecomputedSplit
-from models.encoded_split import image_blocks
+from models.ensemble import image_blocks
 from runtime.checkpoint import epoch_title
 from runtime.log import percent
 from tools.audit.opinions import ask_networks, stored_method

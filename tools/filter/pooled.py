@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.stored import give_noise
-from models.encoded_split import encode_split
+from models.ensemble import encode_split
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_choices, flag, require
 from tools.command import PlacesConfig, check_output, folder_at_once, open_checkpoint, parsed

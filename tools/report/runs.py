@@ -21,8 +21,7 @@ from data_utils.captions import read_captions
 from data_utils.catalog import REAL_NOISE, DataConfig, locate
 from data_utils.noise import NoiseConfig
 from methods.blocks.mixture import Fitted, NormalMixture
-from models.encoded_split import EncodedSplit, encode_split
-from models.ensemble import restore
+from models.ensemble import EncodedSplit, encode_split, restore
 from models.matcher import Matcher, MatcherConfig
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError

@@ -24,7 +24,7 @@ import numpy as np
 from data_utils.captions import read_captions
 from data_utils.catalog import vocabulary_file
 from data_utils.precomputed import PrecomputedSplit
-from models.encoded_split import Split
+from models.ensemble import Split
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require, word
 from runtime.log import Progress

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from models.encoded_split import Split
+from models.ensemble import Split
 from runtime.errors import InputError
 from runtime.packages import optional, require
 from tools.filter.filtering import Rows

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoded_split import Split, encoded_captions, encoded_images, image_blocks
+from models.ensemble import Split, encoded_captions, encoded_images, image_blocks
 from models.keys import Keys, fit_keys
 from models.matcher import Matcher, evaluating
 from models.similarity import EncodedImages

@@ -18,8 +18,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.seed import generator
 from tools.audit.opinions import ask_networks, stored_method
-from training.division import decide
-from training.evidence import gather_evidence
+from training.division import decide, gather_evidence
 
 CPU = torch.device("cpu")
 

@@ -89,7 +89,7 @@ def test_a_stale_index_is_noticed_and_built_anew(what: str, tmp_path: Path) -> N
 
 
 def test_a_build_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.encoded_split.IMAGE_BLOCK", 2)
+    monkeypatch.setattr("models.ensemble.IMAGE_BLOCK", 2)
     monkeypatch.setattr(index_folder, "SAVED_EVERY", 2)
     case = Case(tmp_path)
     expected, _ = case.images()

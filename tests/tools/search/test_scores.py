@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.encoded_split import similarities
+from models.ensemble import similarities
 from models.keys import fit_estimate, fit_keys
 from models.sgraf import SGR
 from models.similarity import CrossAttention, EncodedCaptions, EncodedImages
@@ -124,8 +124,8 @@ def test_estimates_go_with_the_scores_or_the_logits_of_sigmoids(name: str, least
 
 
 def test_keys_from_a_place_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.encoded_split.IMAGE_BLOCK", 3)
-    monkeypatch.setattr("models.encoded_split.CAPTION_BLOCK", 4)
+    monkeypatch.setattr("models.ensemble.IMAGE_BLOCK", 3)
+    monkeypatch.setattr("models.ensemble.CAPTION_BLOCK", 4)
     split = small_split(tmp_path)
     networks = fit_networks([small_matcher(split, "VSE")], split, CPU)
     for keys, total in ((image_keys, split.num_images), (caption_keys, len(split))):

@@ -11,8 +11,7 @@ import torch
 import run
 from data_utils.captions import read_captions
 from data_utils.stored import open_for_all
-from models.encoded_split import similarities
-from models.ensemble import restore
+from models.ensemble import restore, similarities
 from runtime.checkpoint import load_checkpoint
 from tests.tiny import tiny_flags
 from tests.tools.conftest import ErrorOf
