@@ -113,8 +113,6 @@ def test_similarities(fails: Fails, tmp_path: Path, values: np.ndarray, told: st
         (("images", "captions"), ("--logit_scale", "100"), "--logit_scale 100 is for --similarities"),
         ((), ("--similarities", "s.npy", "--captions_per_image", "5"), "--captions_per_image"),
         ((), ("--similarities", "s.npy", "--adapt"), "--adapt needs embeddings"),
-        (("images", "captions"), ("--test_images", "a.npy"), "--test_images and --test_captions"),
-        (("images", "captions"), ("--test_images", "a.npy", "--test_captions", "b.npy"), "add --adapt"),
         (("images", "captions"), ("--p_threshold", "1"), "--p_threshold"),
         (("images", "captions"), ("--p_threshold", "0.9999999999999"), "no pair is kept"),
         (("images", "captions"), ("--mode_prior", "half"), "--mode_prior"),
