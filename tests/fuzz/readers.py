@@ -27,11 +27,9 @@ from data_utils.captions import read_caption_file, read_captions, read_tokens
 from data_utils.noise import (
     NoiseConfig,
     NoiseReport,
-    disagreements,
     inject,
     measure,
     read_index,
-    read_sidecar,
     save_index,
 )
 from data_utils.precomputed import PrecomputedSplit
@@ -55,6 +53,7 @@ from tools.extract.regions import check_inside, chosen_boxes, read_boxes
 from tools.filter.__main__ import CleanConfig, pair_similarities
 from tools.filter.files import Stored, open_embeddings, read_truth
 from tools.filter.filtering import EmbeddingPairs
+from tools.noise import disagreements, read_sidecar
 from tools.picture_files import Image, picture_files, thumbnails
 from tools.table import FORMATS, TableConfig, build
 from training.checkpointing import STATES, SavedState
