@@ -135,16 +135,13 @@ def slow_mismatch(index: np.ndarray) -> float:
     return wrong / (IMAGES * PER_IMAGE)
 
 
-KINDS = {
-    "ncr": ("caption", 1000, "one a caption", "caption, as NCR, BiCro, PC2 and MGCS publish, and as CRCL's code takes"),
-    "l2rm": ("image", 1000, "one a caption", "image, as L2RM publishes"),
-    "rcl": ("image", 200, "one an image", "image, as RCL and DECL publish"),
-}
+KINDS = {"ncr": ("caption", 1000), "l2rm": ("image", 1000), "rcl": ("image", 200)}
+"""Protocol and entries."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_three_published_kinds(tmp_path: Path, kind: str) -> None:
-    protocol, entries, _, _ = KINDS[kind]
+    protocol, entries = KINDS[kind]
     index = published(kind)
     np.save(tmp_path / "n.npy", index)
     file = read_index(tmp_path / "n.npy", own(IMAGES, PER_IMAGE))
@@ -171,12 +168,6 @@ def test_a_few_edited_captions_do_not_hide_the_protocol() -> None:
     index = make_index(own(300, 5), 0.4, "caption", 1)
     index[:10] = 299
     assert measure(index, own(300, 5), 0.4).protocol == "caption"
-
-
-def test_moved_together_by_hand() -> None:
-    # image 0: both captions to image 1; image 1: one wrong; image 2: both wrong, apart; image 3: as it was
-    assert share_moved_together(np.array([1, 1, 1, 2, 0, 1, 3, 3]), own(4, 2)) == 1 / 3
-    assert share_moved_together(np.array([0, 0, 1, 1]), own(2, 2)) == 0.0
 
 
 UNEVEN = np.array([0, 1, 0, 2, 1, 0])
