@@ -31,7 +31,6 @@ MOST_WORDS = 2000
 
 Config = TypeVar("Config")
 
-
 PATHS = ("FILE", "DIR")
 """Values that stand for a path: `~` at their beginning is the user's home, wherever they were written."""
 
@@ -238,11 +237,6 @@ def _value_type(annotation: Any) -> type:
     return annotation
 
 
-def _reader(kind: type, metavar: str | None) -> Callable[[str], Any]:
-    """Return what makes a value of a text."""
-    return os.path.expanduser if metavar in PATHS else kind
-
-
 def add_flags(parser: OneLineParser, title: str, config: type) -> None:
     """Add one flag for each field of `config` under a help group.
 
@@ -259,7 +253,7 @@ def add_flags(parser: OneLineParser, title: str, config: type) -> None:
         group = group or parser.add_argument_group(title)
         kind, help_text, known = _value_type(hints[field.name]), field.metadata["help"], field.metadata["choices"]
         metavar = field.metadata["metavar"]
-        read = _reader(kind, metavar)
+        read: Callable[[str], Any] = os.path.expanduser if metavar in PATHS else kind
         name = f"--{field.name}"
         if field.metadata.get("is_word"):
             count = "?" if field.default is None else None

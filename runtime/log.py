@@ -140,35 +140,25 @@ class Events:
         self._folder, self._warn = folder, warn
         self._writer: SummaryWriter | None = None
         _leave_out_tracebacks()
-        self._open()
+        self.flush()
 
-    def record(self, record: Callable[[SummaryWriter], object]) -> None:
-        """Let `record` write an event."""
-        if self._writer is None:
-            return
-        try:
-            record(self._writer)
-        except OSError as error:
-            self._writer = None  # its thread has ended
-            self._told(error)
-
-    def flush(self) -> None:
-        """Write everything to the file; after a fault begin another one."""
-        if self._writer is None:
-            self._open()
-        self.record(lambda writer: writer.flush())
-
-    def _open(self) -> None:
+    def record(self, record: Callable[[SummaryWriter], object], *, begins: bool = False) -> None:
+        """Let `record` write an event; where no file is being written, `begins` one or does nothing."""
         from torch.utils.tensorboard import SummaryWriter  # here: it takes long to load
 
         try:
-            self._writer = SummaryWriter(str(self._folder))
+            if self._writer is None and begins:
+                self._writer = SummaryWriter(str(self._folder))
+            if self._writer is not None:
+                record(self._writer)
         except OSError as error:
-            self._told(error)
+            self._writer = None  # its thread has ended
+            why = error.strerror or error
+            self._warn(f"warning: {self._folder} cannot be written: {why}; its events are lost until the next save")
 
-    def _told(self, error: OSError) -> None:
-        why = error.strerror or error
-        self._warn(f"warning: {self._folder} cannot be written: {why}; its events are lost until the next save")
+    def flush(self) -> None:
+        """Write everything to the file; after a fault begin another one."""
+        self.record(lambda writer: writer.flush(), begins=True)
 
 
 def _leave_out_tracebacks() -> None:
