@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +21,7 @@ import torch
 from safetensors.torch import save
 
 from benchmarks import robustness
-from data_utils.captions import read_caption_file, read_captions, read_tokens
+from data_utils.captions import read_captions
 from data_utils.noise import (
     NoiseConfig,
     NoiseReport,
@@ -228,21 +226,6 @@ def _bottom_up(folder: Path) -> Prepared:
     return Prepared([sample, sample.replace(b"\n", b"\r\n")], read)
 
 
-def _tokens(folder: Path) -> Prepared:
-    """Cached tokens: one that is damaged is made anew."""
-    (folder / "train_caps.txt").write_text(LINES, encoding="utf-8")
-    os.environ["XDG_CACHE_HOME"] = str(folder)  # of this reader's process
-    captions = read_caption_file(folder, "train")
-    expected = read_tokens(captions, VOCABULARY)
-    (place,) = folder.rglob("*.npz")
-
-    def read(path: Path) -> None:
-        shutil.copyfile(path, place)
-        assert len(read_tokens(captions, VOCABULARY)) == len(expected)
-
-    return Prepared([place.read_bytes()], read)
-
-
 # -- checkpoints, states, settings and results of runs -----------------------------------------------------------------
 
 
@@ -371,7 +354,6 @@ SUITE_READERS = [
     Reader("relevance_json", "pairs.json", "json", partial(_relevance, texts=RELEVANCE["json"])),
     Reader("image_ids", "train_ids.txt", "text", _ids, where=""),
     Reader("bottom_up", "features.tsv", "text", _bottom_up),
-    Reader("token_cache", "tokens.npz", "zip", _tokens, cost=2),
     Reader("checkpoint", "net.pth.tar", "zip", _checkpoint, cost=4),
     Reader("lineage", "ncr.pth.tar", "zip", partial(_lineage, old=False), cost=4),
     Reader("lineage_old", "ncr.pth.tar", "legacy_torch", partial(_lineage, old=True), cost=4),
@@ -385,7 +367,6 @@ SUITE_READERS = [
 # -- files that need nothing beside them: name, format, valid files ----------------------------------------------------
 
 ROWS = np.random.RandomState(1).randn(5, 4).astype(np.float32)
-COSINES = np.array([0.5, -0.25, 0.75, 0.125, 1.0])
 TRUTH = np.array([1, 0, 1, 1, 1], dtype=np.uint8)
 
 
@@ -430,9 +411,6 @@ ALONE: dict[str, tuple[Callable[[Path], None], list[bytes | str | object]]] = {
         _embeddings,
         [_safetensors(rows=ROWS, lengths=TRUTH), _safetensors(rows=ROWS.astype("f8"))],
     ),
-    "similarities.npy": (_similarities, [npy_bytes(COSINES), npy_bytes(COSINES.astype("f2"))]),
-    "similarities.h5": (_similarities, [hdf5_bytes(cosines=COSINES)]),
-    "similarities.safetensors": (_similarities, [_safetensors(cosines=COSINES)]),
     "similarities.txt": (_similarities, ["0.5\n-0.25\n0.75\n0.125\n1.0\n", "similarity\r\n0.5\r\n-0.25\r\n"]),
     "similarities.csv": (_similarities, ["similarity\n0.5\n-0.25\n1\n", "0.5\n0.25\n\n"]),
     "truth.csv": (_truth, ["1\n0\n1\n1\n1\n", "is_matched\ntrue\nfalse\nTRUE\n1\n0\n"]),
