@@ -17,7 +17,7 @@ from torch import Tensor
 from models.attention import masked_mean, word_mask
 from models.matcher import Matcher, MatcherConfig, MatcherShape, evaluating
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
-from models.relevance import GroundTruth, RelevanceResult, relevance_result
+from models.relevance import Truth, relevance_result
 from models.similarity import EncodedCaptions, EncodedImages
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
@@ -219,7 +219,7 @@ class Evaluated:
 
     whole: dict[str, Retrieval]
     folds: dict[str, Retrieval]
-    relevance: dict[str, RelevanceResult]
+    relevance: dict[str, dict[str, dict[str, float]]]
 
 
 def rank_scores(
@@ -227,7 +227,7 @@ def rank_scores(
     image_of_caption: np.ndarray,
     *,
     fold_images: int | None = None,
-    truth: GroundTruth | None = None,
+    truth: Truth | None = None,
     keep: Callable[[str, np.ndarray], None] = lambda name, sims: None,
 ) -> Evaluated:
     """Rank score matrices as they come; folds are cut from the whole matrix.

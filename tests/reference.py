@@ -930,31 +930,6 @@ def modes_posterior(
     return np.array(plain)
 
 
-def dynamic_margin_loss(
-    sims: Tensor,
-    image_margin: float | Tensor,
-    text_margin: float | Tensor,
-    kept: Sequence[bool] | Tensor | None = None,
-    image_id: Sequence[int] | Tensor | None = None,
-) -> Tensor:
-    """Mean over the kept pairs k of max_j cost_i2t[k, j] + max_i cost_t2i[i, k], 0 if there is none.
-
-    Args:
-        sims: (B, B).
-        image_margin: of image anchors, a number or (B,).
-        text_margin: of caption anchors, likewise.
-        kept: (B,); None keeps all.
-        image_id: (B,) or None, see `pair_costs`.
-
-    Returns:
-        A scalar.
-    """
-    costs = pair_costs(sims, image_margin, image_id, text_margin)
-    chosen = [k for k in range(sims.shape[0]) if kept is None or bool(kept[k])]
-    losses = [costs["cost_i2t"][k, :].max() + costs["cost_t2i"][:, k].max() for k in chosen]
-    return torch.stack(losses).sum() / len(losses) if losses else 0 * sims.sum()
-
-
 # --------------------------------------------------------------------------------------------------
 # MGCS
 # --------------------------------------------------------------------------------------------------

@@ -49,7 +49,6 @@ MARKS = {
     "F": "other features",
     "C": "not chosen on dev, or that is not recorded",
     "R": "the measured noise ratio is more than a point off the asked one",
-    "A": "scored by a shortlist, an approximation",
 }
 """Why a row must not be read against the reference, the first row of the section that is not published."""
 
@@ -86,7 +85,6 @@ class Row:
     epochs: tuple[int | str | None, ...] = ()
     chosen_on: str | None = None
     features: str = "regions"
-    is_approximate: bool = False
     is_published: bool = False
     spread: tuple[float, ...] = ()
     settings: str | None = None
@@ -95,7 +93,7 @@ class Row:
     def same_but_seed(self) -> tuple[object, ...]:
         """Return what rows of one mean have in common."""
         told = (self.method, self.similarity, self.data_name, self.split, self.noise_protocol, self.noise_ratio)
-        return (*told, self.num_networks, self.chosen_on, self.features, self.is_approximate, self.settings)
+        return (*told, self.num_networks, self.chosen_on, self.features, self.settings)
 
 
 def split_name(split: str, fold_images: int | None) -> str:
@@ -143,7 +141,6 @@ def _told(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Mapping
     told = {name: content[name] for name in ("data_name", "num_networks", "noise", "seeds", "chosen_on")}
     told["epochs"] = [_count(title) for title in content.get("epoch_titles", content["epochs"])]
     told |= {"method": _joined(content.get("methods", ())), "similarity": _joined(content.get("similarities", ()))}
-    told["is_approximate"] = content.get("shortlist") is not None
     results = {content["split"]: content["results"]}
     if "fold_results" in content:
         name = split_name(content["split"], content.get("fold_images", protocol(content["data_name"]).fold_images))
@@ -309,8 +306,6 @@ def _reasons(row: Row, reference: Row) -> Iterator[str]:
     if None not in (row.noise_ratio, row.measured_ratio):
         if abs(row.measured_ratio - row.noise_ratio) > LARGEST_RATIO_ERROR:  # type: ignore[operator]
             yield "R"
-    if row.is_approximate:
-        yield "A"
 
 
 def marks(row: Row, reference: Row | None) -> str:

@@ -48,7 +48,7 @@ def evaluation_record(**changes: Any) -> dict[str, Any]:
         "seeds": [0, 0],
     }
     told |= {"epochs": [3, 4], "chosen_on": ["dev", "dev"], "methods": ["mgcs"] * 2, "similarities": ["SGR", "SAF"]}
-    folds = {"fold_images": 1000, "fold_results": {"A": result(1), "mean": result(2)}, "shortlist": None}
+    folds = {"fold_images": 1000, "fold_results": {"A": result(1), "mean": result(2)}}
     return {**told, **folds, "results": {"A": result(-1), "mean": result(0)}, **changes}
 
 
@@ -84,8 +84,8 @@ def test_an_evaluation_becomes_a_row_of_its_folds_and_one_of_the_whole(tmp_path:
     assert (whole.method, whole.similarity, whole.num_networks) == ("mgcs", "SGR+SAF", 4)
     assert (whole.seeds, whole.epochs, whole.source) == ((0, 0), (3, 4), "e.json")
     other = {**NOISE, "protocol": "image"}
-    path.write_text(json.dumps(evaluation_record(noise=[NOISE, other], shortlist={"size": 3})), encoding="utf-8")
-    assert read_results(path)[0].noise_protocol is None and read_results(path)[0].is_approximate
+    path.write_text(json.dumps(evaluation_record(noise=[NOISE, other])), encoding="utf-8")
+    assert read_results(path)[0].noise_protocol is None
 
 
 def test_a_clip_run_becomes_a_row(tmp_path: Path) -> None:
@@ -195,7 +195,6 @@ REFERENCE = Row(
         ({"measured_ratio": 0.2099}, ""),
         ({"measured_ratio": 0.2101}, "R"),
         ({"measured_ratio": None}, ""),
-        ({"is_approximate": True}, "A"),
         ({"split": "dev", "num_networks": 4, "features": "CLIP"}, "S E F"),
     ],
 )
@@ -248,7 +247,7 @@ def test_markdown(runs: list[Path]) -> None:
     assert "| ncr\\|x |" in text and "| N E |" in text and "504.7* |" in text and "0.1998" in text
     legend = [line for line in lines if line.startswith("- ")]
     assert "- N: another noise protocol, or one of them is not stated" in legend
-    assert not any(line.startswith(("- D", "- A", "- R", "- C")) for line in legend), "only marks that occur"
+    assert not any(line.startswith(("- D", "- R", "- C")) for line in legend), "only marks that occur"
     assert any(line.startswith("- * behind a sum") for line in legend)
     assert "MGCS in MGCS (AAAI 2026), f30k_precomp at 0.2: printed rSum 515.4" in text
     assert "printed rSum" not in built(*runs, published="none")

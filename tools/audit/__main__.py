@@ -29,7 +29,7 @@ from runtime.flags import check_range, flag, require
 from runtime.log import Progress, table
 from tools.audit.embedded import audit_embeddings
 from tools.audit.page import PAGE, audit_page
-from tools.audit.subject import Audit, Ordered
+from tools.audit.subject import Audit
 from tools.audit.trained import audit_run, subject_of
 from tools.audit.written import (
     CSV,
@@ -178,17 +178,17 @@ def audit_of_embeddings(config: AuditConfig, filtering: FilterConfig) -> tuple[A
     return audit, pictures
 
 
-def say(ordered: Ordered, cleaned: Cleaned) -> None:
+def say(audit: Audit, cleaned: Cleaned) -> None:
     """Print what was found."""
-    count = len(ordered.order)
+    count = len(audit.order)
     suspects, moved = int(cleaned.is_suspect.sum()), int(cleaned.is_moved.sum())
-    print(f"{ordered.audit.subject.name}: {count} pairs, judged by {ordered.audit.judged_by}")
-    print(f"ranks are over {ordered.audit.ranked_over}")
+    print(f"{audit.subject.name}: {count} pairs, judged by {audit.judged_by}")
+    print(f"ranks are over {audit.ranked_over}")
     print(f"{suspects} suspects ({100 * suspects / count:.1f} %), {moved} of them have an image that fits better")
-    unread = ordered.audit.subject.is_unread
+    unread = audit.subject.is_unread
     if unread is not None and unread.any():
         print(f"of {int(unread.sum())} captions no word is known: nothing can be said of them")
-    if precision := ordered.precisions():
+    if precision := audit.precisions():
         rows = [[f"first {k}", 100 * share] for k, share in precision.items()]
         print(table(["most suspicious", "mismatched %"], rows))
 
@@ -202,16 +202,14 @@ def audit(config: AuditConfig, filtering: FilterConfig) -> None:
     with folder_at_once(output, WRITTEN) as folder:
         is_run = config.mode_path is not None
         found, pictures = audit_of_run(config, folder) if is_run else audit_of_embeddings(config, filtering)
-        ordered, subject = Ordered.of(found), found.subject
-        better = found.partners.t2i.better
+        subject, better = found.subject, found.partners.t2i.better
         cleaned = cleaned_index(
             subject.image_of_pair, found.probability, better, filtering.p_threshold, subject.is_unread
         )
-        say(ordered, cleaned)
-        columns = audit_table(ordered, cleaned)
-        write_tables(folder, columns)
+        say(found, cleaned)
+        write_tables(folder, audit_table(found, cleaned))
         thumbnails = None if pictures is None else Thumbnails(pictures)
-        audit_page(ordered, cleaned, thumbnails, num_pairs=config.page_pairs).write(folder / PAGE)
+        audit_page(found, cleaned, thumbnails, num_pairs=config.page_pairs).write(folder / PAGE)
         write_cleanlab(folder, found.probability)
         if subject.has_real_noise:
             print(f"no {CLEANED}: run.py takes no --noise_file for {subject.name}, whose noise is real")

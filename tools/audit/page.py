@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tools.audit.partners import NOBODY
-from tools.audit.subject import Audit, Ordered, group_sizes
+from tools.audit.subject import Audit, group_sizes
 from tools.audit.written import Cleaned
 from tools.pages.page import Cell, Page, badge, note, table
 from tools.pages.pictures import Thumbnails
@@ -14,25 +14,24 @@ from tools.pages.pictures import Thumbnails
 PAGE = "audit.html"
 
 
-def audit_page(ordered: Ordered, cleaned: Cleaned, thumbnails: Thumbnails | None, *, num_pairs: int) -> Page:
+def audit_page(audit: Audit, cleaned: Cleaned, thumbnails: Thumbnails | None, *, num_pairs: int) -> Page:
     """Return the page.
 
     Args:
-        ordered: the audit.
+        audit: of what.
         cleaned: its suspects.
         thumbnails: the images' pictures, if there are any.
         num_pairs: so many of the most suspicious pairs are shown.
     """
-    audit = ordered.audit
     unread = audit.subject.is_unread
-    is_unread = np.zeros(len(ordered.order), dtype=bool) if unread is None else unread[ordered.order]
-    shown = ordered.order[~is_unread][:num_pairs]
+    is_unread = np.zeros(len(audit.order), dtype=bool) if unread is None else unread[audit.order]
+    shown = audit.order[~is_unread][:num_pairs]
     page = Page(
         f"Audit of {audit.subject.name}",
         lead=f"{len(audit.subject):,} training pairs, judged by {audit.judged_by}. Ranks are over {audit.ranked_over}.",
     )
     pieces: list[Markup] = [table(("", "pairs", "%"), _counts(audit, cleaned), caption="What was found", digits=2)]
-    precision = ordered.precisions()
+    precision = audit.precisions()
     if precision:
         assert audit.subject.is_mismatched is not None
         rows: list[list[Cell]] = [[f"first {k:,}", 100 * share] for k, share in precision.items()]
@@ -54,7 +53,7 @@ def audit_page(ordered: Ordered, cleaned: Cleaned, thumbnails: Thumbnails | None
         "The better caption and the better image are those that score highest among all that score higher than the "
         "pair itself; captions of the same words and near-duplicates of the image do not count. Captions without a "
         "known word are left out: nothing can be said of them.",
-        _suspects(ordered, thumbnails, shown),
+        _suspects(audit, thumbnails, shown),
     )
     return page
 
@@ -93,13 +92,12 @@ def _lines(*lines: str) -> Markup:
     return Markup("<br>").join(Markup('<span style="white-space: nowrap">{}</span>').format(line) for line in lines)
 
 
-def _suspects(ordered: Ordered, thumbnails: Thumbnails | None, pairs: np.ndarray) -> Markup:
-    audit = ordered.audit
+def _suspects(audit: Audit, thumbnails: Thumbnails | None, pairs: np.ndarray) -> Markup:
     i2t, t2i = audit.partners.i2t, audit.partners.t2i
     columns: list[Cell] = ["", "image", "its caption", "judgement", "score and ranks", "better caption", "better image"]
     rows: list[list[Cell]] = []
-    place_of = np.empty(len(ordered.order), dtype=np.int64)
-    place_of[ordered.order] = np.arange(1, len(ordered.order) + 1)
+    place_of = np.empty(len(audit.order), dtype=np.int64)
+    place_of[audit.order] = np.arange(1, len(audit.order) + 1)
     for pair in pairs.tolist():
         opinions = audit.opinions.items()
         rows.append(
@@ -108,7 +106,7 @@ def _suspects(ordered: Ordered, thumbnails: Thumbnails | None, pairs: np.ndarray
                 _picture(thumbnails, int(audit.subject.image_of_pair[pair])),
                 _own_caption(audit, pair),
                 _lines(
-                    f"suspicion {ordered.suspicion[pair]:.4f}",
+                    f"suspicion {audit.suspicion[pair]:.4f}",
                     *(f"{name}: clean {o.probability[pair]:.3f}" for name, o in opinions),
                     *(f"{name}: label {o.soft_label[pair]:.2f}" for name, o in opinions),
                 ),

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -117,11 +118,6 @@ def suspicion(signals: Sequence[np.ndarray], similarity: np.ndarray, partners: P
     return (by_signal + share_below(-similarity) + share_below(ranks)) / 3
 
 
-def most_suspicious_first(values: np.ndarray) -> np.ndarray:
-    """Return pair numbers (N,), of equal suspicion the lower number first."""
-    return np.argsort(-values, kind="stable")
-
-
 def precisions(order: np.ndarray, is_mismatched: np.ndarray) -> dict[int, float]:
     """Return the share of mismatched pairs among the first k, for each k of `PRECISION_AT` that is not above N."""
     return {k: float(is_mismatched[order[:k]].mean()) for k in PRECISION_AT if k <= len(order)}
@@ -188,33 +184,18 @@ class Audit:
         """(N,) clean probability, the networks' mean."""
         return np.mean([opinion.probability for opinion in self.opinions.values()], axis=0)
 
+    @cached_property
     def suspicion(self) -> np.ndarray:
-        """Return (N,) in [0, 1]."""
+        """(N,) in [0, 1], by pair."""
         signals = [opinion.signal for opinion in self.opinions.values()]
         return suspicion(signals, self.similarity, self.partners)
 
-
-@dataclass(frozen=True)
-class Ordered:
-    """An audit in the order of suspicion.
-
-    Attributes:
-        audit: it.
-        suspicion: (N,) by pair.
-        order: (N,) pair numbers, the most suspicious first.
-    """
-
-    audit: Audit
-    suspicion: np.ndarray
-    order: np.ndarray
-
-    @classmethod
-    def of(cls, audit: Audit) -> Ordered:
-        """Order an audit."""
-        values = audit.suspicion()
-        return cls(audit, values, most_suspicious_first(values))
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(N,) pair numbers, the most suspicious first, of equal suspicion the lower number first."""
+        return np.argsort(-self.suspicion, kind="stable")
 
     def precisions(self) -> dict[int, float]:
         """Return precision at k, empty where it is not known which pairs are mismatched, or none is."""
-        truth = self.audit.subject.is_mismatched
+        truth = self.subject.is_mismatched
         return {} if truth is None or not truth.any() else precisions(self.order, truth)

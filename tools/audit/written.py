@@ -25,7 +25,7 @@ import numpy as np
 from data_utils.noise import measure, save_index
 from runtime.packages import require
 from tools.audit.partners import NOBODY
-from tools.audit.subject import Ordered, group_sizes
+from tools.audit.subject import Audit, group_sizes
 
 try:
     import pyarrow as pa
@@ -114,21 +114,20 @@ def _score(values: np.ndarray) -> pa.Array:
     return pa.array(values, pa.float32(), mask=np.isnan(values))
 
 
-def audit_table(ordered: Ordered, cleaned: Cleaned) -> Table:
+def audit_table(audit: Audit, cleaned: Cleaned) -> Table:
     """Return the columns that README lists, in the order of suspicion; what is not known is null.
 
     Args:
-        ordered: the audit.
+        audit: of what.
         cleaned: what would be done with each pair.
     """
-    audit, order = ordered.audit, ordered.order
-    subject, partners = audit.subject, audit.partners
+    order, subject, partners = audit.order, audit.subject, audit.partners
     columns: dict[str, pa.Array] = {
         "order": pa.array(np.arange(1, len(order) + 1)),
         "pair": pa.array(order),
         "image": pa.array(subject.image_of_pair[order]),
         "caption": _texts_of(subject.texts, order),
-        "suspicion": pa.array(ordered.suspicion[order], pa.float32()),
+        "suspicion": pa.array(audit.suspicion[order], pa.float32()),
         "clean_probability": pa.array(audit.probability[order]),
         "similarity": pa.array(audit.similarity[order], pa.float32()),
     }

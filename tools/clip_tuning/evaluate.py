@@ -32,8 +32,7 @@ from runtime.flags import check_choices, check_range, flag, require
 from tools.clip_tuning.model import Clip, Tokens, load_clip, placed
 from tools.clip_tuning.pairs import SPLITS, Pairs, PairsConfig, PreparedPictures, open_pairs
 from tools.command import check_writable, parsed
-from tools.filter.cosines import pair_similarity
-from tools.filter.filtering import Filtered, filter_pairs, filter_quality
+from tools.filter.filtering import Filtered, filter_pairs, filter_quality, pair_similarity
 
 CHUNK = 256
 """Pictures or captions that are embedded at a time."""

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
 from methods.blocks.modes import SimilarityModes
-from models.losses import Margins, mean_over_negatives, negatives, pair_costs
-from tools.filter.ranking_loss import DynamicMarginRankingLoss
+from models.losses import Margins, hardest_negative, mean_over_negatives, negatives, pair_costs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Embeddings (B, D) of pictures and of captions -> scalar."""
@@ -65,12 +64,10 @@ def loss_function(
     margins = Margins(config.image_margin, config.text_margin)
     if loss == "dynamic":
         margins = dynamic_margins(config, modes, probability)
-    hinge = DynamicMarginRankingLoss(config)
+    reduced = hardest_negative if hardest else mean_over_negatives
 
     def ranking_loss(images: Tensor, captions: Tensor) -> Tensor:
-        scores = images @ captions.T
-        if hardest:
-            return hinge(scores, margins, image_id=image_id)
-        return mean_over_negatives(pair_costs(scores, margins.image, image_id, caption_margin=margins.text)).mean()
+        costs = pair_costs(images @ captions.T, margins.image, image_id, caption_margin=margins.text)
+        return reduced(costs).mean()
 
     return ranking_loss

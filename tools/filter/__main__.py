@@ -23,7 +23,7 @@ from methods.blocks.modes import check_similarity
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
 from tools.command import check_output, folder_at_once, parsed
-from tools.filter.adapter import ADAPTED_CAPTIONS, ADAPTED_IMAGES, ADAPTER, RESULTS, AdapterConfig, adapt, open_test
+from tools.filter.adapter import ADAPTED_CAPTIONS, ADAPTED_IMAGES, ADAPTER, RESULTS, AdapterConfig, adapt
 from tools.filter.files import read_similarities, read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, filter_pairs, filter_quality
 from tools.filter.report import INDEX, MODES, PAIRS_CSV, PICTURE, PROBABILITY, filter_text, quality_text, write_filter
@@ -92,10 +92,9 @@ def clean(files: CleanConfig, filtering: FilterConfig, adapter: AdapterConfig, m
     output = Path(files.output)
     if adapter.adapt and files.images is None:
         raise InputError("--adapt needs embeddings: give --images and --captions instead of --similarities")
-    inputs = (files.images, files.captions, files.similarities, files.truth, adapter.test_images, adapter.test_captions)
+    inputs = (files.images, files.captions, files.similarities, files.truth)
     check_output(output, [name for name in inputs if name is not None], overwrite=files.overwrite)
     pairs = read_pairs(files)
-    test = open_test(pairs, adapter) if pairs is not None else None
     if pairs is not None:
         print(pairs.describe())
     similarity = pair_similarities(files, pairs)
@@ -108,7 +107,7 @@ def clean(files: CleanConfig, filtering: FilterConfig, adapter: AdapterConfig, m
         write_filter(folder, found, filtering, is_matched=is_matched, source=asdict(files))
         if adapter.adapt:
             assert pairs is not None
-            adapt(pairs, test, is_matched, adapter, filtering, margins, folder, print)
+            adapt(pairs, is_matched, adapter, filtering, margins, folder, print)
         written = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"{output}: {written}")
 

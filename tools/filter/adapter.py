@@ -2,9 +2,9 @@
 
 f'(x) = x + W2 gelu(W1 x) for images and g' alike for captions, on rows of length 1; W2 starts at zero, so that nothing
 has changed before the first step. *Published* (DSDMR, TOIS 2024) is the loop; the adapter and the loss are *ours*.
-Pairs are ranked before and after, test files or held-out pairs. Held-out pairs are as noisy as all others and are
-ranked as they are given; where the truth is known, once more by their matched captions only. The embeddings of the
-adapter, unlike those of the filter alone, are in memory as a whole.
+Held-out pairs are ranked before and after. They are as noisy as all others and are ranked as they are given; where the
+truth is known, once more by their matched captions only. The embeddings of the adapter, unlike those of the filter
+alone, are in memory as a whole.
 Legend: I images, C captions = pairs, D dimensions, H hidden size, B pairs of a batch.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from evaluation import result_table
 from methods.blocks.dynamic_margin import MarginConfig, dynamic_margins
-from models.losses import Margins
+from models.losses import Margins, hardest_negative, pair_costs
 from models.ranks import Retrieval, retrieval
 from runtime.checkpoint import save_checkpoint
 from runtime.device import choose_device
@@ -33,13 +33,12 @@ from runtime.flags import check_range, flag
 from runtime.log import Progress
 from runtime.seed import generator
 from tools.filter.filtering import EmbeddingPairs, FilterConfig, Filtered, filter_pairs, filter_quality, similarity_of
-from tools.filter.ranking_loss import DynamicMarginRankingLoss
 from tools.filter.report import percent, quality_text
 
 ADAPTER, ADAPTED_IMAGES, ADAPTED_CAPTIONS = "adapter.pt", "adapted_images.npy", "adapted_captions.npy"
 RESULTS = "results.json"
-LARGEST_RANKING = 2 * 2**30
-"""Bytes of the largest score matrix (float32) that is ranked."""
+MOST_HELD_OUT = 5000
+"""Images that are held out at most."""
 ROWS = 2**16
 """So many rows are adapted at a time."""
 
@@ -58,26 +57,18 @@ class AdapterConfig:
     hidden_size: int = flag(256, "width of the adapter's hidden layer")
     refit_every: int = flag(1, "epochs between filterings")
     holdout: float = flag(
-        0.1, "share of the images kept out of the adapter's training, with their captions; 0: none", metavar="RATIO"
+        0.1,
+        f"share of the images, {MOST_HELD_OUT:,} at most, held out and ranked before and after; 0: none",
+        metavar="RATIO",
     )
-    holdout_images: int = flag(5000, "hold out so many images at most")
-    test_images: str | None = flag(
-        None, "rank these embeddings instead of held-out ones: FILE or FILE::NAME", metavar="FILE"
-    )
-    test_captions: str | None = flag(None, "their captions, as many an image as in --captions", metavar="FILE")
     gpu: str = flag("0", "GPU index, or cpu; without CUDA the CPU is used")
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "hidden_size", "refit_every"):
             check_range(self, name, low=1)
-        for name in ("batch_size", "holdout_images"):
-            check_range(self, name, low=2)
+        check_range(self, "batch_size", low=2)
         check_range(self, "learning_rate", low=1e-12, high=1.0)
         check_range(self, "holdout", low=0.0, high=1.0, high_open=True)
-        if (self.test_images is None) != (self.test_captions is None):
-            raise InputError("--test_images and --test_captions belong together; give both or neither")
-        if self.test_images is not None and not self.adapt:
-            raise InputError("--test_images and --test_captions are ranked before and after an adapter; add --adapt")
 
 
 class ResidualAdapter(nn.Module):
@@ -177,7 +168,6 @@ class AdapterTraining:
             ResidualAdapter(rows[0].shape[1], config.hidden_size, generator(filtering.seed, "adapter", side)).to(device)
             for side in ("images", "captions")
         )
-        self._loss = DynamicMarginRankingLoss(margins)
         parameters = [*self.image_adapter.parameters(), *self.caption_adapter.parameters()]
         self._optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
 
@@ -210,7 +200,7 @@ class AdapterTraining:
         batches = np.array_split(order, -(-len(order) // self.config.batch_size))  # of equal size but for one pair
         bar, total = Progress(f"epoch {epoch + 1}", len(order)), 0.0
         for batch in batches:
-            probability = torch.from_numpy(found.probability[batch]).float()
+            probability = torch.from_numpy(found.probability[batch]).float().to(self.image_adapter.inner.device)
             loss = self._step(self.pairs[batch], dynamic_margins(self.margins, found.modes, probability))
             total += loss * len(batch)
             bar.advance(len(batch), loss)
@@ -222,7 +212,9 @@ class AdapterTraining:
     def _step(self, pairs: np.ndarray, margins: Margins) -> float:
         numbers = self.image_of_caption[pairs]
         images, captions = self.image_adapter.of(self.rows[0][numbers]), self.caption_adapter.of(self.rows[1][pairs])
-        loss = self._loss(images @ captions.t(), margins, image_id=torch.from_numpy(numbers).to(images.device))
+        image_id = torch.from_numpy(numbers).to(images.device)
+        costs = pair_costs(images @ captions.t(), margins.image, image_id, caption_margin=margins.text)
+        loss = hardest_negative(costs).mean()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
@@ -272,19 +264,6 @@ class RankedSet:
     captions: np.ndarray
     image_of_caption: np.ndarray
 
-    def __post_init__(self) -> None:
-        needed = 4 * len(self.images) * len(self.captions)
-        if needed > LARGEST_RANKING:
-            raise InputError(
-                f"ranking {len(self.images)} images against {len(self.captions)} captions needs {needed / 2**30:.1f} "
-                f"GiB of scores, more than {LARGEST_RANKING / 2**30:g}; lower --holdout_images or give fewer test rows"
-            )
-
-    @classmethod
-    def whole(cls, pairs: EmbeddingPairs) -> RankedSet:
-        """Return all rows of two files."""
-        return cls(np.arange(len(pairs.images)), np.arange(len(pairs)), pairs.image_of_caption)
-
     @classmethod
     def held_out(cls, image_of_caption: np.ndarray, num_images: int, config: AdapterConfig, seed: int) -> RankedSet:
         """Choose images at random, with all their captions.
@@ -292,7 +271,7 @@ class RankedSet:
         Raises:
             InputError: fewer than two images would be held out.
         """
-        size = min(round(config.holdout * num_images), config.holdout_images)
+        size = min(round(config.holdout * num_images), MOST_HELD_OUT)
         if size < 2:
             raise InputError(
                 f"--holdout {config.holdout:g} of {num_images} images is {size}, too few to rank; raise it, or give 0"
@@ -312,25 +291,8 @@ class RankedSet:
         return retrieval(rows[0][self.images] @ rows[1][self.captions].T, self.image_of_caption)
 
 
-def open_test(pairs: EmbeddingPairs, config: AdapterConfig) -> EmbeddingPairs | None:
-    """Open the test files, if there are any.
-
-    Raises:
-        InputError: they cannot be read, do not fit together, are too many to rank, or of another width than `pairs`.
-    """
-    if config.test_images is None or config.test_captions is None:
-        return None
-    test = EmbeddingPairs.open(config.test_images, config.test_captions, pairs.captions_per_image)
-    width, expected = test.images.shape[1], pairs.images.shape[1]
-    if width != expected:
-        raise InputError(f"{test.images.name} has {width} dimensions, {pairs.images.name} has {expected}")
-    RankedSet.whole(test)
-    return test
-
-
 def adapt(
     pairs: EmbeddingPairs,
-    test: EmbeddingPairs | None,
     is_matched: np.ndarray | None,
     config: AdapterConfig,
     filtering: FilterConfig,
@@ -342,7 +304,6 @@ def adapt(
 
     Args:
         pairs: the embeddings that were cleaned.
-        test: embeddings to rank, if not held-out ones.
         is_matched: (pairs,) the truth, if it is known; only for figures.
         config, filtering, margins: the flags.
         folder: where to.
@@ -351,20 +312,16 @@ def adapt(
     Raises:
         InputError: the flags do not fit the files, or training diverges.
     """
-    rows = ranked_rows = unit_rows(pairs)
-    is_training, sets = np.ones(len(pairs), dtype=bool), {}
+    rows, is_training, sets = unit_rows(pairs), np.ones(len(pairs), dtype=bool), {}
     title = "nothing is held out and ranked (--holdout 0)"
-    if test is not None:
-        sets[""] = RankedSet.whole(test)
-        ranked_rows, title = unit_rows(test), f"test: {test.describe()}"
-    elif config.holdout:
+    if config.holdout:
         held = RankedSet.held_out(pairs.image_of_caption, len(pairs.images), config, filtering.seed)
         sets[""], is_training[held.captions] = held, False
         if is_matched is not None and is_matched[held.captions].any():
             sets[", matched only"] = held.of(is_matched)
         title = f"held out: {len(held.images)} images, {len(held.captions)} captions; mismatched ones are ranked too"
     say(title)
-    results = {f"before{name}": members.rank(ranked_rows) for name, members in sets.items()}
+    results = {f"before{name}": members.rank(rows) for name, members in sets.items()}
     training = AdapterTraining(
         rows,
         pairs.image_of_caption,
@@ -389,7 +346,7 @@ def adapt(
         if record.loss == 0:
             say("nothing to learn: no negative comes within the margins")
         epochs.append({**record.as_dict(), "quality": quality})
-    adapted = training.adapted(ranked_rows)
+    adapted = training.adapted(rows)
     results |= {f"after{name}": members.rank(adapted) for name, members in sets.items()}
     if results:
         say(result_table("adapter", results))
@@ -397,7 +354,7 @@ def adapt(
     quality = quality_of(last, slice(None))
     if quality is not None:
         say(quality_text({"adapted, all pairs": quality}))
-    for own, target in zip(training.adapted(rows), (ADAPTED_IMAGES, ADAPTED_CAPTIONS), strict=True):
+    for own, target in zip(adapted, (ADAPTED_IMAGES, ADAPTED_CAPTIONS), strict=True):
         np.save(folder / target, own)
     training.save(folder / ADAPTER)
     figures = {

@@ -6,18 +6,23 @@ Neither file is in memory. Legend: I images, C captions = n pairs, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from methods.blocks.modes import ModesConfig, SimilarityModes, clean_posterior, fit_similarity_modes, select
 from runtime.errors import InputError
 from runtime.flags import check_range, flag
-from tools.filter.cosines import pair_similarity
 from tools.filter.files import Stored, open_embeddings
+
+ROW_CHUNK = 2**20
+"""Numbers of one side's embeddings that are float64 at a time."""
 
 
 class Rows(Protocol):
@@ -29,6 +34,46 @@ class Rows(Protocol):
 
     def __getitem__(self, rows: slice, /) -> np.ndarray:
         """Return consecutive rows in memory."""
+
+
+def _row_chunks(side: Any, name: str, rows: int, *, start: int = 0) -> Iterator[np.ndarray]:
+    """Yield float64 rows of length 1, some at a time."""
+    while start < side.shape[0]:
+        part = side[start : start + rows]
+        if isinstance(part, Tensor):
+            part = part.detach().to(device="cpu", dtype=torch.float64).numpy()
+        part = np.array(part, dtype=np.float64)
+        peak = np.abs(part).max(axis=1, initial=0.0)
+        if not np.isfinite(peak).all():
+            raise InputError(f"{name} embedding {start + int((~np.isfinite(peak)).argmax())} holds NaN or infinity")
+        if not peak.all():
+            raise InputError(
+                f"{name} embedding {start + int((peak == 0).argmax())} is zero: it has no cosine; drop the pair"
+            )
+        part /= peak[:, None]  # squares of very long or short vectors would overflow or vanish
+        part /= np.sqrt(np.einsum("nd,nd->n", part, part))[:, None]
+        yield part
+        start += rows
+
+
+def pair_similarity(images: Any, captions: Any) -> np.ndarray:
+    """Return the cosine of each given pair: s_i = <f_i, g_i> / (|f_i| |g_i|) (*published*).
+
+    Args:
+        images: (n, D) numpy (memory maps too), torch, or anything with a shape whose rows can be sliced (HDF5).
+        captions: (n, D) likewise.
+
+    Returns:
+        (n,) float64 in [-1, 1]. A logit scale does not matter.
+
+    Raises:
+        InputError: a zero vector, NaN or infinity (names the row).
+    """
+    assert len(images.shape) == 2 and tuple(images.shape) == tuple(captions.shape)
+    rows = max(1, ROW_CHUNK // max(1, images.shape[1]))
+    pairs = zip(_row_chunks(images, "image", rows), _row_chunks(captions, "caption", rows), strict=True)
+    parts = [np.einsum("nd,nd->n", image, caption) for image, caption in pairs]
+    return np.clip(np.concatenate([np.empty(0), *parts]), -1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """Two-stage retrieval: candidates by their keys, then those in the order of their real scores.
 
 Keys of largest product with a query are found exactly up to EXACT_ROWS rows, a block of rows at a time. Above, faiss
-looks in the lists nearest to the query (tools/search/inverted_lists.py), and what it finds is put in order by the rows
-themselves. Where keys are exact (VSE, GPO) the first stage is all there is.
+looks in the lists nearest to the query, which hold 8 bits a dimension, and what it finds is put in order by the rows
+themselves. (faiss and not usearch: its lists are built by one pass over the rows and read through a memory map, and it
+may stand beside torch.) Where keys are exact (VSE, GPO) the first stage is all there is.
 Legend: N rows, K dimensions, Q queries, P pairs of a query and a candidate, k results.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +23,8 @@ import torch
 from data_utils.precomputed import PrecomputedSplit
 from models.ensemble import Split
 from runtime.errors import InputError
+from runtime.packages import optional, require
 from tools.filter.filtering import Rows
-from tools.search.inverted_lists import learn_lists, read_lists
 from tools.search.scores import (
     Captions,
     EncodedFile,
@@ -32,6 +35,8 @@ from tools.search.scores import (
     images_from,
     score_listed,
 )
+
+faiss = optional("faiss")
 
 EXACT_ROWS, LISTS = 200_000, "lists.faiss"
 """Above so many rows an index has inverted lists, in a file of this name."""
@@ -44,6 +49,13 @@ QUERIES = 1024
 
 SPARE = 4
 """The lists are asked for so many times the rows wanted, since 8 bits are not the rows themselves."""
+
+
+TRAINED_ON = 64
+"""Rows a list that the lists are learnt from."""
+
+LOOKED_AT = 1 / 16
+"""Share of the lists that a query looks into."""
 
 
 @dataclass(frozen=True)
@@ -80,49 +92,81 @@ def _search_block(rows: Rows, queries: np.ndarray, count: int) -> Found:
     return Found(number.numpy(), score.numpy())
 
 
+def _blocks(rows: Rows) -> Iterator[np.ndarray]:
+    for start in range(0, rows.shape[0], ROWS):
+        yield np.asarray(rows[start : start + ROWS], dtype=np.float32)
+
+
 def build_lists(rows: Rows, path: Path, advance: Callable[[int], None] = lambda rows: None, *, seed: int = 0) -> None:
-    """Build inverted lists of rows (N, K) into a file, which is there whole or not at all; rows are read twice.
+    """Build inverted lists of rows (N, K), sqrt(N) of them, into a file that is there whole or not at all.
 
     Args:
-        rows: what is searched.
+        rows: what is searched; they are read twice.
         path: the file.
         advance: told how many rows more are in.
         seed: draws the rows that the lists are learnt from.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: faiss is not installed, or the file cannot be written.
     """
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, rows.shape[0], ROWS):
-            yield np.asarray(rows[start : start + ROWS], dtype=np.float32)
-
+    require(faiss, "faiss-cpu", PURPOSE)
     count, size = rows.shape
-    lists = learn_lists(blocks, (count, size), purpose=PURPOSE, advance=advance, seed=seed)
+    lists = max(1, round(math.sqrt(count)))
+    mean, sample = _mean_and_sample(rows, min(count, TRAINED_ON * lists), seed)
+    index: Any = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(size), size, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.seed = seed
+    index.cp.min_points_per_centroid = 1  # small lists are no reason for a warning
+    index.train(sample)
+    for block in _blocks(rows):
+        index.add(np.ascontiguousarray(block - mean))
+        advance(len(block))
     temporary = path.with_name(path.name + ".part")
     try:
-        lists.write(temporary)
+        faiss.write_index(index, str(temporary))
         os.replace(temporary, path)
     except (RuntimeError, OSError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {error}") from None
 
 
+def _mean_and_sample(rows: Rows, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean row (K,) and `wanted` rows less it, drawn at random; what all rows share tells none apart.
+
+    The mean need not be kept: a query's product with it is the same for every row.
+    """
+    count, size = rows.shape
+    chosen = np.sort(np.random.RandomState(seed).permutation(count)[:wanted])
+    total, start = np.zeros(size), 0
+    sample = np.empty((wanted, size), dtype=np.float32)
+    for block in _blocks(rows):
+        total += block.sum(axis=0, dtype=np.float64)
+        first, last = np.searchsorted(chosen, (start, start + len(block)))
+        sample[first:last] = block[chosen[first:last] - start]
+        start += len(block)
+    mean = (total / count).astype(np.float32)
+    sample -= mean
+    return mean, sample
+
+
 class Lists:
     """Inverted lists in a file, read through a memory map, beside the rows that they were built from.
 
     Raises:
-        InputError: no such file, or of other rows.
+        InputError: faiss is not installed; no such file, or of other rows.
     """
 
     def __init__(self, path: Path, rows: np.ndarray) -> None:
+        require(faiss, "faiss-cpu", PURPOSE)
         self._rows = rows
         try:
-            self._lists = read_lists(path, purpose=PURPOSE)
+            self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
             raise InputError(f"{path} cannot be read ({str(error)[:120]}); delete it, and it is built anew") from None
-        if self._lists.shape != rows.shape:
+        if (self._index.ntotal, self._index.d) != rows.shape:
             raise InputError(f"{path} belongs to other rows; delete it, and it is built anew")
+        self._index.nprobe = max(1, round(self._index.nlist * LOOKED_AT))
 
     def search(self, queries: np.ndarray, count: int) -> Found:
         """Return about the `count` best rows for queries (Q, K); their scores are exact."""
@@ -131,7 +175,7 @@ class Lists:
         numbers = np.empty((len(queries), min(count, wanted)), dtype=np.int64)
         scores = np.empty(numbers.shape, dtype=np.float32)
         for start in range(0, len(queries), QUERIES):
-            found = self._lists.search(queries[start : start + QUERIES], wanted)
+            _, found = self._index.search(queries[start : start + QUERIES], wanted)
             for k, row in enumerate(found, start=start):
                 exact = np.where(row >= 0, self._rows[row] @ queries[k], -np.inf)
                 best = np.argsort(-exact, kind="stable")[: numbers.shape[1]]

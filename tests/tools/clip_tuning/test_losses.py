@@ -74,17 +74,26 @@ def test_contrastive_loss_leaves_out_the_pictures_other_captions() -> None:
     assert float(ours) == pytest.approx(total / 2 / SIZE, rel=1e-5)
 
 
-def test_mean_over_negatives() -> None:
-    """Against a slow twin: every negative's hinge, over the batch's size."""
+@pytest.mark.parametrize("hardest", [True, False])
+@pytest.mark.parametrize("loss", ["triplet", "dynamic"])
+def test_hinges_over_the_hardest_or_over_all_negatives(loss: str, hardest: bool) -> None:
+    """Against a slow twin: each anchor's largest hinge, or every negative's over the batch's size."""
     images, captions = units(3)
-    config, image_id = MarginConfig(), [0, 1, 2, 3, 0, 5, 1]
+    config, image_id = MarginConfig(margin_policy="posterior"), [0, 1, 2, 3, 0, 5, 1]
+    share = torch.linspace(0, 1, SIZE) if loss == "dynamic" else torch.ones(SIZE)
     scores, total = images @ captions.T, 0.0
     for i in range(SIZE):
-        for j in range(SIZE):
-            if image_id[i] != image_id[j]:
-                total += max(0.0, 0.3 - float(scores[i, i]) + float(scores[i, j]))
-                total += max(0.0, 0.2 - float(scores[i, i]) + float(scores[j, i]))
-    loss = loss_function(
-        "triplet", config, None, scale=lambda: torch.ones(()), image_id=torch.tensor(image_id), hardest=False
+        others = [j for j in range(SIZE) if image_id[i] != image_id[j]]
+        for margin, rivals in ((0.3, scores[i]), (0.2, scores[:, i])):
+            hinges = [max(0.0, margin * float(share[i]) - float(scores[i, i]) + float(rivals[j])) for j in others]
+            total += max(hinges) if hardest else sum(hinges) / SIZE
+    found = loss_function(
+        loss,
+        config,
+        MODES,
+        scale=lambda: torch.ones(()),
+        image_id=torch.tensor(image_id),
+        probability=share,
+        hardest=hardest,
     )
-    assert float(loss(images, captions)) == pytest.approx(total / SIZE / SIZE, rel=1e-5)
+    assert float(found(images, captions)) == pytest.approx(total / SIZE, rel=1e-5)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from runtime.errors import InputError
 from tests.tools.filter.made_up import make, save_as
-from tools.filter import cosines
+from tools.filter import filtering
 from tools.filter.files import open_embeddings, read_similarities, read_truth
 from tools.filter.filtering import EmbeddingPairs
 
@@ -75,7 +75,7 @@ def test_blocks_give_what_the_whole_gives(
     pairs = EmbeddingPairs.open(names[0], names[1], captions_per_image)
     whole = pairs.similarity()
     np.testing.assert_allclose(whole, twin, rtol=0, atol=1e-14)
-    monkeypatch.setattr(cosines, "ROW_CHUNK", 7 * 32)
+    monkeypatch.setattr(filtering, "ROW_CHUNK", 7 * 32)
     assert pairs.similarity().tobytes() == whole.tobytes()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from tools.search import inverted_lists, retrieval
+from tools.search import retrieval
 from tools.search.retrieval import Lists, build_lists, search, search_exactly
 
 
@@ -65,6 +65,6 @@ def test_lists_that_do_not_fit_or_are_damaged(tmp_path: Path) -> None:
 
 
 def test_faiss_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(inverted_lists, "faiss", None)
+    monkeypatch.setattr(retrieval, "faiss", None)
     with pytest.raises(InputError, match="need.* faiss-cpu, which is not installed; run: python -m pip install"):
         build_lists(rows_and_queries(500)[0], tmp_path / "lists.faiss")
