@@ -16,13 +16,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_utils.arrays import open_npy
 from runtime.errors import InputError
-from runtime.files import parse_json, whole_file, write_json
+from runtime.files import whole_file, write_json
 from runtime.flags import check_choices, check_range, flag
 
 
@@ -108,15 +107,6 @@ def share_moved_together(index: np.ndarray, image_of_caption: np.ndarray) -> flo
     return float((~is_split[hit]).mean()) if hit.any() else 0.0
 
 
-def is_shuffle(index: np.ndarray, image_of_caption: np.ndarray) -> bool:
-    """Tell whether captions changed their images among themselves, or images their captions, all of them together."""
-    if np.array_equal(np.sort(index), np.sort(image_of_caption)):
-        return True
-    images, first = np.unique(image_of_caption, return_index=True)
-    moves_whole = np.array_equal(index, index[first][image_of_caption])
-    return moves_whole and np.array_equal(np.sort(index[first]), images)
-
-
 @dataclass(frozen=True)
 class IndexFile:
     """What a file holds.
@@ -154,11 +144,6 @@ def read_index(path: Path, image_of_caption: np.ndarray) -> IndexFile:
     return IndexFile(index if entries == captions else index[image_of_caption], entries, dtype)
 
 
-def load_index(path: Path, image_of_caption: np.ndarray) -> np.ndarray:
-    """Read an index file as (captions,) int64; raises what `read_index` raises."""
-    return read_index(path, image_of_caption).index
-
-
 def sidecar_of(path: Path) -> Path:
     """Return where the JSON beside an index file is, or would be."""
     return path.with_suffix(".json")
@@ -177,42 +162,11 @@ def save_index(path: Path, index: np.ndarray, report: NoiseReport, seed: int) ->
     except OSError as error:
         raise InputError(f"--noise_file {path} cannot be written: {error.strerror}") from None
     about = {"protocol": report.protocol, "ratio": report.asked_ratio, "seed": seed}
-    write_json(sidecar_of(path), {**about, "measured_mismatch": report.measured_ratio, "sha256": _digest(path)})
+    write_json(sidecar_of(path), {**about, "measured_mismatch": report.measured_ratio, "sha256": digest_of(path)})
 
 
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return the JSON beside an index file, None if there is none.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    place = sidecar_of(path)
-    if not place.is_file():
-        return None
-    try:
-        content = parse_json(place.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{place}, beside the index, is not JSON ({error}); delete it or write it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{place}, beside the index, holds no names and values; delete it or write it again")
-    return content
-
-
-def disagreements(path: Path, report: NoiseReport, sidecar: dict[str, Any]) -> list[str]:
-    """Return what a sidecar says otherwise than the index file, in words; none if they agree."""
-    found: dict[str, Any] = {"sha256": _digest(path), "protocol": report.protocol}
-    faults = [
-        f"{name} is {sidecar[name]} beside it, {value} in the index"
-        for name, value in found.items()
-        if name in sidecar and sidecar[name] != value
-    ]
-    told = sidecar.get("measured_mismatch")
-    if isinstance(told, (int, float)) and abs(told - report.measured_ratio) > 1e-9:
-        faults.append(f"measured_mismatch is {told:g} beside it, {report.measured_ratio:g} in the index")
-    return faults
-
-
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return a hash of an index file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -234,7 +188,7 @@ def inject(
         raise InputError("this data set has real noise: --noise_ratio must be 0 and --noise_file left out")
     path = Path(config.noise_file) if config.noise_file else None
     if path is not None and path.is_file():
-        index = load_index(path, image_of_caption)
+        index = read_index(path, image_of_caption).index
         return index, measure(index, image_of_caption, config.noise_ratio)
     if path is not None and not config.noise_ratio:
         raise InputError(f"--noise_file {path} is not there; name an index that is, or have one made by --noise_ratio")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data_utils.catalog import DataConfig, locate, protocol, split_name, vocabulary_file
-from data_utils.noise import NoiseConfig, NoiseReport, inject
 from data_utils.precomputed import PrecomputedSplit
 from runtime.errors import InputError
 from vocab.vocabulary import Vocabulary
@@ -111,47 +109,3 @@ def open_for_all(
             )
     assert found is not None
     return found
-
-
-@dataclass(frozen=True)
-class StoredNoise:
-    """The noise that a checkpoint was trained with, which its training split has been given.
-
-    Attributes:
-        report: measured.
-        is_known: which pairs are mismatched is known: the suite or an index file moved them. Checkpoints of other
-            programs do not record that; their pairs are as the files have them.
-    """
-
-    report: NoiseReport
-    is_known: bool
-
-
-def give_noise(
-    stored: StoredData, checkpoint: Mapping[str, Any], path: str, *, noise_file: str | None = None
-) -> StoredNoise:
-    """Give an opened training split the images that a checkpoint was trained with.
-
-    Args:
-        stored: the training split.
-        checkpoint: tells ratio, protocol and seed, or an index file.
-        path: where it is.
-        noise_file: an index file to use instead.
-
-    Raises:
-        InputError: the index file is not there, or does not fit.
-    """
-    has_real_noise, recorded = protocol(stored.data_name).has_real_noise, checkpoint["config"].get("noise")
-    known = {field.name for field in fields(NoiseConfig)}
-    told = {name: value for name, value in (recorded or {}).items() if name in known}
-    told["noise_file"] = noise_file or told.get("noise_file")
-    if told["noise_file"] is not None and not Path(told["noise_file"]).is_file():
-        source = "--noise_file" if noise_file else f"{path} was trained with the noise index"
-        raise InputError(
-            f"{source} {told['noise_file']}, which is not there; copy it there (tools.audit takes another --noise_file)"
-        )
-    split = stored.split
-    index, report = inject(NoiseConfig(**told), split.image_of_caption, has_real_noise=has_real_noise)
-    split.set_images(index)
-    is_recorded = recorded is not None or noise_file is not None
-    return StoredNoise(report, is_known=is_recorded and not has_real_noise)

@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from data_utils.captions import read_caption_file
 from data_utils.catalog import DataConfig, locate, protocol
@@ -20,23 +23,63 @@ from data_utils.noise import (
     IndexFile,
     NoiseConfig,
     NoiseReport,
-    disagreements,
+    digest_of,
     inject,
-    is_shuffle,
     measure,
     read_index,
-    read_sidecar,
     share_moved_together,
     sidecar_of,
 )
 from data_utils.precomputed import Counts, count
 from data_utils.regions import RegionStore
 from runtime.errors import InputError, exit_on_input_error
+from runtime.files import parse_json
 from runtime.flags import word
 from tools.command import parsed
 
 MAX_RATIO_ERROR = 0.01
 """A measured ratio further from the asked one than this is pointed out."""
+
+
+def is_shuffle(index: np.ndarray, image_of_caption: np.ndarray) -> bool:
+    """Tell whether captions changed their images among themselves, or images their captions, all of them together."""
+    if np.array_equal(np.sort(index), np.sort(image_of_caption)):
+        return True
+    images, first = np.unique(image_of_caption, return_index=True)
+    moves_whole = np.array_equal(index, index[first][image_of_caption])
+    return moves_whole and np.array_equal(np.sort(index[first]), images)
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return the JSON beside an index file, None if there is none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    place = sidecar_of(path)
+    if not place.is_file():
+        return None
+    try:
+        content = parse_json(place.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{place}, beside the index, is not JSON ({error}); delete it or write it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{place}, beside the index, holds no names and values; delete it or write it again")
+    return content
+
+
+def disagreements(path: Path, report: NoiseReport, sidecar: dict[str, Any]) -> list[str]:
+    """Return what a sidecar says otherwise than the index file, in words; none if they agree."""
+    found: dict[str, Any] = {"sha256": digest_of(path), "protocol": report.protocol}
+    faults = [
+        f"{name} is {sidecar[name]} beside it, {value} in the index"
+        for name, value in found.items()
+        if name in sidecar and sidecar[name] != value
+    ]
+    told = sidecar.get("measured_mismatch")
+    if isinstance(told, (int, float)) and abs(told - report.measured_ratio) > 1e-9:
+        faults.append(f"measured_mismatch is {told:g} beside it, {report.measured_ratio:g} in the index")
+    return faults
 
 
 @dataclass(frozen=True)

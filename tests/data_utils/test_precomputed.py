@@ -49,13 +49,6 @@ def test_a_batch(tiny_root: Path) -> None:
     assert batch.lengths.min() < batch.lengths.max(), "the batch has padding"
 
 
-def test_repeated_and_missing_captions(tiny_root: Path) -> None:
-    split = open_split(tiny_root)
-    tokens, lengths = split.tokens(np.array([9, 9, 2]))
-    assert torch.equal(tokens[0], tokens[1]) and lengths[0] == lengths[1]
-    assert [t.shape for t in split.tokens(np.arange(0))] == [(0, 0), (0,)]
-
-
 def test_moving_keeps_the_lengths(tiny_root: Path) -> None:
     batch = open_split(tiny_root)[torch.arange(3)]
     moved = batch.to(torch.device("meta"))

@@ -138,6 +138,7 @@ def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, message: st
         ({}, "holds nothing"),
         ({"features": CODES}, "int8 with a dataset 'scales'"),
         ({"features": CODES, "scales": SCALES[:2]}, "scales"),
+        ({"features": CODES, "scales": SCALES.astype("c8")}, "scales have shape .* must be numbers"),
         ({"features": FEATURES[0]}, "must be"),
         ({"features/inner": FEATURES}, "no dataset 'features'"),
     ],

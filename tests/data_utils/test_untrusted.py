@@ -109,15 +109,6 @@ def test_hdf5_rows_that_are_not_stored(tmp_path: Path, shape: tuple[int, ...], p
             read(path)
 
 
-@pytest.mark.parametrize("dtype", ["S3", "c8"])
-def test_hdf5_scales_that_are_no_numbers(tmp_path: Path, dtype: str) -> None:
-    def make(file: h5py.File) -> None:
-        file["features"], file["scales"] = np.ones((3, 2, 4), np.int8), np.zeros(4, dtype)
-
-    with pytest.raises(InputError, match="x.h5: scales have shape"):
-        RegionFile(hdf5(tmp_path / "x.h5", make))
-
-
 def test_hdf5_numbers_of_another_file(tmp_path: Path) -> None:
     hdf5(tmp_path / "other.h5", lambda f: f.create_dataset("features", data=FEATURES))
     secret = written(tmp_path / "secret", FEATURES.tobytes())

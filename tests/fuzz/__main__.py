@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -32,15 +32,14 @@ from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_range, flag, from_namespace
 from runtime.log import table
 from tests.fuzz.mutations import mutated
-from tests.fuzz.readers import Prepared, Reader
-from tests.fuzz.tool_readers import READERS
+from tests.fuzz.readers import READERS, Prepared, Reader
 
-HEADER = ("reader", "inputs", "accepted", "refused", "crashes", "kinds of refusal", "peak MiB", "seconds")
+HEADER = ("reader", "inputs", "accepted", "refused", "crashes", "seconds")
 MEMORY = 2**30
 """Bytes beyond what the process has with torch and all else imported."""
 
-CPU_SECONDS, WALL_SECONDS = 10.0, 120.0
-"""A reader that takes longer for one input hangs; processor time tells so on a busy machine."""
+SECONDS = 10.0
+"""Of the processor's time: a reader that takes longer for one input hangs."""
 
 LONGEST_LINE = 1000
 """Characters of a refusal."""
@@ -56,13 +55,11 @@ class Crash:
 
 @dataclass
 class Outcome:
-    """What became of a reader's inputs; `peak` is in bytes beyond the start, `lines` has a refusal of each kind."""
+    """What became of a reader's inputs."""
 
     accepted: int = 0
     refused: int = 0
     crashes: list[Crash] = field(default_factory=list)
-    peak: int = 0
-    lines: dict[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> int:
@@ -84,49 +81,31 @@ def fault_of(error: BaseException, where: str) -> str | None:
     return None if where in line else f"does not say where: {line[:300]!r}"
 
 
-def _status(name: str) -> int:
-    """Return a figure of this process's memory, in bytes."""
-    (kibibytes,) = re.findall(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(kibibytes) * 1024
+def _limit() -> None:
+    """Limit this process's memory, and let a timer end it in whatever library it hangs."""
+    (kibibytes,) = re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())
+    size = int(kibibytes) * 1024 + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
-class _Work:
-    """Tries inputs in this process, and writes what became of each into `report`, a line of JSON an input."""
-
-    def __init__(self, reader: Reader, prepared: Prepared, folder: Path, report: IO[str]) -> None:
-        self.reader, self.prepared, self.folder, self.report = reader, prepared, folder, report
-        size = _status("VmSize") + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for number in (signal.SIGPROF, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)  # ends the process, in whatever library it hangs
-        Path("/proc/self/clear_refs").write_text("5")
-        self.start = _status("VmRSS")
-
-    def try_one(self, content: bytes, *, is_valid: bool = False) -> None:
-        """Read one input; a valid file that is refused is a crash too."""
-        path, fresh = self.folder / self.reader.file, self.folder / "fresh"
-        fresh.write_bytes(content)
-        os.replace(fresh, path)  # a file of its own each time: HDF5 knows open files by their inode
-        kind, line = "accepted", ""
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
-        try:
-            self.prepared.read(path)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            fault = fault_of(error, self.reader.file if self.reader.where is None else self.reader.where)
-            if fault is None and is_valid:
-                fault = f"a valid file is refused: {error}"
-            kind, line = ("refused", str(error)) if fault is None else ("crash", fault)
+def _tried(reader: Reader, prepared: Prepared, folder: Path, content: bytes, *, is_valid: bool) -> str | None:
+    """Read one input; return "accepted", "refused", or what is wrong. A valid file that is refused is wrong too."""
+    path, fresh = folder / reader.file, folder / "fresh"
+    fresh.write_bytes(content)
+    os.replace(fresh, path)  # a file of its own each time: HDF5 knows open files by their inode
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        prepared.read(path)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        fault = fault_of(error, reader.file if reader.where is None else reader.where)
+        return f"a valid file is refused: {error}" if fault is None and is_valid else fault or "refused"
+    finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        crashed = {"content": content.hex()} if kind == "crash" else {}
-        self.report.write(
-            json.dumps({"kind": kind, "line": line, "peak": _status("VmHWM") - self.start} | crashed) + "\n"
-        )
-        self.report.flush()
+    return "accepted"
 
 
 def content_of(reader: Reader, prepared: Prepared, seed: int, number: int) -> bytes:
@@ -151,10 +130,13 @@ def _in_a_process(reader: Reader, base: Path, seed: int, numbers: range) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             with open(base / "report", "w", encoding="utf-8") as report:
                 prepared = reader.prepare(folder)
-                work = _Work(reader, prepared, folder, report)
+                _limit()
                 for number in numbers:
                     content = content_of(reader, prepared, seed, number)
-                    work.try_one(content, is_valid=number < len(prepared.samples))
+                    told = _tried(reader, prepared, folder, content, is_valid=number < len(prepared.samples))
+                    is_crash = told not in ("accepted", "refused")
+                    report.write(json.dumps([told, content.hex() if is_crash else ""]) + "\n")
+                    report.flush()
             code = 0
         except BaseException:
             (base / "fault").write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
@@ -171,29 +153,18 @@ def run(reader: Reader, inputs: int, seed: int) -> Outcome:
         while outcome.inputs < inputs:
             status = _in_a_process(reader, base, seed, range(outcome.inputs, inputs))
             for line in (base / "report").read_text(encoding="utf-8").splitlines():
-                told = json.loads(line)
-                outcome.accepted += told["kind"] == "accepted"
-                outcome.refused += told["kind"] == "refused"
-                outcome.peak = max(outcome.peak, told["peak"])
-                if told["kind"] == "crash":
-                    outcome.crashes.append(Crash(told["line"], bytes.fromhex(told["content"])))
-                elif told["line"]:
-                    outcome.lines.setdefault(_kind(told["line"]), told["line"])
+                told, content = json.loads(line)
+                outcome.accepted += told == "accepted"
+                outcome.refused += told == "refused"
+                if told not in ("accepted", "refused"):
+                    outcome.crashes.append(Crash(told, bytes.fromhex(content)))
             if os.WIFEXITED(status):
                 assert status == 0, f"{reader.name}: {(base / 'fault').read_text(encoding='utf-8')}"
                 break
             ended_by = signal.Signals(os.WTERMSIG(status))
-            is_slow = ended_by in (signal.SIGPROF, signal.SIGALRM)
-            what = "hangs" if is_slow else f"ends the process by {ended_by.name}"
+            what = "hangs" if ended_by == signal.SIGPROF else f"ends the process by {ended_by.name}"
             outcome.crashes.append(Crash(what, (base / "folder" / reader.file).read_bytes()))
-    if outcome.peak > MEMORY:
-        outcome.crashes.append(Crash(f"{outcome.peak} bytes of memory", b""))
     return outcome
-
-
-def _kind(line: str) -> str:
-    """Reduce a message to what messages of its kind have in common."""
-    return re.sub(r"\d+", "0", line)[:120]
 
 
 @dataclass(frozen=True)
@@ -204,7 +175,6 @@ class FuzzConfig:
     readers: str = flag(",".join(READERS), "readers, separated by commas")
     seed: int = flag(0, "decides the inputs")
     crashes: str = flag("fuzz_crashes", "folder for inputs that were neither read nor refused with one line")
-    lines: bool = flag(False, "print an example of every kind of refusal")
 
     def __post_init__(self) -> None:
         check_range(self, "inputs", low=1)
@@ -228,13 +198,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number, crash in enumerate(outcome.crashes):
             Path(config.crashes).mkdir(parents=True, exist_ok=True)
             (Path(config.crashes) / f"{name}-{number}").write_bytes(crash.content)
-        for what in {_kind(crash.what): crash.what for crash in outcome.crashes}.values():
+        for what in {re.sub(r"\d+", "0", crash.what)[:120]: crash.what for crash in outcome.crashes}.values():
             print(f"  {name}: {what}", flush=True)
-        counts = (outcome.inputs, outcome.accepted, outcome.refused, len(outcome.crashes), len(outcome.lines))
-        rows.append([name, *counts, f"{outcome.peak / 2**20:.0f}", time.monotonic() - started])
+        counts = (outcome.inputs, outcome.accepted, outcome.refused, len(outcome.crashes))
+        rows.append([name, *counts, time.monotonic() - started])
         print("  ".join(map(str, rows[-1])), flush=True)
-        if config.lines:
-            print("\n".join(f"    {line}" for line in outcome.lines.values()), flush=True)
     print(table(HEADER, rows))
     crashes = sum(row[4] for row in rows)
     print(f"{sum(row[1] for row in rows)} inputs, {crashes} crashes")

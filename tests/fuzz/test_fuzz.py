@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from runtime.errors import InputError
 from tests.fuzz import __main__ as fuzz
-from tests.fuzz.readers import Prepared, Reader
-from tests.fuzz.tool_readers import READERS
+from tests.fuzz.readers import READERS, Prepared, Reader
 
 INPUTS, SEED = 120, 5
 SAMPLE = b"a line\nanother\n"
@@ -47,7 +44,6 @@ def only(error: Exception) -> Callable[[Path], object]:
 def test_a_reader_without_faults_has_no_crash() -> None:
     outcome = fake(only(InputError("x.txt line 3 is no good")), 40)
     assert outcome.crashes == [] and outcome.refused > 20 and outcome.inputs == 40
-    assert list(outcome.lines.values()) == ["x.txt line 3 is no good"]
 
 
 def test_another_exception_is_a_crash_with_its_input_and_comes_again() -> None:
@@ -68,17 +64,14 @@ def test_what_ends_the_process_is_a_crash_and_the_others_go_on() -> None:
 
 
 def test_a_hang_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz, "CPU_SECONDS", 0.2)
+    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
 
     def spin(path: Path) -> None:
         while True:
             pass
 
     assert [crash.what for crash in fake(spin, 2).crashes] == ["hangs", "hangs"]
-    monkeypatch.setattr(fuzz, "WALL_SECONDS", 0.3)
-    assert [crash.what for crash in fake(lambda path: time.sleep(60), 1).crashes] == ["hangs"]
 
 
 def test_too_much_memory_is_a_crash() -> None:
     assert fake(lambda path: bytearray(2 * fuzz.MEMORY), 1).crashes[0].what.startswith("MemoryError")
-    assert fake(lambda path: np.ones(2**25), 2).peak > 2**27

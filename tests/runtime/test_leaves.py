@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import torch
 from runtime.device import choose_device
 from runtime.distributed import own_device
 from runtime.errors import InputError, exit_on_input_error
-from runtime.log import RunLog, percent, table
+from runtime.log import percent, table
 from runtime.seed import generator, seed_everything
 
 
@@ -21,34 +19,20 @@ def draws(*purpose: str | int, seed: int = 0) -> list[int]:
     return torch.randint(0, 1000, (4,), generator=generator(seed, *purpose)).tolist()
 
 
-def test_an_input_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(InputError("first\n  second"), 2, "error: first second\n"), (KeyboardInterrupt(), 130, "interrupted\n")],
+)
+def test_how_a_program_ends(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     @exit_on_input_error
-    def main() -> None:
-        raise InputError("first\n  second")
+    def main(error: BaseException) -> None:
+        raise error
 
     with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    assert stop.value.code == 2 and captured.err == "error: first second\n" and captured.out == ""
-
-
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
-    @exit_on_input_error
-    def main() -> None:
-        raise ValueError("ours")
-
+        main(error)
+    assert (stop.value.code, *capsys.readouterr()) == (code, "", line)
     with pytest.raises(ValueError, match="ours"):
-        main()
-
-
-def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
-    @exit_on_input_error
-    def main() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+        main(ValueError("ours"))
 
 
 def test_streams_are_what_they_were() -> None:
@@ -124,21 +108,6 @@ def test_with_cuda_the_index_must_exist(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_device(value: str) -> None:
     with pytest.raises(InputError, match="--gpu"):
         choose_device(value)
-
-
-def test_the_log_writes_one_line_a_record(tmp_path: Path) -> None:
-    log = RunLog(tmp_path)
-    log.scalars(3, {"loss/A": 0.5, "note": "text"}, event="loss", epoch=1)
-    log.scalars(4, {"loss/A": 0.25}, event="loss", epoch=2)
-    log.histogram("empty", np.array([]), 1)
-    log.histogram("full", np.array([1.0, 2.0]), 1)
-    log.close()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert lines == [
-        {"event": "loss", "epoch": 1, "step": 3, "loss/A": 0.5, "note": "text"},
-        {"event": "loss", "epoch": 2, "step": 4, "loss/A": 0.25},
-    ]
-    assert list((tmp_path / "tensorboard").iterdir())
 
 
 def test_table() -> None:

@@ -24,17 +24,6 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def slow_load(text: str, dim: int) -> dict[int, list[float]]:
-    """Return the rows of a well-formed file without a header: the obvious way."""
-    rows: dict[int, list[float]] = {}
-    for line in text.splitlines():
-        fields = line.split()
-        word = " ".join(fields[:-dim])
-        if word in VOCABULARY.words:
-            rows.setdefault(VOCABULARY.words.index(word), [float(f) for f in fields[-dim:]])
-    return rows
-
-
 def rows_of(found: WordVectors) -> dict[int, list[float]]:
     return {int(k): found.rows[k].tolist() for k in np.flatnonzero(found.is_given)}
 
@@ -49,19 +38,6 @@ def test_glove(tmp_path: Path) -> None:
     assert (found.rows.shape, found.rows.dtype, found.is_given.dtype) == ((9, 3), np.float32, np.bool_)
     assert not found.rows[~found.is_given].any()
     assert found.report("x.txt") == "x.txt: 3 of 9 words (33.3 %) start from a vector"
-
-
-def test_random_files_are_read_as_by_the_obvious_way(tmp_path: Path) -> None:
-    random = np.random.RandomState(0)
-    for dim in (1, 2, 5):
-        words = ["dog", "café", "a", "7", "the", ". .", "``", "x", "at me"]
-        order = random.permutation(len(words))
-        lines = [f"{words[k]} {' '.join(map(repr, random.randn(dim).tolist()))}" for k in order]
-        text = "\n".join(lines)
-        expected = slow_load(text, dim)
-        assert len(expected) == 5
-        found = rows_of(load(write(tmp_path, text), VOCABULARY, dim))
-        assert found == {k: np.array(row, dtype=np.float32).tolist() for k, row in expected.items()}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from data_utils.captions import parse_captions, read_caption_file
 from data_utils.catalog import DataConfig, locate
 from data_utils.noise import sidecar_of
 from data_utils.precomputed import number_images
-from data_utils.stored import give_noise
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag, require
 from runtime.log import Progress, table
@@ -44,7 +43,7 @@ from tools.audit.written import (
     write_cleanlab,
     write_tables,
 )
-from tools.command import PlacesConfig, check_output, folder_at_once, open_checkpoint, parsed
+from tools.command import PlacesConfig, check_output, folder_at_once, give_noise, open_checkpoint, parsed
 from tools.filter.files import read_truth
 from tools.filter.filtering import EmbeddingPairs, FilterConfig
 from tools.pages.pictures import Thumbnails, find_pictures

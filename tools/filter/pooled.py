@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.stored import give_noise
 from models.ensemble import encode_split
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_choices, flag, require
-from tools.command import PlacesConfig, check_output, folder_at_once, open_checkpoint, parsed
+from tools.command import PlacesConfig, check_output, folder_at_once, give_noise, open_checkpoint, parsed
 
 IMAGES, CAPTIONS, TRUTH = "images.npy", "captions.npy", "truth.npy"
 

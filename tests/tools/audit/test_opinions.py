@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_utils.precomputed import PrecomputedSplit
-from data_utils.stored import give_noise, open_for_all
+from data_utils.stored import open_for_all
 from methods import known_methods
 from methods.blocks.method import StudentAndPeer
 from models.ensemble import restore
@@ -18,6 +18,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.seed import generator
 from tools.audit.opinions import ask_networks, stored_method
+from tools.command import give_noise
 from training.division import decide, gather_evidence
 
 CPU = torch.device("cpu")

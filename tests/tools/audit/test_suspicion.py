@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.noise import NoiseConfig, disagreements, inject, measure, read_sidecar
+from data_utils.noise import NoiseConfig, inject, measure
 from runtime.errors import InputError
 from tools.audit import subject
 from tools.audit.partners import NOBODY, Partners, Standing
 from tools.audit.subject import near_groups, normalised, precisions, suspicion
 from tools.audit.written import cleaned_index, write_cleaned
+from tools.noise import disagreements, read_sidecar
 
 
 def standing(ranks: list[int]) -> Standing:
