@@ -18,6 +18,7 @@ from runtime.packages import begin
 if __name__ == "__main__":
     begin(sys.argv[1:])
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from data_utils.stored import open_for_all
 from models.ensemble import rank_scores, restore, scores_in_turn
 from models.matcher import Matcher, ScoringConfig, prepare_scoring
 from models.ranks import RECALLS, Retrieval
-from models.relevance import GroundTruth, Relevance, RelevanceResult
+from models.relevance import Truth
 from runtime.checkpoint import load_checkpoint, provenance, provenance_lines
 from runtime.device import choose_device
 from runtime.errors import InputError, exit_on_input_error
@@ -61,16 +62,16 @@ def result_table(title: str, results: dict[str, Retrieval]) -> str:
     return table(header, rows)
 
 
-def relevance_table(title: str, results: Mapping[str, RelevanceResult]) -> str:
+def relevance_table(title: str, results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Return the table of figures by a ground truth of many to many, one row a network."""
     names = (*(f"R@{k}" for k in RECALLS), "mAP@R", "R-Precision")
     shown = (*names[:-1], "R-Prec")
     header = [title, *(f"{d}\n{name}" for d in ("i2t", "t2i") for name in shown)]
-    rows = [[name, *(r[d][n] for d in ("i2t", "t2i") for n in names)] for name, r in _as_dicts(results).items()]
+    rows = [[name, *(r[d][n] for d in ("i2t", "t2i") for n in names)] for name, r in results.items()]
     return table(header, rows)
 
 
-def _as_dicts(results: Mapping[str, Retrieval] | Mapping[str, RelevanceResult]) -> dict[str, dict[str, Any]]:
+def _as_dicts(results: Mapping[str, Retrieval]) -> dict[str, dict[str, Any]]:
     return {name: result.as_dict() for name, result in results.items()}
 
 
@@ -135,25 +136,27 @@ class LoadedNetworks:
     data_name: str
     origin: dict[str, Any]
     lines: list[str]
-    truth: GroundTruth | None = None
+    truth: Truth | None = None
 
 
-def ground_truth(path: Path, split: PrecomputedSplit) -> GroundTruth:
-    """Read `--relevance` for a split."""
+def ground_truth(path: Path, split: PrecomputedSplit) -> Truth:
+    """Read `--relevance` for a split, whose captions need not be all lines of its file."""
     lines, folder = split.line_of_caption, split.regions.path.parent
     numbers = np.full(int(lines.max()) + 1, -1)
     numbers[lines] = np.arange(len(lines))
 
+    @functools.cache
     def image_ids() -> dict[str, int]:
         ids = read_image_ids(folder, split.name, split.counts.image_of_caption)
         return {name: image for name, image in ids.items() if image < split.num_images}
 
-    pairs = read_relevance(path, split.num_images, len(numbers), image_ids)
-    for _, caption in (pairs.i2t, pairs.t2i):
-        if unused := caption[numbers[caption] < 0].tolist():
+    truth = {}
+    for way, pairs in read_relevance(path, split.num_images, len(numbers), image_ids).items():
+        truth[way], column = pairs.copy(), 1 if way == "i2t" else 0
+        truth[way][:, column] = numbers[pairs[:, column]]
+        if unused := pairs[truth[way][:, column] < 0, column].tolist():
             raise InputError(f"--relevance {path}: caption {unused[0]} is of an image that {split.name} does not use")
-    (image, caption), (shown, read) = pairs.i2t, pairs.t2i
-    return GroundTruth(Relevance.of(image, numbers[caption]), Relevance.of(numbers[read], shown))
+    return truth
 
 
 def load_networks(config: EvaluationConfig, device: torch.device) -> LoadedNetworks:
@@ -211,10 +214,11 @@ def evaluate_checkpoints(config: EvaluationConfig, scoring: ScoringConfig | None
         print(result_table(f"{fold}-image\nfolds, mean", found.folds))
         record |= {"fold_images": fold, "fold_results": _as_dicts(found.folds)}
     if truth is not None:
-        sizes = (truth.i2t.num_queries, truth.t2i.num_queries)
-        print(f"{config.relevance}: {sizes[0]} images and {sizes[1]} captions have something relevant")
+        found_first = next(iter(found.relevance.values()))
+        queries = [found_first[way]["queries"] for way in ("i2t", "t2i")]
+        print(f"{config.relevance}: {queries[0]} images and {queries[1]} captions have something relevant")
         print(relevance_table("network", found.relevance))
-        record["relevance"] = {"file": config.relevance, "results": _as_dicts(found.relevance)}
+        record["relevance"] = {"file": config.relevance, "results": found.relevance}
     if config.output is not None:
         write_json(Path(config.output), record)
     return record

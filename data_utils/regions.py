@@ -112,11 +112,17 @@ class RegionFile:
         return features
 
     def read_unchecked(self, rows: np.ndarray) -> np.ndarray:
-        """Do what `read` does, but let NaN and infinity pass."""
+        """Do what `read` does, but let NaN and infinity pass.
+
+        A map of a file that has been cut since ends the process where it is read, so its size is asked for first.
+        """
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which `read` tells
             if isinstance(self._array, h5py.Dataset):
                 return self._read_hdf5(self._array, rows)
-            return _read_mapped(self._array, rows)
+            array = self._array
+            if isinstance(array.base, mmap.mmap) and array.base.size() < array.offset + array.nbytes:  # type: ignore[union-attr]
+                raise InputError(f"{self.path} was cut short while it was in use; copy it again")
+            return _read_mapped(array, rows)
 
     def _read_hdf5(self, dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
         unique, inverse = np.unique(rows, return_inverse=True)  # HDF5 wants rows in order, each once

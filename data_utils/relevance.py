@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ import numpy as np
 from data_utils.captions import read_caption_file
 from runtime.errors import InputError
 from runtime.files import parse_json
-
-
-@dataclass(frozen=True)
-class RelevantPairs:
-    """Pairs of each direction, (P,) int64 each, as in the file: `i2t` images and captions, `t2i` likewise."""
-
-    i2t: tuple[np.ndarray, np.ndarray]
-    t2i: tuple[np.ndarray, np.ndarray]
 
 
 def read_image_ids(folder: Path, split: str, image_of_caption: np.ndarray) -> dict[str, int]:
@@ -60,34 +51,34 @@ def read_image_ids(folder: Path, split: str, image_of_caption: np.ndarray) -> di
     return numbers
 
 
-def _json_records(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield a place's name and its pair."""
+Records = Iterator[tuple[str, Mapping[str, Any]]]
+"""The name of each pair's place in the file, and the pair by names of columns."""
+
+
+def _json_records(content: list[Any]) -> Records:
     for number, record in enumerate(content, start=1):
-        if isinstance(record, dict):
-            yield f"entry {number}", record
-        elif isinstance(record, list) and len(record) == 2:
-            yield f"entry {number}", dict(zip(("image", "caption"), record, strict=True))
-        else:
+        if isinstance(record, list) and len(record) == 2:
+            record = {"image": record[0], "caption": record[1]}
+        if not isinstance(record, dict):
             raise ValueError(f"entry {number} is no pair")
+        yield f"entry {number}", record
 
 
-def _json_direction(content: Mapping[str, Any], query: str, item: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_direction(content: Mapping[str, Any], query: str, item: str) -> Records:
     for key, values in content.items():
         if not isinstance(values, list):
             raise ValueError(f"{query} {key} has no list of {item}s")
         yield from ((f"{query} {key}", {query: key, item: value}) for value in values)
 
 
-def _table_records(lines: list[str], delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    rows = list(csv.reader(lines, delimiter=delimiter))
-    header = ["image", "caption"]
+def _table_records(text: str, delimiter: str) -> Records:
+    rows = list(csv.reader(text.splitlines(), delimiter=delimiter))
     is_headed = bool(rows) and not all(cell.strip().isdecimal() for cell in rows[0][:2])
-    if is_headed:
-        header = [cell.strip().lower() for cell in rows[0]]
+    header = [cell.strip().lower() for cell in rows[0]] if is_headed else ["image", "caption"]
     for number, row in enumerate(rows[is_headed:], start=1 + is_headed):
+        if row and len(row) < len(header):
+            raise ValueError(f"line {number} has {len(row)} columns, not {len(header)}")
         if row:
-            if len(row) < len(header):
-                raise ValueError(f"line {number} has {len(row)} columns, not {len(header)}")
             yield f"line {number}", dict(zip(header, row, strict=False))
 
 
@@ -100,7 +91,7 @@ def _number(value: Any, limit: int, kind: str) -> int:
 
 def read_relevance(
     path: Path, num_images: int, num_captions: int, image_ids: Callable[[], Mapping[str, int]]
-) -> RelevantPairs:
+) -> dict[str, np.ndarray]:
     """Read relevant pairs.
 
     Args:
@@ -109,35 +100,36 @@ def read_relevance(
         num_captions: C.
         image_ids: gives the number of each image by its id; asked only if the file names images by id.
 
+    Returns:
+        (P, 2) int64: `i2t` pairs of image and caption, `t2i` pairs of caption and image.
+
     Raises:
         InputError: no such file, another layout, an image or caption that the split does not have, or no pair.
     """
-    known: Mapping[str, int] | None = None
 
-    def pairs(records: Iterator[tuple[str, Mapping[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal known
+    def pair(record: Mapping[str, Any]) -> tuple[int, int]:
+        if "caption" not in record or not ({"image", "image_id"} & record.keys()):
+            raise ValueError("a pair needs the columns image (or image_id) and caption")
+        caption = _number(record["caption"], num_captions, "caption")
+        if "image_id" not in record:
+            return _number(record["image"], num_images, "image"), caption
+        name = str(record["image_id"]).strip()
+        if name not in image_ids():
+            raise ValueError(f"image_id {name!r} is not in the split")
+        return image_ids()[name], caption
+
+    def pairs(records: Records) -> np.ndarray:
         found = []
         for where, record in records:
             try:
-                if "caption" not in record or not ({"image", "image_id"} & record.keys()):
-                    raise ValueError("a pair needs the columns image (or image_id) and caption")
-                caption = _number(record["caption"], num_captions, "caption")
-                if "image_id" in record:
-                    known = image_ids() if known is None else known
-                    name = str(record["image_id"]).strip()
-                    if name not in known:
-                        raise ValueError(f"image_id {name!r} is not in the split")
-                    found.append((known[name], caption))
-                else:
-                    found.append((_number(record["image"], num_images, "image"), caption))
+                found.append(pair(record))
             except InputError:
                 raise
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
         if not found:
             raise ValueError("it holds no pair")
-        both = np.array(found, dtype=np.int64)
-        return both[:, 0], both[:, 1]
+        return np.array(found, dtype=np.int64)
 
     try:
         if path.suffix == ".json":
@@ -145,16 +137,14 @@ def read_relevance(
             if isinstance(content, dict):
                 if set(content) != {"i2t", "t2i"}:
                     raise ValueError('an object must have the two names "i2t" and "t2i"')
-                return RelevantPairs(
-                    pairs(_json_direction(content["i2t"], "image", "caption")),
-                    pairs(_json_direction(content["t2i"], "caption", "image")),
-                )
+                i2t = pairs(_json_direction(content["i2t"], "image", "caption"))
+                return {"i2t": i2t, "t2i": pairs(_json_direction(content["t2i"], "caption", "image"))[:, ::-1]}
             if not isinstance(content, list):
                 raise ValueError("it is neither a list nor an object")
             same = pairs(_json_records(content))
         elif path.suffix in (".tsv", ".csv"):
             text = path.read_text(encoding="utf-8-sig")
-            same = pairs(_table_records(text.splitlines(), "\t" if path.suffix == ".tsv" else ","))
+            same = pairs(_table_records(text, "\t" if path.suffix == ".tsv" else ","))
         else:
             raise ValueError("its name must end in .tsv, .csv or .json")
     except InputError:
@@ -163,4 +153,4 @@ def read_relevance(
         raise InputError(f"--relevance {path} cannot be read: {error.strerror}") from None
     except (ValueError, AttributeError, csv.Error) as error:
         raise InputError(f"--relevance {path}: {error}") from None
-    return RelevantPairs(same, same)
+    return {"i2t": same, "t2i": same[:, ::-1]}

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.attention import masked_mean, word_mask
 from models.matcher import Matcher, MatcherConfig, MatcherShape, evaluating
 from models.ranks import Retrieval, folds_of, mean_retrieval, retrieval
-from models.relevance import GroundTruth, RelevanceResult, relevance_result
+from models.relevance import Truth, relevance_result
 from models.similarity import EncodedCaptions, EncodedImages
 from runtime.distributed import ALONE, Processes
 from runtime.errors import InputError
@@ -66,16 +66,19 @@ def _check_sizes(config: MatcherConfig, shape: MatcherShape, weights: Mapping[st
             expected = Matcher(config, shape).state_dict()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{damaged} ({error})") from None
+    if differing := misfit(expected, weights):
+        raise InputError(f"{damaged}: {differing}")
+
+
+def misfit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Say which of a checkpoint's weights is the first that is not as expected, and how; "" if all are."""
     for name in dict.fromkeys((*expected, *weights)):
-        own, given = (tensors.get(name) for tensors in (expected, weights))
-        if (
-            own is None
-            or given is None
-            or own.shape != given.shape
-            or own.is_floating_point() != given.is_floating_point()
-        ):
-            said = " and ".join("absent" if t is None else f"{t.dtype} {tuple(t.shape)}" for t in (given, own))
-            raise InputError(f"{damaged}: {name} is {said}")
+        own, given = expected.get(name), weights.get(name)
+        kinds = [None if t is None else (t.shape, t.is_floating_point()) for t in (own, given)]
+        if kinds[0] != kinds[1]:
+            there, here = ("absent" if t is None else f"{t.dtype} {tuple(t.shape)}" for t in (given, own))
+            return f"{name} is {there} there and {here} here"
+    return ""
 
 
 # -- a split --------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ class Evaluated:
 
     whole: dict[str, Retrieval]
     folds: dict[str, Retrieval]
-    relevance: dict[str, RelevanceResult]
+    relevance: dict[str, dict[str, dict[str, float]]]
 
 
 def rank_scores(
@@ -224,7 +227,7 @@ def rank_scores(
     image_of_caption: np.ndarray,
     *,
     fold_images: int | None = None,
-    truth: GroundTruth | None = None,
+    truth: Truth | None = None,
     keep: Callable[[str, np.ndarray], None] = lambda name, sims: None,
 ) -> Evaluated:
     """Rank score matrices as they come; folds are cut from the whole matrix.

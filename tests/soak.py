@@ -1,4 +1,4 @@
-"""Kill real runs, let their writes fail, damage their states: each must end as the run left alone, bit by bit.
+"""Kill real runs, let their writes fail: each must end as the run left alone, bit by bit.
 
     python -m tests.soak --kills 50
     python -m tests.soak --kills 3 --seed 1 --part kills
@@ -36,7 +36,7 @@ from runtime.errors import exit_on_input_error
 from runtime.flags import OneLineParser, add_flags, check_choices, check_range, flag, from_namespace
 from runtime.log import ARRAYS, EVENTS, METRICS
 from tests.tiny import make_tiny_data, tiny_flags
-from training.checkpointing import RESULTS, STATES, SavedState
+from training.checkpointing import RESULTS, STATES
 
 COMMON = (
     *("--dropout", "0.4", "--warmup_epoch", "2", "--num_epochs", "2", "--log_step", "2", "--learning_rate", "0.002"),
@@ -245,20 +245,6 @@ class Soak:
         self.say(f"{good} of {len(cases)} runs with failing writes end as the clean one")
         return good == len(cases)
 
-    def tear_states(self) -> bool:
-        """Damage a state in each way; tell whether every run says so and ends as the one left alone."""
-        expected, good = self.left_alone("torn", EVERY_STEP), 0
-        for name, damage in DAMAGES.items():
-            output = self.folder / f"torn, {name}"
-            latest = interrupted(Victim(self.data, output, EVERY_STEP), output)
-            latest.write_bytes(damage(latest.read_bytes()))
-            again = Victim(self.data, output, EVERY_STEP)
-            wrong = faults(again, output, expected)
-            told = [line for line in again.said() if f"{latest.name} is damaged" in line]
-            good += self.told(f"latest state {name}", [*wrong, *([] if told else ["it did not say so"])])
-        self.say(f"{good} of {len(DAMAGES)} runs with a damaged state end as the clean one")
-        return good == len(DAMAGES)
-
 
 def pursued(victim: Victim, output: Path, seconds: float, random: Random, *, in_a_save: bool) -> bool:
     """Kill a run within so many seconds, at once where a file is being written, or at a random moment; tell whether it
@@ -269,7 +255,7 @@ def pursued(victim: Victim, output: Path, seconds: float, random: Random, *, in_
     return victim.kill()
 
 
-# -- writes that fail, damaged states ----------------------------------------------------------------------------------
+# -- writes that fail ----------------------------------------------------------------------------------
 
 WAYS = ("write", "fsync", "rename")
 """Where a save fails: after its first bytes, when they are flushed to the disk, when the file gets its name."""
@@ -331,34 +317,6 @@ class FailingDisk:
         return way == self.way and self.fails(self.saves)
 
 
-def _flipped(content: bytes) -> bytes:
-    place = 2 * len(content) // 3
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "cut": lambda content: content[: len(content) // 2],
-    "one bit flipped": _flipped,
-    "emptied": lambda content: b"",
-}
-ENOUGH = 8
-"""Generations of the state after which a run is killed."""
-
-
-def interrupted(victim: Victim, output: Path) -> Path:
-    """Kill a run once it has saved enough; return its latest state file."""
-
-    def generation(folder: Path) -> int:
-        return int(SavedState(folder).load()[0]["generation"])
-
-    while victim.is_running():
-        states = [path for name in STATES for path in output.glob(f"*/{name}")]
-        if len(states) == len(STATES) and generation(states[0].parent) >= ENOUGH and victim.kill():
-            return states[0].parent / STATES[generation(states[0].parent) % len(STATES)]
-        time.sleep(0.01)
-    raise AssertionError(f"the run ended before it was killed: {victim.said()[-3:]}")
-
-
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -369,7 +327,7 @@ class SoakConfig:
     kills: int = flag(50, "how often a run is killed")
     seed: int = flag(0, "seed of the moments")
     stride: int = flag(1, "let every so-many-th write fail, each in a run of its own")
-    part: str = flag("all", "what to do", choices=("all", "kills", "write_errors", "torn"))
+    part: str = flag("all", "what to do", choices=("all", "kills", "write_errors"))
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -397,8 +355,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         is_good &= soak.kill(config.kills, Random(config.seed))
     if config.part in ("all", "write_errors"):
         is_good &= soak.fail_writes(config.stride)
-    if config.part in ("all", "torn"):
-        is_good &= soak.tear_states()
     if not is_good:
         print(f"everything is kept in {folder}", flush=True)
         sys.exit(1)

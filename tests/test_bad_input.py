@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,13 +132,9 @@ CAPTION = b"a red dog\n"
 BROKEN: dict[str, tuple[Break, list[str]]] = {
     **{f"no {name}": (missing(name), [name]) for name in (FEATURES, "dev_ims.npy", "test_caps.txt", CAPTIONS)},
     "no vocabulary": (missing(VOCABULARY), ["tiny_precomp_vocab.json", "--vocab_path"]),
-    "a caption too many": (
-        write(CAPTIONS, 51 * CAPTION),
-        ["10 feature rows", FEATURES, "51 captions", CAPTIONS],
-    ),
+    "a caption too many": (write(CAPTIONS, 51 * CAPTION), ["10 feature rows", FEATURES, "51 captions", CAPTIONS]),
     "more images than captions": (write(CAPTIONS, CAPTION), ["10 feature rows", "1 captions"]),
     "features are text": (save(FEATURES, np.array([["a", "b"]])), [FEATURES]),
-    "features are 1-D": (save(FEATURES, np.zeros(10, np.float32)), [FEATURES]),
     "features are 2-D": (save(FEATURES, np.zeros((10, 12), np.float32)), [FEATURES]),
     "features are integers": (save(FEATURES, np.zeros((10, 4, 12), np.int32)), [FEATURES]),
     "features are objects": (save(FEATURES, np.array([{}, None], dtype=object)), [FEATURES]),
@@ -145,12 +142,11 @@ BROKEN: dict[str, tuple[Break, list[str]]] = {
         save(FEATURES, np.ones((10, 4, 12), np.float32)),
         [f"{FEATURES}: 10 images, evenly spread, have the same features; extract them again"],
     ),
-    **{f"npy, {share} of it": (cut("test_ims.npy", share), ["test_ims.npy"]) for share in (0.0, 0.01, 0.5, 0.99)},
-    **{f"hdf5, {share} of it": (torn_hdf5(share), ["train_ims.h5"]) for share in (0.0, 0.1, 0.5, 0.99)},
+    **{f"npy, {share} of it": (cut("test_ims.npy", share), ["test_ims.npy"]) for share in (0.0, 0.5, 0.99)},
+    **{f"hdf5, {share} of it": (torn_hdf5(share), ["train_ims.h5"]) for share in (0.0, 0.5, 0.99)},
     "splits of different width": (save("dev_ims.npy", np.random.rand(4, 4, 5)), ["dev_ims.npy", FEATURES]),
     "no captions": (write(CAPTIONS, b""), [CAPTIONS, "is empty"]),
     "an empty line": (write(CAPTIONS, CAPTION + b"\n" + CAPTION), [CAPTIONS, "line 2"]),
-    "a blank line": (write(CAPTIONS, CAPTION + b" \t\n" + CAPTION), [CAPTIONS, "line 2"]),
     "latin-1": (write(CAPTIONS, CAPTION + b"ein H\xfcndchen\n"), [CAPTIONS, "line 2 is not UTF-8"]),
     "utf-16": (write(CAPTIONS, CAPTION.decode().encode("utf-16")), [CAPTIONS, "line 1 is not UTF-8"]),
     "a vocabulary of another data set": (
@@ -207,22 +203,10 @@ def test_a_width_that_does_not_fit(fails: Fails, root: Path) -> None:
 # -- noise ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ratio", ["-0.1", "1", "1.5", "nan", "inf"])
-def test_noise_ratios_out_of_range(fails: Fails, root: Path, ratio: str) -> None:
-    assert "--noise_ratio" in fails.run(root, f"--noise_ratio={ratio}")
-
-
 @pytest.mark.parametrize(
     "index",
-    [
-        np.zeros(49, np.int64),
-        np.zeros((50, 1), np.int64),
-        np.full(50, 10),
-        np.full(10, -1),
-        np.zeros(50),
-        np.zeros(0, np.int64),
-    ],
-    ids=["short", "2-D", "too large", "negative", "floats", "empty"],
+    [np.zeros(49, np.int64), np.zeros((50, 1), np.int64), np.full(50, 10), np.full(50, -1), np.zeros(50)],
+    ids=["short", "2-D", "too large", "negative", "floats"],
 )
 def test_noise_files_that_do_not_fit(fails: Fails, root: Path, tmp_path: Path, index: np.ndarray) -> None:
     np.save(tmp_path / "noise.npy", index)
@@ -250,16 +234,10 @@ def test_noise_on_real_noise(fails: Fails, tmp_path: Path) -> None:
     ("name", "known"),
     [
         ("method", ["baseline", "ncr", "bicro", "mgcs"]),
-        ("fit_type", ["gmm", "bmm"]),
         ("module_name", ["SGR", "SAF", "VSE"]),
         ("soft_margin", ["linear", "exponential", "sin"]),
         ("warmup_type", ["warmup", "warmup_sele", "co_teaching"]),
-        ("negatives", ["mean", "hardest", "anneal"]),
-        ("lr_rule", ["ncr", "mgcs"]),
-        ("noise_train", ["train", "noise_soft", "noise_hard"]),
         ("noise_protocol", ["caption", "image"]),
-        ("drift_correction", ["both", "training", "division", "off"]),
-        ("drift_neighbours", ["batch", "bank"]),
     ],
 )
 def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: str, known: list[str]) -> None:
@@ -268,44 +246,18 @@ def test_unknown_names_list_the_known_ones(fails: Fails, tiny_root: Path, name: 
     assert set(known) <= set(line.rpartition("known: ")[2].strip().split(", "))
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--batch_size", "1"],
-        ["--num_epochs", "0"],
-        ["--num_epochs", "x"],
-        ["--learning_rate", "fast"],
-        ["--learning_rate", "nan"],
-        ["--learning_rate", "0"],
-        ["--learning_rate", "2e4"],
-        ["--embed_size", "0"],
-        ["--embed_size", "1.5"],
-        ["--seed", "-1"],
-        ["--noisy_start", "1.5"],
-        ["--p_threshold", "1"],
-        ["--anneal_epochs", "0"],
-        ["--warmup_epoch", "-1"],
-        ["--warmup_rate", "0"],
-        ["--dropout", "1"],
-        ["--lr_update", "0"],
-        ["--workers", "-1"],
-        ["--margin", "nan"],
-        ["--gpu", "nonsense"],
-        ["--gpu", "-1"],
-        ["--unknown_flag", "1"],
-        ["--batch", "8"],
-        ["--seed"],
-        ["positional"],
-        ["@missing.args"],
-        ["--data_name", "../elsewhere"],
-        ["--data_name", ".."],
-        ["--precision", "half"],
-    ],
-    ids=lambda flags: " ".join(flags),
-)
-def test_values_that_make_no_sense(fails: Fails, tiny_root: Path, flags: list[str]) -> None:
-    line = fails.run(tiny_root, *flags)
-    assert flags[0].lstrip("@").removeprefix("--") in line
+SENSELESS = """--batch_size 1, --num_epochs 0, --num_epochs x, --learning_rate fast, --learning_rate nan,
+    --learning_rate 0, --learning_rate 2e4, --embed_size 0, --embed_size 1.5, --seed -1,
+    --noisy_start 1.5, --p_threshold 1, --anneal_epochs 0, --warmup_epoch -1, --warmup_rate 0,
+    --dropout 1, --lr_update 0, --workers -1, --margin nan, --gpu nonsense, --gpu -1, --unknown_flag
+    1, --batch 8, --seed, positional, @missing.args, --data_name ../elsewhere, --data_name ..,
+    --precision half, --noise_ratio=-0.1, --noise_ratio 1, --noise_ratio nan"""
+
+
+@pytest.mark.parametrize("flags", " ".join(SENSELESS.split()).split(", "))
+def test_values_that_make_no_sense(fails: Fails, tiny_root: Path, flags: str) -> None:
+    line = fails.run(tiny_root, *flags.split())
+    assert re.split("[ =]", flags)[0].lstrip("@").removeprefix("--") in line
 
 
 @pytest.mark.parametrize("kind", ["is a file", "under a file", "the run's folder is a file"])
@@ -388,12 +340,9 @@ def edited(path: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -> 
         lambda c: c["config"]["shape"].pop("region_dim"),
         lambda c: c["networks"][0].popitem(),
         lambda c: c["networks"].clear(),
-        lambda c: c.update(networks=3),
-        lambda c: c.update(config={}),
         lambda c: c.update(config=None),
-        lambda c: c["config"].pop("training"),
     ],
-    ids=["size", "module", "shape", "weights", "no network", "networks", "empty config", "no config", "no training"],
+    ids=["size", "module", "shape", "weights", "no network", "no config"],
 )
 def test_a_damaged_checkpoint(
     fails: Fails, checkpoint_path: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None]
@@ -405,13 +354,10 @@ def test_a_damaged_checkpoint(
 # -- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_without_a_checkpoint(fails: Fails) -> None:
-    assert "--mode_path" in fails.evaluation()
-
-
 def test_evaluation_of_a_runs_folder_or_of_one_checkpoint_twice(
     fails: Fails, tmp_path: Path, trained_folder: Path, checkpoint_path: Path
 ) -> None:
+    assert "--mode_path" in fails.evaluation()
     line = fails.evaluation("--mode_path", str(trained_folder))
     assert f"{trained_folder}, which is a folder; give the checkpoint itself: {checkpoint_path}" in line
     assert f"{tmp_path}, which is a folder; it holds no checkpoint" in fails.evaluation("--mode_path", str(tmp_path))
@@ -447,21 +393,15 @@ def test_evaluation_into_a_place_that_cannot_be_written(
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--split", "nonsense"],
-        ["--gpu", "nonsense"],
-        ["--data_name", "missing_precomp"],
-        ["--data_path", "missing"],
-        ["--vocab_path", "missing"],
-        ["--unknown", "1"],
-    ],
-    ids=lambda flags: flags[0],
+WRONG = (
+    "--split nonsense, --gpu nonsense, --data_name missing_precomp, --data_path missing, --vocab_path missing, --x 1"
 )
-def test_evaluation_flags_that_make_no_sense(fails: Fails, checkpoint_path: Path, flags: list[str]) -> None:
-    line = fails.evaluation("--mode_path", str(checkpoint_path), *flags)
-    assert flags[1] in line or flags[0] in line
+
+
+@pytest.mark.parametrize("flags", WRONG.split(", "))
+def test_evaluation_flags_that_make_no_sense(fails: Fails, checkpoint_path: Path, flags: str) -> None:
+    line = fails.evaluation("--mode_path", str(checkpoint_path), *flags.split())
+    assert any(word in line for word in flags.split())
 
 
 @pytest.mark.parametrize("module", ["VSE", "SGR"])
@@ -477,11 +417,8 @@ def test_bfloat16_where_there_is_none(
 
 
 def test_two_checkpoints_of_different_data(fails: Fails, root: Path, checkpoint_path: Path, tmp_path: Path) -> None:
-    other = edited(
-        checkpoint_path,
-        tmp_path / "other.pth.tar",
-        lambda c: c["config"]["data"].update(data_path=str(root / "data")),
-    )
+    data = {"data_path": str(root / "data")}
+    other = edited(checkpoint_path, tmp_path / "other.pth.tar", lambda c: c["config"]["data"].update(data))
     line = fails.evaluation("--mode_path", str(checkpoint_path), "--mode_path1", str(other))
     assert "other.pth.tar evaluates on other pairs than" in line
 
@@ -507,10 +444,9 @@ def test_building_a_vocabulary(fails: Fails, root: Path, folder: Path, tmp_path:
     ("arguments", "message"),
     [
         (["run.py", "--data_name", "emoji_precmp"], "no data set 'emoji_precmp': did you mean emoji_precomp?"),
-        (["run.py", "--no_such_flag"], "--no_such_flag"),
         (["evaluation.py", "--gpu", "cpu", "--mode_path", "text.pth.tar"], "text.pth.tar is not a checkpoint"),
     ],
-    ids=["no data", "no flag", "no checkpoint"],
+    ids=["no data", "no checkpoint"],
 )
 def test_a_process_shows_no_traceback(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "text.pth.tar").write_text("this is not a checkpoint", encoding="utf-8")

@@ -16,7 +16,7 @@ import evaluation
 from data_utils import catalog
 from models import ensemble
 from models.ranks import RECALLS, Ranks, Retrieval, folds_of, mean_retrieval, retrieval
-from models.relevance import GroundTruth, Relevance, RelevanceRanks, RelevanceResult, relevance_result
+from models.relevance import relevance_result
 from runtime import checkpoint as checkpoint_tool
 from runtime.errors import InputError
 from tests.test_run import train
@@ -51,8 +51,8 @@ def test_the_widest_tables_fit_a_terminal() -> None:
     wide = Ranks(recall=dict.fromkeys(RECALLS, 100.0), median_rank=14999.0, mean_rank=14999.0)
     names = ("A", "B1", "mean", "dsdmr, epoch 12")
     by_ids = evaluation.result_table("5000-image\nfolds, mean", dict.fromkeys(names, Retrieval(wide, wide)))
-    many = RelevanceRanks(dict.fromkeys(RECALLS, 100.0), map_at_r=100.0, r_precision=100.0, num_queries=25000)
-    by_file = evaluation.relevance_table("network", dict.fromkeys(("A1", "mean"), RelevanceResult(many, many)))
+    many = dict.fromkeys((*(f"R@{k}" for k in RECALLS), "mAP@R", "R-Precision"), 100.0)
+    by_file = evaluation.relevance_table("network", dict.fromkeys(("A1", "mean"), {"i2t": many, "t2i": many}))
     lines = [line for made in (by_ids, by_file) for line in made.splitlines()]
     assert lines[1].split()[:3] == ["folds,", "mean", "R@1"] and "14999" in lines[3]
     assert max(map(len, lines)) <= 80
@@ -186,10 +186,10 @@ def test_relevance_from_a_file(
     rows = "\n".join(f"{i},{c}" for i, c in zip(image, caption, strict=True))
     file.write_text(f"image,caption\n{rows}\n", encoding="utf-8")
     found = Evaluated(tmp_path, capsys, sgr_path, "--relevance", str(file))
-    truth = GroundTruth(Relevance.of(image, caption), Relevance.of(caption, image))
+    truth = {"i2t": np.stack([image, caption], 1), "t2i": np.stack([caption, image], 1)}
     assert found.record["relevance"]["file"] == str(file)
     for name in ("A", "B", "mean"):
-        assert found.record["relevance"]["results"][name] == relevance_result(found.sims[name], truth).as_dict()
+        assert found.record["relevance"]["results"][name] == relevance_result(found.sims[name], truth)
     assert "mAP@R" in found.text and "R-Prec" in found.text
     assert found.record["results"] == Evaluated(tmp_path, capsys, sgr_path).record["results"]
 

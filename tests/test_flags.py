@@ -74,14 +74,6 @@ def test_a_contradiction_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err.count("--seed 1 and --seed 2 are both given") == 1
 
 
-def test_the_lineages_defaults() -> None:
-    config = parse_args(["--method", "ncr"])
-    training, method = config.training, config.method
-    assert (training.batch_size, training.num_epochs, training.lr_update, training.learning_rate) == (128, 40, 30, 2e-4)
-    assert (training.warmup_epoch, method.margin, config.matcher.module_name) == (10, 0.2, "SGR")
-    assert (method.fit_type, method.soft_margin, config.num_networks) == ("gmm", "exponential", 2)
-
-
 def test_mgcs_public_command_trains_mgcs() -> None:
     """The command names neither the method nor its learning-rate rule; its recipe is the same run."""
     config = parse_args([*MGCS_COMMAND.split(), "--data_path", "D", "--vocab_path", "V"])
@@ -140,14 +132,6 @@ def test_contrastive_losses_keep_all_negatives_unless_asked_otherwise(argv: list
     assert len(config.warnings()) == ("--negatives" in argv)
 
 
-def test_an_argument_file_with_comments(tmp_path: Path) -> None:
-    file = tmp_path / "some.args"
-    file.write_text("# a recipe\n--method ncr --margin 0.3  # wider\n\n--seed 5\n", encoding="utf-8")
-    config = parse_args([f"@{file}", "--seed", "6", "--no-bi_gru"])
-    assert not config.matcher.bi_gru and parse_args(["--bi_gru"]).matcher.bi_gru
-    assert (config.method_name, config.method.margin, config.training.seed) == ("ncr", 0.3, 6)
-
-
 def test_every_recipe_parses() -> None:
     recipes = sorted((ROOT / "recipes").glob("*.args"))
     assert recipes
@@ -156,19 +140,6 @@ def test_every_recipe_parses() -> None:
             assert clip_args([f"@{recipe}"]).pairs.data_name, recipe.name
         else:
             assert parse_args([f"@{recipe}"]).data.data_name, recipe.name
-
-
-def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        run.main(["--help_all"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0
-    methods = known_methods()
-    assert {"baseline", "ncr", "bicro", "mgcs"} <= set(methods)
-    assert f"[{' | '.join(methods)}]" in " ".join(text.split())
-    assert all(f"--{name}" in text for name in build_parser().declared)
-    plain = " ".join(text.split())
-    assert "(default: ncr; mgcs: mgcs)" in plain and "(default: hardest; contrastive losses: mean)" in plain
 
 
 def test_help_is_short() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from data_utils.loaders import Batch
 from methods import Method
 from methods.blocks.method import Scored, SoftLabels, StudentAndPeer
 from models.encoders import set_generator
+from models.ensemble import misfit
 from models.matcher import Matcher, MatcherShape, hardest_loss
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ALONE, Processes
@@ -156,15 +156,8 @@ def load_weights(
             "add or leave out --no_co_training"
         )
     for network, weights in zip(networks, checkpoint["networks"], strict=True):
-        own = {key: tuple(value.shape) for key, value in network.matcher.state_dict().items()}
-        given = {key: tuple(value.shape) for key, value in weights.items()}
-        differing = [key for key in chain(own, given) if own.get(key) != given.get(key)]
-        if differing:
-            key = differing[0]
-            raise InputError(
-                f"{path} does not fit this run: {key} is {given.get(key, 'absent')} there and "
-                f"{own.get(key, 'absent')} here; use the network flags it was trained with"
-            )
+        if differing := misfit(network.matcher.state_dict(), weights):
+            raise InputError(f"{path} does not fit this run: {differing}; use the network flags it was trained with")
         network.matcher.load_state_dict(weights)
 
 

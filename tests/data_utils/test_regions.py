@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -160,6 +161,17 @@ def test_a_cut_npy_says_how_much_is_missing(tmp_path: Path, version: tuple[int, 
     needed = rf"shape \(7, 2, 3\) of float32 takes {whole} bytes, it has {whole - missing}; copy it again"
     with pytest.raises(InputError, match=f"train_ims.npy is cut short: {needed}"):
         RegionStore(tmp_path, "train")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_npy_that_is_cut_while_it_is_in_use_is_told(tmp_path: Path, order: Literal["C", "F"]) -> None:
+    path = tmp_path / "train_ims.npy"
+    np.save(path, np.zeros((64, 36, 64), np.float32, order=order))
+    opened = RegionFile(path)
+    opened.read(np.array([63]))
+    os.truncate(path, 10_000)
+    with pytest.raises(InputError, match="train_ims.npy was cut short while it was in use"):
+        opened.read(np.array([63]))
 
 
 def test_a_cut_hdf5_says_so(tmp_path: Path) -> None:

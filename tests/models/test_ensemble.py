@@ -24,7 +24,7 @@ from models.ensemble import (
     similarities,
 )
 from models.ranks import folds_of, mean_retrieval, retrieval
-from models.relevance import GroundTruth, Relevance, relevance_result
+from models.relevance import relevance_result
 from runtime.errors import InputError
 from tests.models.networks import make_matcher
 from tests.models.splits import small_matcher, small_split
@@ -104,9 +104,7 @@ def test_two_matrices_are_in_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_everything_that_is_asked_for_is_ranked() -> None:
     other, kept = HAND_MADE[::-1].copy(), {}
-    truth = GroundTruth(
-        Relevance.of(np.array([0, 2]), np.array([1, 5])), Relevance.of(np.array([3, 4]), np.array([0, 1]))
-    )
+    truth = {"i2t": np.array([(0, 1), (2, 5)]), "t2i": np.array([(3, 0), (4, 1)])}
     found = rank_scores(
         [("A", HAND_MADE), ("B", other)],
         OWNERS,

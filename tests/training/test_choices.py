@@ -105,24 +105,17 @@ def test_more_neighbours_than_images_are_told(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--method", "baseline", "--signal", "consensus"), "--signal consensus has no effect with --method baseline"),
-        (("--method", "baseline", "--refine", "rematch"), "--refine rematch has no effect with --method baseline"),
-        (
-            ("--method", "dsdmr", "--loss", "bounded", "--image_margin", "0.1"),
-            "--image_margin has no effect with --loss",
-        ),
-        (("--neighbours", "0"), "--neighbours 0 is out of range"),
-        (("--neighbour_votes", "0"), "--neighbour_votes 0 is out of range"),
-        (("--signal_memory", "1"), "--signal_memory 1.0 is out of range"),
-        (("--loss", "nonsense"), "--loss"),
+        ("--method baseline --signal consensus", "--signal consensus has no effect with --method baseline"),
+        ("--method baseline --refine rematch", "--refine rematch has no effect with --method baseline"),
+        ("--method dsdmr --loss bounded --image_margin 0.1", "--image_margin has no effect with --loss"),
+        ("--neighbours 0", "--neighbours 0 is out of range"),
+        ("--neighbour_votes 0", "--neighbour_votes 0 is out of range"),
+        ("--signal_memory 1", "--signal_memory 1.0 is out of range"),
     ],
 )
-def test_choices_that_make_no_sense(
-    flags: tuple[str, ...], message: str, tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises((InputError, SystemExit)) as stop:
-        make_trainer(tiny_root, tmp_path, *flags)
-    assert message in str(stop.value) + capsys.readouterr().err
+def test_choices_that_make_no_sense(flags: str, message: str, tiny_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        make_trainer(tiny_root, tmp_path, *flags.split())
 
 
 def test_without_noise_only_matched_pairs_are_trained_on(tiny_root: Path, tmp_path: Path) -> None:
