@@ -1,11 +1,11 @@
 """How long does an epoch of a recipe take: division and training of both networks, published formulation against ours.
 
-    python -m benchmarks.epoch --recipe recipes/emoji_mgcs_0.4.args --share 0.1 --profile
+    python -m benchmarks.epoch --recipe recipes/emoji_mgcs_0.4.args --share 0.1
 
 Both sides run the same trainer on the same first pictures; the published one scores one caption at a time, with
 autograd through every pair, and has torch's GRU. Epochs follow each other on both sides; no results are compared, since
 dropout draws other masks on each. Without `--start`, a checkpoint of warmed-up networks, division by untrained networks
-leaves the epoch few clean pairs. `--profile` prints where our time goes.
+leaves the epoch few clean pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import published
 from benchmarks.measure import Results, compare, device_of, tell
@@ -29,14 +28,10 @@ from models.encoders import CaptionEncoder
 from models.matcher import PRECISIONS, Embeddings, Matcher
 from runtime.errors import InputError, exit_on_input_error
 from runtime.flags import check_range, flag
-from runtime.log import table
 from tools.command import check_writable, parsed
 from training.config import RunConfig, parse_args
 from training.data import RunData, open_data
 from training.trainer import Trainer
-
-SHOWN = 15
-"""So many operators of a profile are shown."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,6 @@ class EpochConfig:
     repeats: int = flag(3, "timed epochs of each side")
     device: str = flag("cpu", "cpu, or cuda (the first GPU)")
     precision: str = flag("fp32", "our scoring without gradient", choices=PRECISIONS)
-    profile: bool = flag(False, "print the operators that take most of our time")
     json: str | None = flag(None, "write the row to this JSON file", metavar="FILE")
 
     def __post_init__(self) -> None:
@@ -103,16 +97,6 @@ def epochs_of(trainer: Trainer) -> Callable[[], Results]:
     return epoch
 
 
-def profile_table(epoch: Callable[[], Results]) -> str:
-    """Return the operators of one epoch by their own time."""
-    with profile(activities=[ProfilerActivity.CPU]) as record:
-        epoch()
-    found = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)
-    total = sum(e.self_cpu_time_total for e in found)
-    rows = [[e.key, f"{100 * e.self_cpu_time_total / total:.1f} %", e.count] for e in found[:SHOWN]]
-    return table(["operator", "share", "calls"], rows)
-
-
 @exit_on_input_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Time epochs of both sides and print the row."""
@@ -135,8 +119,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             differences=lambda *_: {},
         )
         tell(rows, config.json)
-        if config.profile:
-            print(profile_table(epochs_of(ours)))
         for trainer in (theirs, ours):
             trainer.log.close()
 

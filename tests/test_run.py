@@ -12,7 +12,6 @@ import torch
 
 import evaluation
 import run
-from data_utils import catalog
 from methods import known_methods
 from models.ranks import retrieval
 from runtime.checkpoint import load_checkpoint
@@ -101,47 +100,10 @@ def test_every_method_end_to_end(
     assert again.as_dict() == results["test"][final]
 
 
-def test_two_checkpoints_are_averaged(
-    tiny_root: Path, trained_folder: Path, checkpoint_path: Path, tmp_path: Path
-) -> None:
-    other = train(tiny_root, tmp_path / "out", "--module_name", "SGR", "--num_epochs", "1", "--no_co_training")
-    saved, output = tmp_path / "s.npz", tmp_path / "r.json"
-    second = str(other / "checkpoint_dev_best.pth.tar")
-    common = ["--gpu", "cpu", "--save_sims", str(saved), "--output", str(output)]
-    evaluation.main(["--mode_path", str(checkpoint_path), "--mode_path1", second, *common])
-    record = read_json(output)
-    with np.load(saved) as sims:
-        assert set(sims) == {"A", "B", "A1", "mean"}
-        mean = (sims["A"] + sims["B"] + sims["A1"]) / 3
-        np.testing.assert_allclose(sims["mean"], mean, rtol=1e-5, atol=1e-6)
-    own, given = read_json(trained_folder / "results.json")["test"], read_json(other / "results.json")["test"]
-    assert record["results"]["A"] == own["A"] and record["results"]["B"] == own["B"]
-    assert record["results"]["A1"] == given["A"]
-    assert record["checkpoints"] == [str(checkpoint_path), second] and record["num_networks"] == 3
-
-
 def test_the_dev_split_is_evaluated_as_in_training(trained_folder: Path, checkpoint_path: Path, tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     evaluation.main(["--mode_path", str(checkpoint_path), "--split", "dev", "--output", str(output), "--gpu", "cpu"])
     assert read_json(output)["results"] == read_json(trained_folder / "results.json")["dev"]
-
-
-def test_testall_is_reported_as_folds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = {"train": 40, "dev": 8, "test": 8, "testall": 24}
-    folder = train(make_tiny_data(tmp_path, images=images), tmp_path / "out", "--num_epochs", "1")
-    monkeypatch.setitem(catalog.PROTOCOLS, "tiny_precomp", catalog.Protocol(fold_images=8))
-    output, saved = tmp_path / "r.json", tmp_path / "s.npz"
-    argv = ["--mode_path", str(folder / "checkpoint_dev_best.pth.tar"), "--split", "testall", "--gpu", "cpu"]
-    evaluation.main([*argv, "--output", str(output), "--save_sims", str(saved)])
-    record = read_json(output)
-    assert record["images"] == 24
-    with np.load(saved) as sims:
-        folds = [sims["mean"][k : k + 8, 5 * k : 5 * (k + 8)] for k in (0, 8, 16)]
-        whole = retrieval(sims["mean"], np.arange(120) // 5)
-    expected = np.mean([retrieval(fold, np.arange(CAPTIONS) // 5).r_sum for fold in folds])
-    assert record["fold_results"]["mean"]["rSum"] == pytest.approx(expected)
-    assert record["results"]["mean"] == whole.as_dict()
-    assert expected > whole.r_sum
 
 
 @pytest.mark.parametrize("name", ["--saved_model", "--warmup_model_path"])

@@ -34,6 +34,9 @@ DIGEST = hashlib.sha256().digest_size
 FREE = {"workers", "save_minutes", "resume", "gpu", "output_dir", "on_nan"}
 """Settings of training that a resumed run may change."""
 
+PLAIN = ("best", "stage", "is_divided", "is_trained", "epochs_done", "seconds")
+"""What a run remembers that is saved as it is."""
+
 LONGEST = 240
 """Bytes of a folder's name, so that there is room for a number behind it."""
 
@@ -57,10 +60,13 @@ class Steps:
 
 
 @dataclass
-class Position:
-    """A place between two optimiser steps: all that decides what a run does next, apart from what its networks are.
+class RunState:
+    """All that a run must remember between two optimiser steps, and all that decides what comes next.
 
     Attributes:
+        networks: in training: weights, optimisers, what their methods remember, dropout generators.
+        divisions: the last ones, by network.
+        best: epoch, title and results of the networks that were best on dev so far.
         stage: number of the stage in progress.
         is_divided: the stage's division is made.
         is_trained: the stage's training is done; what is left is its validation.
@@ -69,6 +75,9 @@ class Position:
         steps: by network, `A+B` where they step together.
     """
 
+    networks: list[Network]
+    divisions: dict[str, Division] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
     stage: int = 0
     is_divided: bool = False
     is_trained: bool = False
@@ -91,36 +100,14 @@ class Position:
         for steps in self.steps.values():
             steps.batches, steps.losses = 0, []
 
-    @classmethod
-    def restored(cls, values: dict[str, Any]) -> Position:
-        """Return the place that `dataclasses.asdict` has made plain values of."""
-        return cls(**{**values, "steps": {name: Steps(**steps) for name, steps in values["steps"].items()}})
-
-
-@dataclass
-class RunState:
-    """All that a run must remember between two optimiser steps; it is saved and restored whole.
-
-    Attributes:
-        networks: in training: weights, optimisers, what their methods remember, dropout generators.
-        position: where the run is.
-        divisions: the last ones, by network.
-        best: epoch, title and results of the networks that were best on dev so far.
-    """
-
-    networks: list[Network]
-    position: Position = field(default_factory=Position)
-    divisions: dict[str, Division] = field(default_factory=dict)
-    best: dict[str, Any] | None = None
-
     def as_dict(self) -> dict[str, Any]:
         """Return it as tensors and plain values."""
         device = self.networks[0].device
         return {
-            "position": asdict(self.position),
+            **{name: getattr(self, name) for name in PLAIN},
             "networks": [network.state() for network in self.networks],
             "divisions": {name: division.as_state() for name, division in self.divisions.items()},
-            "best": self.best,
+            "steps": {name: asdict(steps) for name, steps in self.steps.items()},
             "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
@@ -128,9 +115,10 @@ class RunState:
         """Become what `as_dict` returned, in a run of the same configuration."""
         for network, state in zip(self.networks, content["networks"], strict=True):
             network.restore(state)
-        self.position = Position.restored(content["position"])
+        for name in PLAIN:
+            setattr(self, name, content[name])
         self.divisions = {name: Division.from_state(state) for name, state in content["divisions"].items()}
-        self.best = content["best"]
+        self.steps = {name: Steps(**steps) for name, steps in content["steps"].items()}
         device = self.networks[0].device
         if content["cuda_random"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(content["cuda_random"], device)

@@ -24,18 +24,12 @@ NEGATIVES = ("mean", "hardest", "anneal")
 ON_NAN = ("stop", "skip")
 
 
-def _ncr(epoch: int, num_epochs: int, lr_update: int) -> float:
-    """Return 0.1^(epoch // lr_update)."""
-    return 0.1 ** (epoch // lr_update)
-
-
-def _mgcs(epoch: int, num_epochs: int, lr_update: int) -> float:
-    """Return 0.5^(epoch // lr_update), times 0.1 from half of the epochs on, times 0.1 again from 75 % on."""
-    tenths = (2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs)
-    return 0.5 ** (epoch // lr_update) * 0.1**tenths
-
-
-LR_RULES: dict[str, Callable[[int, int, int], float]] = {"ncr": _ncr, "mgcs": _mgcs}
+LR_RULES: dict[str, Callable[[int, int, int], float]] = {
+    "ncr": lambda epoch, num_epochs, lr_update: 0.1 ** (epoch // lr_update),
+    "mgcs": lambda epoch, num_epochs, lr_update: (
+        0.5 ** (epoch // lr_update) * 0.1 ** ((2 * epoch >= num_epochs) + (4 * epoch >= 3 * num_epochs))
+    ),
+}
 """`--lr_rule`: name -> factor on the learning rate at (epoch, num_epochs, lr_update), epochs from 0."""
 
 CONTRASTIVE_DEFAULTS = {"negatives": "mean"}

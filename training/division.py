@@ -177,11 +177,7 @@ def _scored_batches(
 
 @torch.no_grad()
 def collect_bank(
-    matcher: Matcher,
-    split: PrecomputedSplit,
-    batch_size: int,
-    device: torch.device,
-    processes: Processes = ALONE,
+    matcher: Matcher, split: PrecomputedSplit, batch_size: int, device: torch.device, processes: Processes = ALONE
 ) -> Bank:
     """Encode the training set and keep one row an image: f, and f minus the mean g of the captions it was given.
 

@@ -21,7 +21,7 @@ from runtime.distributed import Processes
 from runtime.errors import InputError, Interruption
 from runtime.log import RunLog, duration
 from runtime.seed import generator
-from training.checkpointing import BEST, CONFIG, Position, RunFiles, RunState
+from training.checkpointing import BEST, CONFIG, RunFiles, RunState
 from training.config import LR_RULES, RunConfig, TrainingConfig
 from training.data import RunData
 from training.network import Network, NotFinite
@@ -111,7 +111,7 @@ class Pace:
         known = self.taken.get(kind) or next(reversed(self.taken.values()), None)
         return median(known) if known else 0.0
 
-    def left(self, position: Position) -> tuple[float, float]:
+    def left(self, state: RunState) -> tuple[float, float]:
         """Return about how many seconds are left of the stage in progress, and of the run with its test."""
         ranking, division = self.last.get("ranking", 0.0), self.last.get("division", 0.0)
 
@@ -119,27 +119,27 @@ class Pace:
             steps = self._turns.get(kind, 0) * self.sizes.get(kind, self._steps)
             return steps * self.seconds(kind) + (division if kind in (CLEAN, NOISY) else 0.0) + ranking
 
-        kind, later = self._kinds[position.stage], self._kinds[position.stage + 1 :]
-        done = sum(steps.batches for steps in position.steps.values())
-        here = max(0.0, of(kind) - done * self.seconds(kind) - (division if position.is_divided else 0.0))
+        kind, later = self._kinds[state.stage], self._kinds[state.stage + 1 :]
+        done = sum(steps.batches for steps in state.steps.values())
+        here = max(0.0, of(kind) - done * self.seconds(kind) - (division if state.is_divided else 0.0))
         return here, here + sum(map(of, later)) + ranking
 
-    def left_in_words(self, position: Position, about: str = "") -> str:
+    def left_in_words(self, state: RunState, about: str = "") -> str:
         """Return what `left` does, for people; `about` stands before the run's seconds if all of its work is known."""
-        of_stage, of_run = self.left(position)
+        of_stage, of_run = self.left(state)
         how = about if {"division", "ranking"} <= self.last.keys() else "at least "
         return f"{duration(of_stage)} of the epoch, {how}{duration(of_run)} of the run"
 
-    def first_word(self, position: Position, module: str) -> str:
+    def first_word(self, state: RunState, module: str) -> str:
         """Return a line on what a step takes and what that means for the run, once after some steps; else ""."""
         count, seconds = sum(map(len, self.taken.values())), sum(map(sum, self.taken.values()))
         is_due = (count >= FIRST_STEPS and seconds >= FIRST_SECONDS) or seconds >= LONGEST_WAIT
         if self._is_told or not is_due:
             return ""
         self._is_told = True
-        step = duration(self.seconds(self._kinds[position.stage]))
-        line = f"a step takes about {step} here; left are {self.left_in_words(position, 'about ')}"
-        if self.left(position)[1] > LONG and module not in ("VSE", "GPO"):
+        step = duration(self.seconds(self._kinds[state.stage]))
+        line = f"a step takes about {step} here; left are {self.left_in_words(state, 'about ')}"
+        if self.left(state)[1] > LONG and module not in ("VSE", "GPO"):
             line += "; much faster: a GPU, --module_name VSE or GPO, or a recipe of the embedded data (recipes/)"
         return line
 
@@ -178,7 +178,7 @@ class Running:
     def begin(self, remarks: Sequence[str], log_size: dict[str, int] | None) -> None:
         """Open the log, of a resumed run with what of it belongs to the state, and say the remarks; of several
         processes one speaks."""
-        self._began = time.monotonic() - self.position.seconds
+        self._began = time.monotonic() - self.state.seconds
         if self.processes.is_first:
             self.log = RunLog(self.files.folder, log_size)
         self.files.say = self.log.say
@@ -202,11 +202,6 @@ class Running:
         return stage.kind if stage.kind != "epoch" else NOISY if self.trains_noisy(stage.epoch) else CLEAN
 
     @property
-    def position(self) -> Position:
-        """Where the run is."""
-        return self.state.position
-
-    @property
     def seconds(self) -> float:
         """Run time, that before an interruption included."""
         return time.monotonic() - self._began
@@ -214,14 +209,14 @@ class Running:
     def save(self) -> None:
         """Save all that the run needs to go on from here."""
         self._saved = time.monotonic()
-        self.position.seconds = self.seconds
+        self.state.seconds = self.seconds
         settings, digest = described(self.config, self.data), self.data.digest()
         self.files.state(self.state, config=settings, data_digest=digest, log=self.log.size())
 
     def checkpoint(self, name: str, title: str) -> None:
         """Write a checkpoint of all networks, as they are after the stage of that title."""
         content = {
-            "epoch": self.position.epochs_done,
+            "epoch": self.state.epochs_done,
             "title": title,
             "config": described(self.config, self.data),
             "vocabulary_digest": self.data.vocabulary.digest(),
@@ -268,7 +263,7 @@ class Running:
             while not work(item):
                 self.check()
                 self.save()
-        self.position.end_pass()
+        self.state.end_pass()
 
     def over(
         self,
@@ -295,8 +290,8 @@ class Running:
         for network in networks:
             network.matcher.train()
         name, log_step = "+".join(n.name for n in networks), self.settings.log_step
-        steps = self.position.steps_of(name)
-        left = partial(self.pace.left_in_words, self.position)
+        steps = self.state.steps_of(name)
+        left = partial(self.pace.left_in_words, self.state)
         progress = self.log.progress(title, sum(map(len, batches)), every=log_step, left=left)
         progress.skip(sum(map(len, batches[: steps.batches])))
         self.pace.sizes[kind] = len(batches)
@@ -316,7 +311,7 @@ class Running:
                 self._record_loss(name)
             began, earlier = time.monotonic(), began
             self.pace.stepped(kind, began - earlier)
-            if word := self.pace.first_word(self.position, self.config.matcher.module_name):
+            if word := self.pace.first_word(self.state, self.config.matcher.module_name):
                 self.log.say(word)
             progress.advance(len(batch), loss)
             if not is_last and self.pause_is_due():
@@ -326,9 +321,9 @@ class Running:
 
     def _record_loss(self, name: str) -> None:
         """Record the mean loss of the last steps; nothing if all were skipped."""
-        steps = self.position.steps_of(name)
+        steps = self.state.steps_of(name)
         if steps.losses:
-            where = {"event": "loss", "epoch": self.position.epochs_done, "network": name}
+            where = {"event": "loss", "epoch": self.state.epochs_done, "network": name}
             self.log.scalars(steps.total, {f"loss/{name}": float(np.mean(steps.losses))}, **where)
             steps.losses = []
 

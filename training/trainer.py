@@ -28,7 +28,7 @@ from runtime.distributed import ALONE, Processes, own_device
 from runtime.errors import InputError, Stopped
 from runtime.log import RunLog
 from training import reports
-from training.checkpointing import BEST, RESULTS, WARMED, Position, RunFiles, RunState
+from training.checkpointing import BEST, RESULTS, WARMED, RunFiles, RunState
 from training.config import RunConfig
 from training.data import RunData
 from training.division import Division, PairEvidence, decide, epoch_pairs, gather_evidence
@@ -74,17 +74,12 @@ class Trainer:
         self.running = Running(config, data, self.device, self.state, self.files, processes)
         if resume:
             remarks, log_size = self.files.resume(self.state, reports.described(config, data), data.digest())
-            ahead = stages(self.settings)[self.position.stage :]
+            ahead = stages(self.settings)[self.state.stage :]
             remarks += [f"resumed in {folder} at {ahead[0].title if ahead else 'the test'}"]
         else:
             remarks, log_size = load_start(self.networks, data, config), None
         prepare_scoring([n.matcher for n in self.networks], config.scoring, self.device)
         self.running.begin(remarks, log_size)
-
-    @property
-    def position(self) -> Position:
-        """Where the run is."""
-        return self.state.position
 
     @property
     def log(self) -> RunLog:
@@ -101,7 +96,7 @@ class Trainer:
             try:
                 if not self.files.saved.exists():
                     self.running.introduce()
-                for stage in stages(self.settings)[self.position.stage :]:
+                for stage in stages(self.settings)[self.state.stage :]:
                     self.do(stage)
                 return self.test()
             except Stopped:
@@ -110,23 +105,23 @@ class Trainer:
 
     def do(self, stage: Stage) -> None:
         """Do a stage, or what is left of it, and save."""
-        if not self.position.is_trained:
+        if not self.state.is_trained:
             if stage.kind == WARM_UP:
                 self.warm_up(stage.epoch)
             elif stage.kind == "epoch":
                 for network in self.networks:
                     network.set_learning_rate(learning_rate(self.settings, stage.epoch))
-                if not self.position.is_divided:
+                if not self.state.is_divided:
                     self.divide(stage.epoch)
-                    self.position.is_divided = True
+                    self.state.is_divided = True
                     self.running.save_if_due()
                 self.train_epochs(stage.epoch, self.state.divisions)
-            self.position.is_trained = True
+            self.state.is_trained = True
             self.running.save_if_due()
         self.validate(stage.title)
         if stage.kind == WARM_UP and stage.is_last:
             self.running.checkpoint(WARMED, stage.title)
-        self.position.next_stage()
+        self.state.next_stage()
         self.running.check()
         self.running.save()
 
@@ -164,7 +159,7 @@ class Trainer:
                 for network, own in zip(dividing, evidence, strict=True)
             }
             for name, division in self.state.divisions.items():
-                reports.record_division(self.log, self.position.epochs_done, name, division, self.data)
+                reports.record_division(self.log, self.state.epochs_done, name, division, self.data)
         self.running.pace.last["division"] = time.monotonic() - began
         return self.state.divisions
 
@@ -228,7 +223,7 @@ class Trainer:
                 self.settings.workers,
                 device=self.device,
                 processes=self.processes,
-                skip=self.position.steps_of(name).batches,
+                skip=self.state.steps_of(name).batches,
             )
         how_hard = hardness(self.settings, epoch)
 
@@ -260,8 +255,8 @@ class Trainer:
 
     def validate(self, title: str) -> None:
         """Rank the dev split, and keep the networks if their mean is the best so far."""
-        self.position.epochs_done += 1
-        done, ranked = self.position.epochs_done, self.evaluate(self.data.dev)
+        self.state.epochs_done += 1
+        done, ranked = self.state.epochs_done, self.evaluate(self.data.dev)
         self.log.say(f"{title} ({self.running.seconds:.0f} s)\n{result_table('dev', ranked)}")
         rate = {"learning_rate": self.networks[0].learning_rate}
         reports.record_ranking(self.log, "dev", done, ranked, rate, title=title)

@@ -119,7 +119,7 @@ def test_signals_save_and_say_how_to_go_on(number: signal.Signals, code: int, ti
     assert "--resume" in said and "Traceback" not in said
     (folder,) = tmp_path.iterdir()
     content, remarks = SavedState(folder).load()
-    assert content["position"]["stage"] >= 2 and not remarks
+    assert content["stage"] >= 2 and not remarks
 
 
 # -- damaged states, a full disk ------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ def test_when_the_noisy_side_is_trained(
     monkeypatch.setattr(trainer_module, "train_step", lambda network, parts, hardness, **settings: 0.0)
     for epoch in range(4):
         seen.append(set())
-        trainer.position.next_stage()
+        trainer.state.next_stage()
         assert trainer.train_epoch(*trainer.networks, epoch, division_of(probability))
     assert seen == [{value} for value in expected]
 

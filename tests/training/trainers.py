@@ -18,8 +18,8 @@ def make_trainer(root: Path, folder: Path, *extra: str) -> Trainer:
 
 def warmed_up(trainer: Trainer, epochs: int) -> Trainer:
     """Train so many warm-up epochs more, as the loop does: each is a stage of its own."""
-    first = trainer.position.stage
+    first = trainer.state.stage
     for epoch in range(first, first + epochs):
         trainer.warm_up(epoch)
-        trainer.position.next_stage()
+        trainer.state.next_stage()
     return trainer

@@ -243,19 +243,18 @@ def images_for_texts(
     keys = np.empty((len(queries.lengths), side.keys.shape[1]), dtype=np.float32)
     for numbers, block in caption_keys(networks, TextQuerySplit(queries), device):
         keys[numbers] = block
-    if all(network.keys.are_exact for network in networks):
-        return side.search(keys, top_k)
-    candidates = side.search(keys, max(shortlist, top_k)).numbers
-    query, image = _pairs(candidates)
     matchers = [network.matcher for network in networks]
-    with tempfile.TemporaryDirectory() as scratch:
-        images: list[ImagesOf]
-        if len(image) > gallery.num_images:  # then encoding every image once is less than candidate by candidate
-            images = [EncodedFile(Path(scratch), str(k), m, gallery, device) for k, m in enumerate(matchers)]
-        else:
-            images = [images_from(m, gallery, device) for m in matchers]
-        scores = score_listed(matchers, images, queries, device, (image, query))
-    return _reordered(candidates, scores, top_k)
+
+    def score(query: np.ndarray, image: np.ndarray) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as scratch:
+            images: list[ImagesOf]
+            if len(image) > gallery.num_images:  # then encoding every image once is less than candidate by candidate
+                images = [EncodedFile(Path(scratch), str(k), m, gallery, device) for k, m in enumerate(matchers)]
+            else:
+                images = [images_from(m, gallery, device) for m in matchers]
+            return score_listed(matchers, images, queries, device, (image, query))
+
+    return _two_stages(networks, side, keys, score, top_k, shortlist)
 
 
 def captions_for_images(
@@ -270,25 +269,32 @@ def captions_for_images(
 ) -> Found:
     """Return the best captions of the images `queries`: as `images_for_texts`, by the captions' side of the index."""
     keys = np.concatenate([block for _, block in image_keys(networks, queries, device)])
+    matchers = [network.matcher for network in networks]
+
+    def score(query: np.ndarray, caption: np.ndarray) -> np.ndarray:
+        images = [images_from(matcher, queries, device) for matcher in matchers]
+        return score_listed(matchers, images, gallery, device, (query, caption))
+
+    return _two_stages(networks, side, keys, score, top_k, shortlist)
+
+
+def _two_stages(
+    networks: Sequence[KeyedMatcher],
+    side: Side,
+    keys: np.ndarray,
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    top_k: int,
+    shortlist: int,
+) -> Found:
+    """Return the best by keys (Q, K) or, where those only estimate, the candidates in the order of their real scores.
+
+    `score` is given query numbers and candidates (P,).
+    """
     if all(network.keys.are_exact for network in networks):
         return side.search(keys, top_k)
     candidates = side.search(keys, max(shortlist, top_k)).numbers
-    query, caption = _pairs(candidates)
-    matchers = [network.matcher for network in networks]
-    images = [images_from(matcher, queries, device) for matcher in matchers]
-    scores = score_listed(matchers, images, gallery, device, (query, caption))
-    return _reordered(candidates, scores, top_k)
-
-
-def _pairs(candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return query numbers and candidates (P,) of a table (Q, n) of candidates, less what is missing."""
     query, place = np.nonzero(candidates >= 0)
-    return query, candidates[query, place]
-
-
-def _reordered(candidates: np.ndarray, scores: np.ndarray, top_k: int) -> Found:
-    """Return the `top_k` candidates of every query by their real scores."""
     table = np.full(candidates.shape, -np.inf, dtype=np.float32)
-    table[candidates >= 0] = scores
+    table[query, place] = score(query, candidates[query, place])
     best = np.argsort(-table, axis=1, kind="stable")[:, :top_k]
     return Found(np.take_along_axis(candidates, best, axis=1), np.take_along_axis(table, best, axis=1))

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -266,6 +267,13 @@ def test_nothing_is_written_over(root: Path, error_of: ErrorOf, name: str) -> No
     (folder / name).write_text("mine", encoding="utf-8")
     assert f"{folder / name} exists; nothing is written over" in error_of(extract.main, flags(root, "dev"))
     assert files(folder) == [name] and (folder / name).read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_too_small_is_told_before(root: Path, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=959))
+    assert "takes 960 bytes, the disk has 959 left" in error_of(extract.main, flags(root, "train", "--grid", "2"))
+    assert not files(root / "data" / NAME)
 
 
 @pytest.mark.usefixtures("quick")

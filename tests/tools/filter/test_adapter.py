@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from methods.blocks.dynamic_margin import MarginConfig
+from models.losses import Margins
 from models.ranks import retrieval
 from runtime.seed import generator
 from tests.tools.filter.made_up import MadeUp, flags, make, save
@@ -139,6 +140,13 @@ def test_captions_of_the_same_image_are_no_negatives() -> None:
     (record,) = training(made_up, each=10, num_epochs=1, batch_size=20).epochs()
     assert 0.8 < cosine < 0.95
     assert record.loss == pytest.approx((0.3 - 1 + cosine) + (0.2 - 1 + cosine), abs=1e-6)
+
+
+@pytest.mark.parametrize(("margins", "expected"), [(Margins(0.3, 0.1), 0.2), (Margins(0.1, 0.3), 0.25)])
+def test_the_hinge_of_a_step(margins: Margins, expected: float) -> None:
+    """Scores 1, .8 / 0, .6: image 0 may not reach caption 1 by its margin, caption 1 is nearer to image 0 by .2."""
+    made_up = MadeUp(np.eye(2), np.array([[1.0, 0.0], [0.8, 0.6]]), np.ones(2, dtype=bool))
+    assert training(made_up)._step(np.arange(2), margins) == pytest.approx(expected, abs=1e-6)
 
 
 def test_only_kept_pairs_are_trained_on_with_margins_of_their_own() -> None:

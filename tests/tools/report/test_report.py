@@ -15,6 +15,7 @@ from tests.tools.pages.browser import PHONE, opened
 from tests.tools.report.made_up import copied, edit_config, train, with_pictures
 from tools.report import __main__ as report
 
+LABEL = "getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill"
 SECTIONS = ["Results", "Curves", "Division", "Calibration", "Retrieval", "Attention", "Training pairs"]
 
 
@@ -70,6 +71,8 @@ def test_it_opens_in_a_browser(path: Path, scheme: str, size: dict[str, int] | N
         assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         unnamed = "[...document.querySelectorAll('img')].filter(i => !i.hasAttribute('alt') || !i.naturalWidth).length"
         assert seen.page.evaluate(unnamed) == 0
+        channels = [int(n) for n in seen.page.evaluate(LABEL).removeprefix("rgb(").removesuffix(")").split(",")]
+        assert (sum(channels) / 3 > 128) == (scheme == "dark"), "labels of charts follow the scheme"
 
 
 def test_runs_of_before_lack_their_divisions(runs: list[Path], tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from runtime.errors import InputError
 from tests.models.splits import small_matcher, small_split
 from tools.search.scores import (
     EncodedFile,
-    SplitSubset,
     caption_keys,
     fit_networks,
     image_keys,
@@ -131,14 +130,6 @@ def test_keys_from_a_place_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for keys, total in ((image_keys, split.num_images), (caption_keys, len(split))):
         whole, rest = (np.concatenate([n for n, _ in keys(networks, split, CPU, start)]) for start in (0, 5))
         assert sorted(whole.tolist()) == list(range(total)) and rest.tolist() == whole[5:].tolist()
-
-
-def test_a_part_of_a_split(tmp_path: Path) -> None:
-    split = small_split(tmp_path)
-    part = SplitSubset(split, np.array([4, 1]), np.array([3, 11, 2]))
-    assert part.num_images == 2 and part.lengths.tolist() == split.lengths[[3, 11, 2]].tolist()
-    torch.testing.assert_close(part.read_images(np.array([1])), split.read_images(np.array([1])))
-    torch.testing.assert_close(part.tokens(np.array([1, 0]))[0], split.tokens(np.array([11, 3]))[0])
 
 
 @pytest.mark.parametrize("name", ["VSE", "SGR", "SCAN_i2t"])
