@@ -182,7 +182,8 @@ def similarities(matcher: Matcher, split: Split, device: torch.device, processes
         images = encoded_images(matcher, split, device)
         for chosen, captions in encoded_captions(matcher, split, device, processes=processes):
             sims[:, chosen] = matcher.similarity(images, captions).cpu().numpy()
-    return processes.summed_array(sims)
+    processes.summed(torch.from_numpy(sims))
+    return sims
 
 
 # -- several networks -----------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -145,11 +144,6 @@ class Processes:
         in all processes but one this puts parts together, exactly."""
         if self.count > 1:
             dist.all_reduce(values)
-        return values
-
-    def summed_array(self, values: np.ndarray) -> np.ndarray:
-        """Do what `summed` does with a numpy array."""
-        self.summed(torch.from_numpy(values))
         return values
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:

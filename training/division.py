@@ -143,7 +143,7 @@ def gather_evidence(
             sums = sums + torch.stack([embeddings.image_global.sum(dim=0), embeddings.caption_global.sum(dim=0)])
             advance(len(where))
     for of_pairs in found.values():
-        scorers.summed_array(of_pairs)
+        scorers.summed(torch.from_numpy(of_pairs))
     gap = float(torch.linalg.vector_norm(scorers.summed(sums[0] - sums[1])) / len(split))
     signal = found.pop("")
     if not np.isfinite(signal).all():

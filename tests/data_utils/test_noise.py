@@ -70,6 +70,8 @@ def test_a_file_that_does_not_exist_is_made_and_then_used(tmp_path: Path) -> Non
     other = NoiseConfig(noise_ratio=0.4, noise_file=str(path), noise_seed=5, noise_protocol="image")
     again, same = inject(other, own(40, 5))
     assert np.array_equal(again, first) and same == report, "the file wins over the seed and the protocol"
+    made, _ = inject(NoiseConfig(noise_ratio=0.4, noise_seed=5, noise_protocol="image"), own(40, 5))
+    assert np.array_equal(made, make_index(own(40, 5), 0.4, "image", 5))
 
 
 @pytest.mark.parametrize(
