@@ -99,7 +99,7 @@ class DSDMR(Method):
             return np.ones(len(probability), dtype=bool)
         return select(probability, self.config.p_threshold)
 
-    def findings(self) -> DivisionReport:
+    def report(self) -> DivisionReport:
         """Return the modes of the last filtering, their d' and overlap, the margins, and what the guards say."""
         modes = self._modes
         if modes is None:

@@ -73,7 +73,7 @@ class Division:
         is_clean: (N,) bool.
         diagnostics: named (N,) values, high for clean pairs.
         modality_gap: |mean f - mean g|, distance between the mean pooled image and caption vectors.
-        findings: what else the method found.
+        report: what else the method found.
         offers: new pairs to train on, if the method asks for them.
         share_noisy: estimated share of mismatched pairs, if the method asks neighbours.
     """
@@ -83,7 +83,7 @@ class Division:
     is_clean: np.ndarray
     diagnostics: dict[str, np.ndarray] = field(default_factory=dict)
     modality_gap: float = 0.0
-    findings: DivisionReport = field(default_factory=DivisionReport)
+    report: DivisionReport = field(default_factory=DivisionReport)
     offers: Offers | None = None
     share_noisy: float | None = None
 
@@ -320,10 +320,10 @@ def decide(
         made = [seen.offers for seen in evidence if seen.offers is not None]
         offers = joint_offers(made, is_clean, split.image_of_pair)
         figures["offers"] = len(offers) / len(split)
-    found = method.findings()
+    found = method.report()
     warnings = "; ".join(filter(None, (own.warning, found.warning)))
-    findings = DivisionReport({**found.figures, **figures}, warnings, found.fitted)
-    return Division(signal, probability, is_clean, own.diagnostics, own.modality_gap, findings, offers, share_noisy)
+    report = DivisionReport({**found.figures, **figures}, warnings, found.fitted)
+    return Division(signal, probability, is_clean, own.diagnostics, own.modality_gap, report, offers, share_noisy)
 
 
 @dataclass(frozen=True)

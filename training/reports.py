@@ -75,7 +75,7 @@ def introduction(config: RunConfig, data: RunData, device: torch.device, folder:
 def as_arrays(division: Division, is_matched: np.ndarray | None) -> dict[str, np.ndarray]:
     """Return a division as named arrays for a file: signal, probability, is_clean, is_matched (N,) where it is known,
     every diagnostic as `diagnostic_NAME`, and the fitted components, if any (methods/blocks/mixture.py)."""
-    fitted = division.findings.fitted
+    fitted = division.report.fitted
     return {
         "signal": division.signal.astype(np.float32),
         "probability": division.probability.astype(np.float32),
@@ -101,7 +101,7 @@ def division_metrics(division: Division, is_matched: np.ndarray | None) -> dict[
     metrics: dict[str, float | None] = {
         "share_clean": float(division.is_clean.mean()),
         "modality_gap": division.modality_gap,
-        **division.findings.figures,
+        **division.report.figures,
     }
     if is_matched is None:
         return metrics
@@ -129,8 +129,8 @@ def record_division(log: RunLog, step: int, name: str, division: Division, data:
     shown = ("share_clean", "precision", "recall", "residual_noise", "auc")
     parts = [f"{key.replace('_', ' ')} {metrics[key]:.3f}" for key in shown if metrics.get(key) is not None]
     log.say(f"  division by {name}: {', '.join(parts)}")
-    if division.findings.warning:
-        log.say(f"  warning: {division.findings.warning}")
+    if division.report.warning:
+        log.say(f"  warning: {division.report.warning}")
     for label, values in {"signal": division.signal, **division.diagnostics}.items():
         sides = {"": slice(None)} if is_matched is None else {"/matched": is_matched, "/mismatched": ~is_matched}
         for side, chosen in sides.items():

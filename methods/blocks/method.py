@@ -309,7 +309,7 @@ class Method:
         """Tell whether pairs are divided anew before this epoch (0: the first after warm-up, which always is)."""
         return True
 
-    def findings(self) -> DivisionReport:
+    def report(self) -> DivisionReport:
         """Return what else the last `clean_probability` found."""
         return DivisionReport(fitted=self._fitted)
 

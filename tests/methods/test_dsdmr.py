@@ -37,7 +37,7 @@ def test_the_filter_drops_the_lower_mode() -> None:
     probability = method.clean_probability(-modes_of(400, 600))
     kept = method.divide(probability)
     assert kept[:400].mean() < 0.06 and kept[400:].mean() > 0.94
-    found = method.findings()
+    found = method.report()
     assert found.warning == ""
     assert found.figures["noisy_mean"] == pytest.approx(0.169, abs=0.01)
     assert found.figures["clean_mean"] == pytest.approx(0.313, abs=0.01)
@@ -47,8 +47,8 @@ def test_the_filter_drops_the_lower_mode() -> None:
 def test_clean_data_is_kept_whole_and_says_so() -> None:
     method = DSDMR(DSDMRConfig())
     assert method.divide(method.clean_probability(-modes_of(0, 1000))).all()
-    assert "one mode" in method.findings().warning
-    margins = method.findings().figures
+    assert "one mode" in method.report().warning
+    margins = method.report().figures
     assert (margins["image_margin"], margins["text_margin"]) == (0.3, 0.2)
 
 
@@ -73,7 +73,7 @@ def test_fixed_margins_are_the_plain_hinge() -> None:
 def test_each_direction_has_its_margin_and_modes_move_it() -> None:
     scores, batch = torch.full((8, 8), 0.5), make_batch(LENGTHS)
     method = fitted(image_margin=0.3, text_margin=0.2, margin_kappa=10.0, margin_max=5.0, mask_same_image=False)
-    overlap = method.findings().figures["mode_overlap"]
+    overlap = method.report().figures["mode_overlap"]
     assert 0 < overlap < 0.2
     expected = 0.3 * (1 + 10 * overlap) + 0.2 * (1 + 10 * overlap)
     found = method.per_pair_loss(scores, batch, torch.ones(8), 1.0)
@@ -101,12 +101,12 @@ def test_only_the_given_pairs_are_scored() -> None:
 def test_state_round_trip() -> None:
     method, other = fitted(), DSDMR(DSDMRConfig())
     other.restore(method.state())
-    assert other.findings() == method.findings()
+    assert other.report() == method.report()
     again = -modes_of(400, 600, seed=2)
     assert np.array_equal(other.clean_probability(again), method.clean_probability(again))
     fresh = DSDMR(DSDMRConfig())
     fresh.restore(DSDMR(DSDMRConfig()).state())
-    assert fresh.findings().figures == {}
+    assert fresh.report().figures == {}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_warning_of_the_filter_is_said(tiny_root: Path, tmp_path: Path, capsys
 
 
 def test_the_filters_flags_reach_the_fit() -> None:
-    assert "less than 1" in fitted(min_separation=100.0).findings().warning
+    assert "less than 1" in fitted(min_separation=100.0).report().warning
     with pytest.raises(InputError, match="--mode_starts 0"):
         fitted(mode_starts=0)
 
@@ -152,4 +152,4 @@ def test_the_filters_flags_reach_the_fit() -> None:
 def test_without_the_filter_modes_set_the_margins_only() -> None:
     method = DSDMR(DSDMRConfig(no_filter=True))
     assert method.divide(method.clean_probability(-modes_of(400, 600))).all()
-    assert method.findings().figures["image_margin"] > 0.3
+    assert method.report().figures["image_margin"] > 0.3

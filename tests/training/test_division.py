@@ -229,7 +229,7 @@ def test_what_a_division_leaves(tiny_root: Path, tmp_path: Path) -> None:
     signal = np.random.RandomState(0).rand(200)
     fitted = fit(signal, "gmm")
     division = Division(
-        signal, 1 - signal, signal < 0.5, {"similarity": -signal}, findings=DivisionReport(fitted=fitted)
+        signal, 1 - signal, signal < 0.5, {"similarity": -signal}, report=DivisionReport(fitted=fitted)
     )
     assert set(as_arrays(SIX, None)) == {"signal", "probability", "is_clean", "diagnostic_similarity"}
     log = Recorded(tmp_path)
