@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.device import repeatable
+from runtime.device import keep_freed_memory, repeatable
 from runtime.distributed import Processes, asked_for, started
 from runtime.errors import InputError, Stopped, exit_on_input_error, say_aside
 from training.checkpointing import choose_folder
@@ -59,6 +59,7 @@ def train_together(config: RunConfig, data: RunData, processes: Processes) -> di
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and train."""
     config = parse_args(argv)
+    keep_freed_memory()
     try:
         if asked_for().is_first:
             print(f"reading {config.data.data_name} ...", flush=True)
