@@ -228,9 +228,7 @@ def test_what_a_division_leaves(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path / "run")
     signal = np.random.RandomState(0).rand(200)
     fitted = fit(signal, "gmm")
-    division = Division(
-        signal, 1 - signal, signal < 0.5, {"similarity": -signal}, report=DivisionReport(fitted=fitted)
-    )
+    division = Division(signal, 1 - signal, signal < 0.5, {"similarity": -signal}, report=DivisionReport(fitted=fitted))
     assert set(as_arrays(SIX, None)) == {"signal", "probability", "is_clean", "diagnostic_similarity"}
     log = Recorded(tmp_path)
     for _ in range(2):
