@@ -90,7 +90,7 @@ def epochs_of(trainer: Trainer) -> Callable[[], Results]:
 
     def epoch() -> Results:
         divisions = trainer.divide(last)
-        for student, peer in trainer.pairs():
+        for student, peer in trainer.students_and_peers():
             trainer.train_epoch(student, peer, last, divisions.get(peer.name))
         return {}
 

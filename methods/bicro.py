@@ -78,7 +78,7 @@ class BiCro(Method):
 
     def trusted(self, scored: Scored) -> Tensor:
         """Return the numbers of the batch's most trusted pairs in the eyes of one network."""
-        costs = pair_costs(scored.scores, self.config.margin, self.negatives_mask(scored.batch))
+        costs = pair_costs(scored.scores, self.config.margin, self.image_groups(scored.batch))
         return most_trusted(predicted_correspondence(costs, self.config.margin))
 
     def _consistency(self, scored: Scored, anchors_from: Scored, anchors: Tensor) -> Tensor:

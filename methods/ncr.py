@@ -31,7 +31,7 @@ class NCR(Method):
 
     def _prediction(self, scored: Scored) -> Tensor:
         margin = self.config.margin
-        return predicted_correspondence(pair_costs(scored.scores, margin, self.negatives_mask(scored.batch)), margin)
+        return predicted_correspondence(pair_costs(scored.scores, margin, self.image_groups(scored.batch)), margin)
 
     def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
         """Return NCR's labels (section 3.3)."""

@@ -91,7 +91,7 @@ def pair_costs(
 
 
 def mean_over_negatives(costs: PairCosts) -> Tensor:
-    """Return each pair's mean cost (B,): row mean + column mean, over B and not B - 1 as NCR does."""
+    """Return each pair's mean cost (B,): row mean + column mean, each divided by B, as NCR does it."""
     return costs.i2t.mean(dim=1) + costs.t2i.mean(dim=0)
 
 

@@ -254,6 +254,7 @@ def hardest_loss(matcher: Matcher, embeddings: Embeddings, loss_of: Callable[[Te
         sims = matcher.score(embeddings)
     is_exact, largest_error = torch.zeros_like(sims, dtype=torch.bool), 0.0
     wanted = torch.eye(len(sims), dtype=torch.bool, device=sims.device)
+    # in lower precision the given pairs and B others first, whose errors tell how far the rest may be off
     wanted |= touched(loss_of, sims) if similarity.scoring_dtype is None else wanted.roll(1, dims=1)
     while wanted.any():
         is_exact |= wanted

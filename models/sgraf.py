@@ -122,7 +122,7 @@ class GraphReasoning(nn.Module):
 def reason(nodes: Tensor, weights: list[Tensor], mask: Tensor, *, first_only: bool = False) -> Tensor:
     """Take one reasoning step: nodes (X, N, S) to (X, N, S), or to the new node 0 alone, (X, 1, S).
 
-    What becomes of a node that `mask` (X, 1, N) says is not there has no meaning, and goes nowhere.
+    X is images times captions. Rows of nodes that `mask` (X, 1, N) says are not there hold values that nothing reads.
     """
     merged, offset, graph, bias = weights
     query = F.linear(nodes[:, :1] if first_only else nodes, merged, offset)
@@ -150,7 +150,7 @@ class SGR(SimilarityVectors):
 
 
 class _Attention1d(nn.Module):
-    """SAF's weights: sigmoid(BatchNorm(w . s)), l1-normalised over the nodes.
+    """Parameters of SAF's weights, sigmoid(BatchNorm(w . s)), l1-normalised over the nodes; `SAF.read` computes them.
 
     In training the BatchNorm sees one caption at a time: its statistics run over the images and nodes of that caption,
     and the running ones are updated caption after caption.

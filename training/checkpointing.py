@@ -50,8 +50,8 @@ class Steps:
 
     Attributes:
         batches: those of this epoch that are done.
-        losses: a pair, of the steps since the last record.
-        total: steps of the run whose loss is recorded: the step of that record.
+        losses: loss per pair of each step since the last record.
+        total: steps since the run began, the x axis of its loss curve.
     """
 
     batches: int = 0
@@ -185,7 +185,7 @@ class RunFiles:
 
     Args:
         folder: exists.
-        writes: whether this process is the one that writes; of several, the others find everything saved.
+        writes: whether this process is the one that writes; of several, the others write nothing.
 
     Raises:
         InputError: another process writes into the folder.

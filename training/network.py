@@ -182,7 +182,7 @@ def load_start(networks: list[Network], data: RunData, config: RunConfig) -> lis
 
 
 def warm_up_step(networks: Sequence[Network], batch: Batch, settings: TrainingConfig) -> float:
-    """Update one network or both with the mean hinge; return the loss per pair.
+    """Update one network or both with `--loss` over all negatives; return the loss per pair.
 
     On all pairs, on those that a network finds easy itself (`warmup_sele`), or on those that its peer finds easy
     (`co_teaching`; Han et al., NeurIPS 2018).

@@ -171,7 +171,7 @@ class Running:
         turns = dict.fromkeys((WARM_UP, CLEAN, NOISY), len(state.networks))
         if self.settings.warmup_type == "co_teaching":
             turns[WARM_UP] = 1
-        kinds = [self.kind(stage) for stage in stages(self.settings)]
+        kinds = [self.work_of(stage) for stage in stages(self.settings)]
         self.pace = Pace(kinds, ceil(len(data.train) / self.settings.step_size), turns)
         self._began = self._saved = time.monotonic()
 
@@ -197,8 +197,8 @@ class Running:
         is_due = epoch >= self.settings.noisy_start * self.settings.num_epochs
         return is_due and all(network.method.wants_noisy for network in self.state.networks)
 
-    def kind(self, stage: Stage) -> str:
-        """Return the kind of a stage's steps."""
+    def work_of(self, stage: Stage) -> str:
+        """Return what a stage's steps are: start, warm-up, clean or noisy."""
         return stage.kind if stage.kind != "epoch" else NOISY if self.trains_noisy(stage.epoch) else CLEAN
 
     @property

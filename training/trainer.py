@@ -128,7 +128,7 @@ class Trainer:
     # -- warm-up ------------------------------------------------------------------------------------------------
 
     def warm_up(self, epoch: int) -> None:
-        """Train one warm-up epoch with the mean hinge, on all pairs or on those of small loss."""
+        """Train one warm-up epoch with `--loss` over all negatives, on all pairs or on those of small loss."""
         everything, together = np.arange(len(self.data.train)), self.settings.warmup_type == "co_teaching"
 
         def train(networks: list[Network]) -> bool:
@@ -188,17 +188,18 @@ class Trainer:
 
     # -- training -----------------------------------------------------------------------------------------------
 
-    def pairs(self) -> Iterator[tuple[Network, Network]]:
+    def students_and_peers(self) -> Iterator[tuple[Network, Network]]:
         """Yield every network in training with its peer, which is itself without co-training."""
         yield from zip(self.networks, reversed(self.networks), strict=True)
 
     def train_epochs(self, epoch: int, divisions: dict[str, Division]) -> None:
-        """Train every network for one epoch on the division of its peer; the second asks what the first has become."""
+        """Train every network for one epoch on the division of its peer; the second network's peer is the first one
+        as it is by then, trained in this epoch already."""
 
         def train(pair: tuple[Network, Network]) -> bool:
             return self.train_epoch(*pair, epoch, divisions.get(pair[1].name))
 
-        self.running.walk(train, list(self.pairs()))
+        self.running.walk(train, list(self.students_and_peers()))
 
     def train_epoch(self, student: Network, peer: Network, epoch: int, division: Division | None) -> bool:
         """Train one network for one epoch, or what is left of it, on the division of its peer (None: on all pairs).

@@ -180,10 +180,11 @@ class Bank:
 
 
 class Method:
-    """Base: divide by the mean hinge of each pair, train with label 1. Methods override what they do otherwise.
+    """Base: divide by each pair's loss over all negatives. `refine` must be overridden, the rest may be.
 
     Attributes:
-        share_noisy: estimated share of mismatched pairs among those that are trained on now, if there is an estimate.
+        share_noisy: estimated share of mismatched pairs among all given ones, if there is an estimate: in training that
+            of the peer's division, during a division that of the own last one.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -235,10 +236,10 @@ class Method:
         """Remember what `state`, of an object of the same configuration, remembered."""
 
     def scores(self, sims: Tensor, embeddings: Embeddings, batch: Batch) -> Tensor:
-        """Return (B, B), what the loss sees after warm-up, in which it sees the plain similarities: these too."""
+        """Return (B, B), what the loss sees after warm-up: the plain similarities, which warm-up always sees."""
         return sims
 
-    def negatives_mask(self, batch: Batch) -> Tensor | None:
+    def image_groups(self, batch: Batch) -> Tensor | None:
         """Return the image numbers (B,) if captions of one image are no negatives of each other, else None."""
         return batch.image_id if self.config.mask_same_image else None
 
@@ -260,7 +261,7 @@ class Method:
             hardness: 0 takes all negatives, 1 the hardest, between mixes the two.
         """
         if self.config.loss != HINGE:
-            is_negative = negatives(len(scores), self.negatives_mask(batch), scores.device)
+            is_negative = negatives(len(scores), self.image_groups(batch), scores.device)
             contrasts = contrastive_costs(
                 scores,
                 self.config.loss,
@@ -271,7 +272,7 @@ class Method:
             )
             return contrasts if labels is None else labels.to(contrasts.dtype) * contrasts
         margins = self.margins(labels)
-        costs = pair_costs(scores, margins.image, self.negatives_mask(batch), caption_margin=margins.text)
+        costs = pair_costs(scores, margins.image, self.image_groups(batch), caption_margin=margins.text)
         if hardness == 0.0:
             return mean_over_negatives(costs)
         if hardness == 1.0:
@@ -318,7 +319,7 @@ class Method:
         return self.refine(clean, noisy, probability) if self.config.refine == LABELS else SoftLabels(clean=probability)
 
     def refine(self, clean: StudentAndPeer, noisy: StudentAndPeer | None, probability: Tensor) -> SoftLabels:
-        """Return soft labels for a clean batch and, in the second half of training, a noisy one.
+        """Return soft labels for a clean batch and, from `--noisy_start` on, a noisy one.
 
         Args:
             clean: the clean batch as student and peer see it.

@@ -10,7 +10,7 @@ import pytest
 from data_utils import catalog
 from data_utils.catalog import Protocol
 from data_utils.noise import make_index
-from tests.data_utils.test_noise import IMAGES, KINDS, PER_IMAGE, own, published, slow_mismatch
+from tests.data_utils.test_noise import IMAGES, PER_IMAGE, own, published, slow_mismatch
 from tests.tiny import make_tiny_data
 from tests.tools.conftest import ErrorOf
 from tools import noise
@@ -34,9 +34,17 @@ def run(root: Path, *argv: str | Path) -> int:
     return 0
 
 
+KINDS = {
+    "ncr": (1000, "one a caption", "caption, as NCR, BiCro, PC2 and MGCS publish, and as CRCL's code takes"),
+    "l2rm": (1000, "one a caption", "image, as L2RM publishes"),
+    "rcl": (200, "one an image", "image, as RCL and DECL publish"),
+}
+"""Entries, and what is said of them."""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_inspect(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    _, entries, per, named = KINDS[kind]
+    entries, per, named = KINDS[kind]
     index = published(kind)
     np.save(tmp_path / "n.npy", index)
     assert run(root, "inspect", tmp_path / "n.npy") == 0

@@ -325,7 +325,7 @@ def test_labels_are_made_in_eval_mode_and_train_mode_comes_back(tiny_root: Path,
 
 def test_without_co_training(tiny_root: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_root, tmp_path, "--no_co_training", "--num_epochs", "1")
-    assert [(s.name, p.name) for s, p in trainer.pairs()] == [("A", "A")]
+    assert [(s.name, p.name) for s, p in trainer.students_and_peers()] == [("A", "A")]
     record = trainer.train()
     assert set(record["test"]) == {"A"} and record["num_networks"] == 1
     assert len(load_checkpoint(tmp_path / BEST)["networks"]) == 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,6 @@ def _read_estimate(path: Path, digest: str, networks: int, device: torch.device)
                 [torch.from_numpy(file[f"{name}_{k}"]).to(device) for name in ("slope", "offset")]
                 for k in range(networks)
             ]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return [Keys(*pair) if pair[0].numel() else Keys() for pair in pairs]
