@@ -125,7 +125,8 @@ def reason(nodes: Tensor, weights: list[Tensor], mask: Tensor, *, first_only: bo
     X is images times captions. Rows of nodes that `mask` (X, 1, N) says are not there hold values that nothing reads.
     """
     merged, offset, graph, bias = weights
-    query = F.linear(nodes[:, :1] if first_only else nodes, merged, offset)
+    asking = nodes[:, :1].contiguous() if first_only else nodes  # else products in bfloat16 copy the map for each row
+    query = F.linear(asking, merged, offset)
     edges = softmax_of_short_rows(torch.bmm(query, nodes.transpose(1, 2)), mask)
     return F.linear(torch.bmm(edges, nodes), graph, bias).relu_()
 
